@@ -1,0 +1,290 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Adapt a network in place, look at it, put it back, and hand out the plain network."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn as nn
+from torch.utils.hooks import RemovableHandle
+
+from monai_essa.blocks import dead_parameters, part_of
+from monai_essa.methods.method import AdapterLayer, Method
+
+__all__ = ["Adaptation", "Summary", "adapt", "adaptation_of", "disable_adapter", "merge", "summary"]
+
+_RECORD = "_monai_essa_adaptation"
+
+
+@dataclass
+class Adaptation:
+    """What :func:`adapt` did to a network; kept on the network itself.
+
+    Attributes:
+        methods: the methods, in the order given.
+        also_train: the patterns of plain names that learn beside the methods.
+        claims: names of the plain tensors that the methods act on.
+        method_tensors: names of the state-dict entries that belong to the methods.
+        changing: names of all entries that may differ from the base: these make up an adapter file.
+        required_grad: the parameters' ``requires_grad`` before.
+        base: values, before training, of plain tensors that training overwrites (on the CPU).
+        hooks: handles of the hooks on the network.
+    """
+
+    methods: tuple[Method, ...]
+    also_train: tuple[str, ...]
+    claims: frozenset[str]
+    method_tensors: frozenset[str]
+    changing: frozenset[str]
+    required_grad: dict[str, bool]
+    base: dict[str, torch.Tensor]
+    hooks: list[RemovableHandle] = field(default_factory=list)
+
+
+def adapt(network: nn.Module, method: Method | Sequence[Method], also_train: Sequence[str] = ()) -> nn.Module:
+    """Make the tensors of a method, and nothing else, learn. In place; the same object is returned.
+
+    The network computes what it computed before. The order is: build, ``load_weights``, ``adapt``, optimizer.
+
+    Args:
+        network: a plain MONAI network.
+        method: one method of :mod:`monai_essa.methods`, or several that claim different tensors.
+        also_train: regular expressions, matched in full against plain parameter names (a decoder, a head, norms).
+
+    Returns:
+        The network, with ``requires_grad`` set and layers of the method in place; frozen normalisation layers stay in
+        eval mode from here on, whatever ``train()`` is called on the network.
+
+    Raises:
+        ValueError: if the network is adapted already, a method matches nothing, two methods claim one tensor, or a
+            pattern of ``also_train`` matches nothing, a method's tensor or a parameter that no forward pass reaches.
+
+    Example:
+        >>> from monai.networks.nets import UNETR
+        >>> from monai_essa.methods import APLA
+        >>> net = adapt(UNETR(1, 2, 32, 4, 48, 96, 4), APLA(), also_train=["out\\\\..*"])
+        >>> net.vit.blocks[0].attn.out_proj.weight.requires_grad, net.decoder5.transp_conv.conv.weight.requires_grad
+        (True, False)
+    """
+    methods = (method,) if not isinstance(method, Sequence) else tuple(method)
+    if hasattr(network, _RECORD):
+        raise ValueError(f"{type(network).__name__} is adapted already; call merge() first, or load_adapter() to swap")
+    claims = _claims(network, methods)
+    also = _also_train_names(network, also_train, claims)
+    plain = _tensors(network)
+    required_grad = {name: parameter.requires_grad for name, parameter in network.named_parameters()}
+
+    learning = set().union(*(each.inject(network) for each in methods))
+    added = set(_tensors(network)) - set(plain)
+    trained = learning | also
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name in trained)
+
+    changing = trained | added | _buffers_of(network, trained)
+    record = Adaptation(
+        methods=methods,
+        also_train=tuple(also_train),
+        claims=frozenset(claims),
+        method_tensors=frozenset(learning | added | _buffers_of(network, learning)),
+        changing=frozenset(changing),
+        required_grad=required_grad,
+        base=_values(network, changing - added),
+    )
+    record.hooks = [*_freeze_norms(network, trained), network.register_load_state_dict_post_hook(_follow_new_base)]
+    setattr(network, _RECORD, record)
+    return network
+
+
+def merge(network: nn.Module) -> nn.Module:
+    """Fold the adapter in and give a new plain network; the adapted one is left as it is.
+
+    Returns:
+        A copy of the same class and with the same keys as before :func:`adapt`, holding the learned values, with
+        ``requires_grad`` as it was. Inference with it costs what inference with the base costs.
+
+    Raises:
+        ValueError: if the network is not adapted.
+        NotMergeable: if one of the layers cannot be expressed as a plain layer.
+    """
+    adaptation_of(network)
+    plain = copy.deepcopy(network)
+    record = adaptation_of(plain)
+    for path, layer in _adapter_layers(plain):
+        plain.set_submodule(path, layer.merged().train(plain.training))
+    for hook in record.hooks:
+        hook.remove()
+    delattr(plain, _RECORD)
+    for name, parameter in plain.named_parameters():
+        parameter.requires_grad_(record.required_grad[name])
+    return plain
+
+
+@contextmanager
+def disable_adapter(network: nn.Module) -> Iterator[nn.Module]:
+    """Within the block the network is its base, exactly: adapter layers out, overwritten tensors at base values.
+
+    Example:
+        >>> from monai.networks.nets import ViT
+        >>> from monai_essa.methods import LoRA
+        >>> net = adapt(ViT(1, 32, 16, hidden_size=48, mlp_dim=96, num_layers=2, num_heads=4), LoRA())
+        >>> with disable_adapter(net), torch.no_grad():
+        ...     base_tokens, _ = net(torch.zeros(1, 1, 32, 32, 32))
+    """
+    record = adaptation_of(network)
+    layers = list(_adapter_layers(network))
+    tensors = _tensors(network)
+    learned = {name: tensors[name].data for name in record.base}
+    for path, layer in layers:
+        network.set_submodule(path, layer.plain().train(network.training))
+    for name, value in record.base.items():
+        tensors[name].data = value.to(tensors[name])
+    try:
+        yield network
+    finally:
+        for name, value in learned.items():
+            tensors[name].data = value
+        for path, layer in layers:
+            network.set_submodule(path, layer)  # type: ignore[arg-type]
+
+
+def adaptation_of(network: nn.Module) -> Adaptation:
+    """Give the record of :func:`adapt`.
+
+    Raises:
+        ValueError: if the network is not adapted.
+    """
+    record = getattr(network, _RECORD, None)
+    if record is None:
+        raise ValueError(f"{type(network).__name__} is not adapted; call adapt(network, method) first")
+    return record
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Trainable and total parameters of each part of a network, and the size of its adapter file in bytes."""
+
+    parts: dict[str, tuple[int, int]]
+    adapter_bytes: int
+
+    @property
+    def trainable(self) -> int:
+        """Count the parameters that learn."""
+        return sum(trainable for trainable, _ in self.parts.values())
+
+    @property
+    def total(self) -> int:
+        """Count all parameters, those that a method added included."""
+        return sum(total for _, total in self.parts.values())
+
+    def __str__(self) -> str:
+        rows = [*self.parts.items(), ("network", (self.trainable, self.total))]
+        lines = [f"{'part':<8} {'trainable':>12} {'total':>12} {'share':>8}"]
+        lines += [f"{name:<8} {n:>12,} {of:>12,} {n / of:>8.2%}" for name, (n, of) in rows if of]
+        return "\n".join([*lines, f"adapter file: {self.adapter_bytes / 1e6:.2f} MB"])
+
+
+def summary(network: nn.Module) -> Summary:
+    """Count trainable and total parameters of encoder, decoder and head, and what an adapter file will hold."""
+    record = adaptation_of(network)
+    counts = {"encoder": (0, 0), "decoder": (0, 0), "head": (0, 0)}
+    for name, parameter in network.named_parameters():
+        trainable, total = counts[part_of(network, name)]
+        counts[part_of(network, name)] = (
+            trainable + parameter.numel() * parameter.requires_grad,
+            total + parameter.numel(),
+        )
+    tensors = _tensors(network)
+    return Summary(counts, sum(tensors[name].nbytes for name in record.changing))
+
+
+def _claims(network: nn.Module, methods: tuple[Method, ...]) -> set[str]:
+    claimed: dict[str, Method] = {}
+    for method in methods:
+        names = method.claims(network)
+        if not names and type(method).__name__ != "HeadOnly":
+            raise ValueError(
+                f"{method} matches no layer of {type(network).__name__}; it has no transformer blocks that fit"
+            )
+        for name in names:
+            if name in claimed:
+                raise ValueError(f"{claimed[name]} and {method} both claim '{name}'; let one method act on each tensor")
+            claimed[name] = method
+    return set(claimed)
+
+
+def _also_train_names(network: nn.Module, patterns: Sequence[str], claims: set[str]) -> set[str]:
+    if isinstance(patterns, str):
+        raise ValueError(f"also_train must be a list of patterns, got the text {patterns!r}")
+    names = [name for name, _ in network.named_parameters()]
+    dead, chosen = dead_parameters(network), set()
+    for pattern in patterns:
+        matched = {name for name in names if re.fullmatch(pattern, name)}
+        if not matched:
+            near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.3) or names[:3]
+            raise ValueError(f"also_train pattern {pattern!r} matches no parameter; names look like {', '.join(near)}")
+        for taken, owner in ((matched & claims, "the method trains"), (matched & dead, "no forward pass reaches")):
+            if taken:
+                raise ValueError(
+                    f"also_train pattern {pattern!r} matches '{min(taken)}', which {owner}; narrow the pattern"
+                )
+        chosen |= matched
+    return chosen
+
+
+def _adapter_layers(network: nn.Module) -> Iterator[tuple[str, AdapterLayer]]:
+    yield from [(path, module) for path, module in network.named_modules() if isinstance(module, AdapterLayer)]
+
+
+def _tensors(network: nn.Module) -> dict[str, torch.Tensor]:
+    return network.state_dict(keep_vars=True)
+
+
+def _values(network: nn.Module, names: set[str]) -> dict[str, torch.Tensor]:
+    tensors = _tensors(network)
+    return {name: tensors[name].detach().to("cpu", copy=True) for name in sorted(names)}
+
+
+def _buffers_of(network: nn.Module, trained: set[str]) -> set[str]:
+    owners = {name.rpartition(".")[0] for name in trained}
+    parameters = {name for name, _ in network.named_parameters()}
+    return {name for name in _tensors(network) if name not in parameters and name.rpartition(".")[0] in owners}
+
+
+def _freeze_norms(network: nn.Module, trained: set[str]) -> list[RemovableHandle]:
+    """Running statistics of a frozen normalisation layer are frozen too: it stays in eval mode."""
+    return [
+        module.register_forward_pre_hook(_stay_in_eval)
+        for path, module in network.named_modules()
+        if getattr(module, "running_mean", None) is not None
+        and not any(f"{path}.{name}" in trained for name, _ in module.named_parameters())
+    ]
+
+
+def _stay_in_eval(module: nn.Module, _: object) -> None:
+    module.eval()
+
+
+def _follow_new_base(network: nn.Module, keys: torch.nn.modules.module._IncompatibleKeys) -> None:
+    """A plain state dict, loaded after adapt, is the new base: the kept base values follow it."""
+    record = adaptation_of(network)
+    added = record.changing - set(record.base)
+    if added <= set(keys.missing_keys):
+        record.base = _values(network, set(record.base) - set(keys.missing_keys)) | {
+            name: value for name, value in record.base.items() if name in keys.missing_keys
+        }

@@ -1,0 +1,186 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Where MONAI keeps the parts of a transformer block: the only module that knows it.
+
+Parts are found by the class of the attention module (MONAI 1.5.2 and 1.6), never by a name alone, because names lie:
+a child may be an ``nn.Identity`` placeholder, and MONAI 1.5 builds a real cross-attention that no forward pass calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch.nn as nn
+from monai.networks.blocks import TransformerBlock
+from monai.networks.blocks.crossattention import CrossAttentionBlock
+from monai.networks.blocks.selfattention import SABlock
+from monai.networks.nets import UNETR, MaskedAutoEncoderViT, SwinUNETR, ViT, ViTAutoEnc
+from monai.networks.nets.swin_unetr import SwinTransformerBlock, WindowAttention
+
+__all__ = ["AttentionBlock", "Rows", "dead_parameters", "encoder_prefix", "part_of", "transformer_blocks"]
+
+_ATTENTION = (SABlock, CrossAttentionBlock, WindowAttention)
+_SEPARATE = ("to_q", "to_k", "to_v")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows ``start:stop`` of the ``weight`` (and ``bias``) of the linear layer at ``path``: its output features."""
+
+    path: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class AttentionBlock:
+    """One attention layer with the parts around it, each as a full path from the network.
+
+    Attributes:
+        path: the transformer block, or the attention module itself where no transformer block holds it.
+        role: ``"encoder"`` or ``"decoder"``.
+        query: rows that compute the queries; ``key`` and ``value`` likewise. A fused qkv holds them in that order.
+        output: the output projection W_O, or None where the block was built without one.
+        mlp: the two linear layers of the MLP, or empty.
+        norms: the normalisation layers that the forward pass uses.
+    """
+
+    path: str
+    role: str
+    query: Rows
+    key: Rows
+    value: Rows
+    output: str | None
+    mlp: tuple[str, ...]
+    norms: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """How a network class names its parts: prefixes of full parameter names."""
+
+    encoder: str
+    decoder: tuple[str, ...] = ()
+    head: tuple[str, ...] = ()
+
+
+_PARTS: dict[type[nn.Module], _Parts] = {
+    ViT: _Parts("", head=("classification_head.",)),
+    ViTAutoEnc: _Parts("", decoder=("conv3d_transpose.",), head=("conv3d_transpose_1.",)),
+    MaskedAutoEncoderViT: _Parts("", decoder=("decoder_", "mask_tokens"), head=("decoder_pred.",)),
+    UNETR: _Parts("vit.", decoder=("encoder", "decoder"), head=("out.",)),
+    SwinUNETR: _Parts("swinViT.", decoder=("encoder", "decoder"), head=("out.",)),
+}
+
+
+def transformer_blocks(network: nn.Module) -> tuple[AttentionBlock, ...]:
+    """List the attention blocks of a network in the order of its modules; dead ones are left out.
+
+    Args:
+        network: a MONAI network, plain or adapted.
+
+    Returns:
+        One :class:`AttentionBlock` for each attention layer that the forward pass uses; empty for a CNN.
+
+    Raises:
+        TypeError: if a transformer block holds an attention class that is not known here.
+
+    Example:
+        >>> from monai.networks.nets import ViT
+        >>> net = ViT(1, 32, 16, hidden_size=48, mlp_dim=96, num_layers=2, num_heads=4)
+        >>> [block.output for block in transformer_blocks(net)]
+        ['blocks.0.attn.out_proj', 'blocks.1.attn.out_proj']
+    """
+    dead = _dead_modules(network)
+    return tuple(
+        _describe(network, path, attention)
+        for path, attention in network.named_modules()
+        if _is_attention(path, attention) and not path.startswith(dead)
+    )
+
+
+def encoder_prefix(network: nn.Module) -> str:
+    """Give the prefix of the encoder's parameter names: ``"vit."``, ``"swinViT."``, or ``""`` for a bare encoder."""
+    return _parts(network).encoder
+
+
+def part_of(network: nn.Module, name: str) -> str:
+    """Tell whether a parameter belongs to the ``"encoder"``, the ``"decoder"`` or the ``"head"`` of its network."""
+    parts = _parts(network)
+    if name.startswith(parts.head):
+        return "head"
+    if name.startswith(parts.decoder) or not name.startswith(parts.encoder):
+        return "decoder"
+    return "encoder"
+
+
+def dead_parameters(network: nn.Module) -> frozenset[str]:
+    """Name the parameters that no forward pass reaches: MONAI's cross-attention parts in blocks built without it."""
+    dead = _dead_modules(network)
+    return frozenset(name for name, _ in network.named_parameters() if name.startswith(dead))
+
+
+def _parts(network: nn.Module) -> _Parts:
+    return next((parts for kind, parts in _PARTS.items() if isinstance(network, kind)), _Parts(""))
+
+
+def _dead_modules(network: nn.Module) -> tuple[str, ...]:
+    return tuple(
+        f"{path}.{child}."
+        for path, block in network.named_modules()
+        if isinstance(block, TransformerBlock) and not block.with_cross_attention
+        for child in ("norm_cross_attn", "cross_attn")
+    )
+
+
+def _is_attention(path: str, module: nn.Module) -> bool:
+    if isinstance(module, (TransformerBlock, SwinTransformerBlock)) and not isinstance(module.attn, _ATTENTION):
+        raise TypeError(
+            f"block '{path}' holds the attention class {type(module.attn).__name__}, which is unknown; "
+            f"known are {', '.join(kind.__name__ for kind in _ATTENTION)}"
+        )
+    return isinstance(module, _ATTENTION)
+
+
+def _describe(network: nn.Module, path: str, attention: nn.Module) -> AttentionBlock:
+    parent_path = path.rpartition(".")[0]
+    parent = network.get_submodule(parent_path)
+    in_block = isinstance(parent, (TransformerBlock, SwinTransformerBlock))
+    crossing = isinstance(attention, CrossAttentionBlock)
+    query, key, value = _projections(path, attention)
+    output = "proj" if isinstance(attention, WindowAttention) else "out_proj"
+    return AttentionBlock(
+        path=parent_path if in_block and not crossing else path,
+        role="decoder" if part_of(network, path + ".") == "decoder" else "encoder",
+        query=query,
+        key=key,
+        value=value,
+        output=None if isinstance(getattr(attention, output), nn.Identity) else f"{path}.{output}",
+        mlp=(f"{parent_path}.mlp.linear1", f"{parent_path}.mlp.linear2") if in_block and not crossing else (),
+        norms=tuple(f"{parent_path}.{name}" for name in _norms(crossing)) if in_block else (),
+    )
+
+
+def _norms(crossing: bool) -> Iterator[str]:
+    yield from ("norm_cross_attn",) if crossing else ("norm1", "norm2")
+
+
+def _projections(path: str, attention: nn.Module) -> tuple[Rows, Rows, Rows]:
+    fused = getattr(attention, "qkv", None)
+    if fused is not None and not isinstance(fused, nn.Identity):
+        width = fused.weight.shape[0] // 3
+        query, key, value = (Rows(f"{path}.qkv", i * width, (i + 1) * width) for i in range(3))
+        return query, key, value
+    widths = [attention.get_parameter(f"{name}.weight").shape[0] for name in _SEPARATE]
+    query, key, value = (Rows(f"{path}.{name}", 0, width) for name, width in zip(_SEPARATE, widths, strict=True))
+    return query, key, value

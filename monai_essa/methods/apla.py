@@ -1,0 +1,216 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""APLA: train the attention output projection W_O, or a random subset of its columns.
+
+Sorkhei et al., "APLA: A Simple Adaptation Method for Vision Transformers", arXiv 2503.11335.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+from monai_essa.blocks import AttentionBlock, transformer_blocks
+
+__all__ = ["APLA", "APLALinear"]
+
+Columns = int | float | Mapping[int | str, Sequence[int]] | None
+
+
+@dataclass(frozen=True)
+class APLA:
+    """Attention Projection Layer Adaptation (arXiv 2503.11335, section 3): of every encoder block only W_O learns.
+
+    With attention output :math:`x` and :math:`y = x W_O + b`, the chosen columns of :math:`W_O` and the entries of
+    :math:`b` that belong to them are trained from their pretrained values; everything else stays frozen. A column of
+    :math:`W_O` is an output feature, hence a **row** of ``nn.Linear.weight``.
+
+    Args:
+        columns: which columns learn. None: all of W_O, with no new module (the paper's "full"). An int: that many,
+            drawn at random for each block. A float in (0, 1]: that fraction. A mapping from the block's position
+            among the encoder blocks, or its path, to column indices; blocks that are not named stay frozen.
+        seed: of the ``torch.Generator`` that draws the columns.
+
+    Example:
+        >>> from monai.networks.nets import ViT
+        >>> from monai_essa import adapt
+        >>> net = adapt(ViT(1, 32, 16, hidden_size=48, mlp_dim=96, num_layers=2, num_heads=4), APLA(columns=8))
+        >>> sum(p.numel() for p in net.parameters() if p.requires_grad)  # 2 blocks x 8 rows x (48 weights + 1 bias)
+        784
+    """
+
+    columns: Columns = None
+    seed: int = 0
+
+    def claims(self, network: nn.Module) -> set[str]:
+        """Name weight and bias of W_O in every encoder block that learns."""
+        paths = [path for path, _ in self._targets(network)]
+        return {f"{path}.{name}" for path in paths for name, _ in network.get_submodule(path).named_parameters()}
+
+    def inject(self, network: nn.Module) -> set[str]:
+        """Replace W_O by :class:`APLALinear` where only some columns learn; with ``columns=None`` change nothing."""
+        if self.columns is None:
+            return self.claims(network)
+        learning = set()
+        for path, columns in self._targets(network):
+            layer = APLALinear(network.get_submodule(path), columns)  # type: ignore[arg-type]
+            network.set_submodule(path, layer)
+            learning |= {f"{path}.rows"} | ({f"{path}.row_biases"} if layer.row_biases is not None else set())
+        return learning
+
+    def _targets(self, network: nn.Module) -> list[tuple[str, torch.Tensor]]:
+        blocks = [block for block in transformer_blocks(network) if block.role == "encoder" and block.output]
+        if isinstance(self.columns, Mapping):
+            return [_given_columns(network, blocks, key, columns) for key, columns in self.columns.items()]
+        generator = torch.Generator().manual_seed(self.seed)
+        targets = []
+        for block in blocks:
+            width = network.get_parameter(f"{block.output}.weight").shape[0]
+            drawn = torch.randperm(width, generator=generator)[: _count(self.columns, width, str(block.output))]
+            targets.append((str(block.output), drawn.sort().values))
+        return targets
+
+
+class APLALinear(nn.Module):
+    """A linear layer of which only some output features learn, in one matrix product and without a copy of the rest.
+
+    ``weight`` and ``bias`` keep their names and pretrained values and are never written to. ``rows`` (r, in) and
+    ``row_biases`` (r,) hold the learned values of the output features ``columns`` (r,), a saved buffer.
+
+    Args:
+        linear: the pretrained layer; its tensors are shared, not copied.
+        columns: indices of output features, unique, int64, shape (r,).
+
+    Example:
+        >>> layer = APLALinear(nn.Linear(4, 6), torch.tensor([0, 5]))
+        >>> layer(torch.ones(1, 4)).shape, layer.rows.shape
+        (torch.Size([1, 6]), torch.Size([2, 4]))
+    """
+
+    def __init__(self, linear: nn.Linear, columns: torch.Tensor) -> None:
+        super().__init__()
+        self.weight = linear.weight
+        self.bias = linear.bias
+        columns = columns.to(linear.weight.device)
+        self.columns: torch.Tensor
+        self.register_buffer("columns", columns)
+        self.rows = nn.Parameter(linear.weight.detach()[columns].clone())
+        self.row_biases = None if linear.bias is None else nn.Parameter(linear.bias.detach()[columns].clone())
+        self.register_load_state_dict_pre_hook(_follow_new_base)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Compute y = x W^T + b with the learned rows in place; x (..., in) -> (..., out)."""
+        tensors = (x, self.weight, self.bias, self.rows, self.row_biases)
+        if torch.is_autocast_enabled(x.device.type):
+            # A custom function is opaque to autocast: cast here, where autograd casts the gradients back.
+            dtype = torch.get_autocast_dtype(x.device.type)
+            tensors = tuple(None if tensor is None else tensor.to(dtype) for tensor in tensors)  # type: ignore[assignment]
+        return _RowsLinear.apply(*tensors, self.columns)
+
+    def plain(self) -> nn.Linear:
+        """Give the pretrained layer, sharing its tensors."""
+        return _linear(self.weight, self.bias)
+
+    def merged(self) -> nn.Linear:
+        """Give a plain layer whose weight and bias hold the learned rows."""
+        weight = _with_rows(self.weight, self.columns, self.rows)
+        bias = None if self.bias is None else _with_rows(self.bias, self.columns, self.row_biases)
+        return _linear(nn.Parameter(weight.detach()), None if bias is None else nn.Parameter(bias.detach()))
+
+    def extra_repr(self) -> str:
+        """Say the layer's size and how many of its output features learn."""
+        return f"in_features={self.weight.shape[1]}, out_features={self.weight.shape[0]}, columns={len(self.columns)}"
+
+
+class _RowsLinear(torch.autograd.Function):
+    """y = x W'^T + b' where W' is W with the learned rows; gradients for x and the learned rows only."""
+
+    @staticmethod
+    def forward(
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        rows: torch.Tensor,
+        row_biases: torch.Tensor | None,
+        columns: torch.Tensor,
+    ) -> torch.Tensor:
+        bias = None if bias is None else _with_rows(bias, columns, row_biases)
+        return F.linear(x, _with_rows(weight, columns, rows), bias)
+
+    @staticmethod
+    def setup_context(ctx: FunctionCtx, inputs: tuple, output: torch.Tensor) -> None:
+        x, weight, _, rows, _, columns = inputs
+        # W' is rebuilt in backward: keeping it would cost one more weight matrix for each block.
+        ctx.save_for_backward(x, weight, rows, columns)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x, weight, rows, columns = ctx.saved_tensors  # type: ignore[attr-defined]
+        needs_x, _, _, needs_rows, needs_biases, _ = ctx.needs_input_grad  # type: ignore[attr-defined]
+        grad_x = grad @ _with_rows(weight, columns, rows) if needs_x else None
+        chosen = grad.flatten(0, -2)[:, columns] if needs_rows or needs_biases else grad  # (tokens, r)
+        grad_rows = chosen.t() @ x.flatten(0, -2) if needs_rows else None
+        return grad_x, None, None, grad_rows, chosen.sum(0) if needs_biases else None, None
+
+
+def _with_rows(tensor: torch.Tensor, columns: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
+    return tensor if rows is None else tensor.index_copy(0, columns, rows)
+
+
+def _linear(weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Linear:
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    layer.weight, layer.bias = weight, bias  # type: ignore[assignment]
+    return layer
+
+
+def _follow_new_base(layer: nn.Module, state: dict[str, torch.Tensor], prefix: str, *_: object) -> None:
+    """When a plain state dict is loaded, the learned rows start from the new weight, as they did at injection."""
+    if not isinstance(layer, APLALinear) or f"{prefix}rows" in state:
+        return
+    for name, rows in (("weight", layer.rows), ("bias", layer.row_biases)):
+        new = state.get(prefix + name)
+        if new is not None and rows is not None and new.shape[0] == layer.weight.shape[0]:
+            rows.detach().copy_(new[layer.columns.to(new.device)])
+
+
+def _count(columns: Columns, width: int, path: str) -> int:
+    if columns is None:
+        return width
+    if isinstance(columns, float):
+        if not 0 < columns <= 1:
+            raise ValueError(f"columns as a fraction must be in (0, 1], got {columns}; give an int for a count")
+        return max(1, round(columns * width))
+    if isinstance(columns, bool) or not isinstance(columns, int) or not 1 <= columns <= width:
+        raise ValueError(f"columns must be between 1 and {width}, the width of '{path}', got {columns!r}")
+    return columns
+
+
+def _given_columns(
+    network: nn.Module, blocks: list[AttentionBlock], key: int | str, columns: Sequence[int]
+) -> tuple[str, torch.Tensor]:
+    named = {name: block for i, block in enumerate(blocks) for name in (str(i), block.path)}
+    if str(key) not in named:
+        raise ValueError(
+            f"columns name the block {key!r}; expected 0 to {len(blocks) - 1} or a path like '{blocks[0].path}'"
+        )
+    path = str(named[str(key)].output)
+    width = network.get_parameter(f"{path}.weight").shape[0]
+    indices = torch.as_tensor(list(columns), dtype=torch.int64)
+    if not len(indices) or len(indices.unique()) != len(indices) or indices.min() < 0 or indices.max() >= width:
+        raise ValueError(f"columns of block {key!r} must be unique and in 0 to {width - 1}, got {list(columns)[:8]}")
+    return path, indices

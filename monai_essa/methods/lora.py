@@ -1,0 +1,177 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""LoRA: low-rank updates beside frozen linear layers.
+
+Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", arXiv 2106.09685.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from monai_essa.blocks import AttentionBlock, Rows, transformer_blocks
+
+__all__ = ["LoRA", "LoRALinear"]
+
+_TARGETS = ("q", "k", "v", "o", "mlp")
+
+
+@dataclass(frozen=True)
+class LoRA:
+    r"""Low-rank adaptation (arXiv 2106.09685, section 4.1) of linear layers in every encoder block.
+
+    .. math:: y = W x + b + \frac{\alpha}{r} B A x, \quad A \in R^{r \times in},\ B \in R^{out \times r}
+
+    A starts Kaiming-uniform and B at zero, so that the network starts at its base. Queries, keys and values have an A
+    and a B each, also where MONAI fuses them in one qkv layer.
+
+    Args:
+        rank: r, at most the narrower side of the layer.
+        alpha: the update is scaled by alpha / rank.
+        targets: of ``"q"``, ``"k"``, ``"v"``, ``"o"`` (W_O) and ``"mlp"`` (both layers). The paper adapts q and v.
+        dropout: on the input of A, in training only.
+
+    Example:
+        >>> from monai.networks.nets import ViT
+        >>> from monai_essa import adapt
+        >>> net = adapt(ViT(1, 32, 16, hidden_size=48, mlp_dim=96, num_layers=2, num_heads=4), LoRA(rank=4, alpha=8))
+        >>> sum(p.numel() for p in net.parameters() if p.requires_grad)  # 2 blocks x 2 targets x 4 x (48 + 48)
+        1536
+    """
+
+    rank: int = 8
+    alpha: float = 16
+    targets: Sequence[str] = ("q", "v")
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        unknown = [target for target in self.targets if target not in _TARGETS]
+        if isinstance(self.targets, str) or unknown or not self.targets:
+            raise ValueError(f"targets must be a list drawn from {', '.join(_TARGETS)}, got {self.targets!r}")
+        if self.rank < 1 or not 0 <= self.dropout < 1:
+            raise ValueError(f"rank must be >= 1 and dropout in [0, 1), got {self.rank} and {self.dropout}")
+
+    def claims(self, network: nn.Module) -> set[str]:
+        """Name weight and bias of each layer that gets an update."""
+        paths = self._layers(network)
+        return {f"{path}.{name}" for path in paths for name, _ in network.get_submodule(path).named_parameters()}
+
+    def inject(self, network: nn.Module) -> set[str]:
+        """Replace each target layer by :class:`LoRALinear` and name its A and B."""
+        learning = set()
+        for path, updates in self._layers(network).items():
+            linear = network.get_submodule(path)
+            _check_rank(self.rank, path, linear)
+            layer = LoRALinear(linear, updates, self.rank, self.alpha, self.dropout)  # type: ignore[arg-type]
+            network.set_submodule(path, layer)
+            learning |= {f"{path}.lora_{side}.{name}" for side in "AB" for name in updates}
+        return learning
+
+    def _layers(self, network: nn.Module) -> dict[str, dict[str, Rows]]:
+        layers: dict[str, dict[str, Rows]] = {}
+        for block in transformer_blocks(network):
+            if block.role == "encoder":
+                for name, rows in self._updates(network, block):
+                    layers.setdefault(rows.path, {})[name] = rows
+        return layers
+
+    def _updates(self, network: nn.Module, block: AttentionBlock) -> Iterator[tuple[str, Rows]]:
+        for name, rows in (("q", block.query), ("k", block.key), ("v", block.value)):
+            if name in self.targets:
+                yield name, rows
+        whole = ([block.output] if "o" in self.targets and block.output else []) + (
+            list(block.mlp) if "mlp" in self.targets else []
+        )
+        for path in whole:
+            yield "all", Rows(path, 0, network.get_parameter(f"{path}.weight").shape[0])
+
+
+class LoRALinear(nn.Module):
+    """A frozen linear layer with low-rank updates of one or more ranges of its output features.
+
+    Args:
+        linear: the pretrained layer; its tensors are shared, not copied.
+        updates: the rows that each named update acts on.
+        rank: r of each update.
+        alpha: the updates are scaled by alpha / rank.
+        dropout: on the input of A, in training only.
+
+    Example:
+        >>> from monai_essa.blocks import Rows
+        >>> layer = LoRALinear(nn.Linear(4, 12), {"q": Rows("qkv", 0, 4), "v": Rows("qkv", 8, 12)}, rank=2, alpha=4)
+        >>> layer(torch.ones(1, 4)).shape, layer.lora_A["q"].shape, layer.lora_B["v"].shape
+        (torch.Size([1, 12]), torch.Size([2, 4]), torch.Size([4, 2]))
+    """
+
+    def __init__(
+        self, linear: nn.Linear, updates: dict[str, Rows], rank: int, alpha: float, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.weight = linear.weight
+        self.bias = linear.bias
+        self.updates = dict(updates)
+        self.scale = alpha / rank
+        self.dropout = nn.Dropout(dropout)
+        self.lora_A = nn.ParameterDict({name: _kaiming(rank, linear.weight) for name in updates})
+        self.lora_B = nn.ParameterDict(
+            {
+                name: nn.Parameter(linear.weight.new_zeros(rows.stop - rows.start, rank))
+                for name, rows in updates.items()
+            }
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Compute W x + b plus the scaled updates; x (..., in) -> (..., out)."""
+        y = F.linear(x, self.weight, self.bias)
+        dropped = self.dropout(x)
+        for name, rows in self.updates.items():
+            update = F.linear(F.linear(dropped, self.lora_A[name]), self.lora_B[name]) * self.scale
+            y = y + F.pad(update, (rows.start, y.shape[-1] - rows.stop))
+        return y
+
+    def plain(self) -> nn.Linear:
+        """Give the pretrained layer, sharing its tensors."""
+        layer = nn.Linear(self.weight.shape[1], self.weight.shape[0], bias=self.bias is not None, device="meta")
+        layer.weight, layer.bias = self.weight, self.bias
+        return layer
+
+    def merged(self) -> nn.Linear:
+        """Give a plain layer with weight W + (alpha / rank) B A."""
+        weight = self.weight.detach().clone()
+        for name, rows in self.updates.items():
+            weight[rows.start : rows.stop] += self.scale * self.lora_B[name].detach() @ self.lora_A[name].detach()
+        layer = self.plain()
+        layer.weight = nn.Parameter(weight)
+        layer.bias = None if self.bias is None else nn.Parameter(self.bias.detach().clone())
+        return layer
+
+    def extra_repr(self) -> str:
+        """Say the layer's size and what the updates act on."""
+        return f"in_features={self.weight.shape[1]}, out_features={self.weight.shape[0]}, updates={list(self.updates)}"
+
+
+def _kaiming(rank: int, weight: torch.Tensor) -> nn.Parameter:
+    matrix = nn.Parameter(weight.new_empty(rank, weight.shape[1]))
+    nn.init.kaiming_uniform_(matrix, a=math.sqrt(5))
+    return matrix
+
+
+def _check_rank(rank: int, path: str, linear: nn.Module) -> None:
+    narrow = min(linear.weight.shape)  # type: ignore[arg-type]
+    if rank > narrow:
+        raise ValueError(f"rank {rank} is more than the {narrow} features of '{path}'; choose a rank up to {narrow}")

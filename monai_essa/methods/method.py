@@ -1,0 +1,55 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What a parameter-efficient method and an adapter layer have to offer."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+import torch.nn as nn
+
+__all__ = ["AdapterLayer", "Method", "NotMergeable"]
+
+
+class NotMergeable(RuntimeError):
+    """Raised by an adapter layer that cannot be folded into the plain layer that it stands for."""
+
+
+class Method(Protocol):
+    """A parameter-efficient method: a frozen dataclass of plain values that says which tensors learn.
+
+    A method knows networks and their blocks; it knows nothing of objectives, data or files.
+    """
+
+    def claims(self, network: nn.Module) -> set[str]:
+        """Name the plain tensors that the method trains or acts on; two methods never share one."""
+
+    def inject(self, network: nn.Module) -> set[str]:
+        """Place the adapter layers, in place, and name the tensors that learn. Never sets ``requires_grad``."""
+
+
+@runtime_checkable
+class AdapterLayer(Protocol):
+    """A layer that stands where a plain one stood, with ``weight`` and ``bias`` under the same names, frozen.
+
+    The tensors that it adds sit beside them, so that a plain state dict loads with only the new names missing.
+    """
+
+    def plain(self) -> nn.Module:
+        """Give the layer that stood here, sharing the frozen tensors."""
+
+    def merged(self) -> nn.Module:
+        """Give a plain layer with tensors of its own that computes what this layer computes in eval mode.
+
+        Raises:
+            NotMergeable: if no plain layer does.
+        """

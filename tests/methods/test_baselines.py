@@ -1,0 +1,37 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Full tuning and head only."""
+
+from __future__ import annotations
+
+from monai.networks.nets import UNETR, ViT
+
+from monai_essa import adapt
+from monai_essa.blocks import dead_parameters
+from monai_essa.methods.baselines import FullTuning, HeadOnly
+
+
+def test_full_tuning_trains_the_whole_encoder_and_leaves_the_decoder_to_also_train():
+    net = adapt(UNETR(1, 2, 32, 4, 24, 48, 4, spatial_dims=2), FullTuning())
+    live = {name for name, _ in net.named_parameters() if name.startswith("vit.")} - dead_parameters(net)
+    assert {name for name, parameter in net.named_parameters() if parameter.requires_grad} == live
+
+
+def test_fixed_position_embeddings_stay_fixed():
+    net = ViT(1, 32, 16, 24, 48, 2, 4, pos_embed_type="sincos")
+    net.patch_embedding.position_embeddings.requires_grad_(False)
+    assert not adapt(net, FullTuning()).patch_embedding.position_embeddings.requires_grad
+
+
+def test_head_only_claims_nothing():
+    net = adapt(ViT(1, 32, 16, 24, 48, 2, 4), HeadOnly())
+    assert not any(parameter.requires_grad for parameter in net.parameters())

@@ -1,0 +1,137 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""LoRA against the peft package."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn as nn
+from monai.networks.blocks.transformerblock import TransformerBlock
+from monai.networks.nets import ViT
+
+from monai_essa import adapt, merge
+from monai_essa.blocks import Rows
+from monai_essa.methods.lora import LoRA, LoRALinear
+
+peft = pytest.importorskip("peft", reason="the oracle is the peft package: pip install monai_essa[peft]")
+
+
+class Net(nn.Module):
+    """One transformer block with a fused qkv (ours), or separate projections (peft cannot take rows of a qkv)."""
+
+    def __init__(self, fused: bool) -> None:
+        super().__init__()
+        self.block = TransformerBlock(24, 48, 4, qkv_bias=True, use_combined_linear=fused)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.block(x)
+
+
+def fused_and_separate() -> tuple[Net, Net]:
+    fused, separate = Net(True), Net(False)
+    state = fused.state_dict()
+    for kind in ("weight", "bias"):
+        for name, part in zip("qkv", state.pop(f"block.attn.qkv.{kind}").chunk(3), strict=True):
+            state[f"block.attn.to_{name}.{kind}"] = part
+    separate.load_state_dict(state)
+    return fused, separate
+
+
+def test_fused_query_and_value_equal_peft_on_separate_projections():
+    ours, theirs = fused_and_separate()
+    adapt(ours, LoRA(rank=3, alpha=6, targets=("q", "v")))
+    config = peft.LoraConfig(r=3, lora_alpha=6, target_modules=["to_q", "to_v"])
+    theirs = peft.inject_adapter_in_model(config, theirs)
+    updates = ours.block.attn.qkv
+    for name in "qv":
+        layer = theirs.get_submodule(f"block.attn.to_{name}")
+        for side, matrix in (("A", updates.lora_A[name]), ("B", updates.lora_B[name])):
+            with torch.no_grad():
+                matrix.copy_(torch.randn_like(matrix))
+                getattr(layer, f"lora_{side}")["default"].weight.copy_(matrix)
+
+    x = torch.randn(2, 5, 24)
+    ours_out, theirs_out = ours(x), theirs(x)
+    torch.testing.assert_close(ours_out, theirs_out, rtol=1e-6, atol=1e-6)
+    ours_out.square().mean().backward()
+    theirs_out.square().mean().backward()
+    for name in "qv":
+        layer = theirs.get_submodule(f"block.attn.to_{name}")
+        torch.testing.assert_close(updates.lora_A[name].grad, layer.lora_A["default"].weight.grad, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(updates.lora_B[name].grad, layer.lora_B["default"].weight.grad, rtol=1e-6, atol=1e-6)
+
+
+def test_output_projection_and_mlp_equal_peft():
+    ours, _ = fused_and_separate()
+    theirs = copy.deepcopy(ours)
+    adapt(ours, LoRA(rank=2, alpha=1, targets=("o", "mlp")))
+    config = peft.LoraConfig(r=2, lora_alpha=1, target_modules=["attn.out_proj", "mlp.linear1", "mlp.linear2"])
+    theirs = peft.inject_adapter_in_model(config, theirs)
+    for path in ("block.attn.out_proj", "block.mlp.linear1", "block.mlp.linear2"):
+        mine, other = ours.get_submodule(path), theirs.get_submodule(path)
+        with torch.no_grad():
+            for matrix in (mine.lora_A["all"], mine.lora_B["all"]):
+                matrix.copy_(torch.randn_like(matrix))
+            other.lora_A["default"].weight.copy_(mine.lora_A["all"])
+            other.lora_B["default"].weight.copy_(mine.lora_B["all"])
+    x = torch.randn(2, 5, 24)
+    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-6, atol=1e-6)
+
+
+def test_a_starts_as_in_peft_and_b_at_zero():
+    torch.manual_seed(3)
+    ours = LoRALinear(nn.Linear(24, 24), {"all": Rows("x", 0, 24)}, rank=4, alpha=8)
+    torch.manual_seed(3)
+    theirs = peft.inject_adapter_in_model(peft.LoraConfig(r=4, target_modules=["0"]), nn.Sequential(nn.Linear(24, 24)))
+    limits = [float(a.detach().abs().max()) for a in (ours.lora_A["all"], theirs[0].lora_A["default"].weight)]
+    assert limits[0] == pytest.approx(limits[1], rel=0.1)
+    assert not ours.lora_B["all"].any()
+
+
+def test_only_the_chosen_rows_of_a_fused_qkv_change():
+    net = adapt(ViT(1, 32, 16, 24, 48, 2, 4), LoRA(rank=2, targets=["k"]))
+    before = net.blocks[0].attn.qkv.weight.clone()
+    with torch.no_grad():
+        net.blocks[0].attn.qkv.lora_B["k"].fill_(1)
+    changed = (merge(net).blocks[0].attn.qkv.weight != before).any(dim=1).nonzero().flatten()
+    assert changed.tolist() == list(range(24, 48))
+
+
+def test_dropout_acts_in_training_only():
+    layer = LoRALinear(nn.Linear(8, 8), {"all": Rows("x", 0, 8)}, rank=2, alpha=2, dropout=0.5)
+    nn.init.ones_(layer.lora_B["all"])
+    x = torch.randn(4, 8)
+    assert torch.equal(layer.eval()(x), layer(x))
+    assert not torch.equal(layer.train()(x), layer(x))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"rank": 0}, "rank must be >= 1"),
+        ({"dropout": 1.0}, r"dropout in \[0, 1\)"),
+        ({"targets": ("q", "w")}, "drawn from q, k, v, o, mlp, got"),
+        ({"targets": "qv"}, "must be a list"),
+        ({"targets": ()}, "must be a list"),
+    ],
+)
+def test_bad_values_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        LoRA(**arguments)
+
+
+def test_rank_above_the_width_is_refused():
+    with pytest.raises(ValueError, match="rank 25 is more than the 24 features of 'blocks.0.attn.qkv'"):
+        adapt(ViT(1, 32, 16, 24, 48, 2, 4), LoRA(rank=25))

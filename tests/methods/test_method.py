@@ -1,0 +1,37 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The adapter-layer protocol."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn as nn
+
+from monai_essa.blocks import Rows
+from monai_essa.methods.apla import APLALinear
+from monai_essa.methods.lora import LoRALinear
+from monai_essa.methods.method import AdapterLayer
+
+
+def test_adapter_layers_are_told_from_plain_ones():
+    linear = nn.Linear(4, 4)
+    assert isinstance(APLALinear(linear, torch.tensor([0])), AdapterLayer)
+    assert isinstance(LoRALinear(linear, {"all": Rows("x", 0, 4)}, 2, 2), AdapterLayer)
+    assert not isinstance(linear, AdapterLayer)
+
+
+def test_plain_shares_and_merged_copies():
+    linear = nn.Linear(4, 4)
+    for layer in (APLALinear(linear, torch.tensor([0])), LoRALinear(linear, {"all": Rows("x", 0, 4)}, 2, 2)):
+        assert layer.plain().weight is linear.weight and layer.plain().bias is linear.bias
+        assert layer.merged().weight.data_ptr() != linear.weight.data_ptr()
+        assert layer.merged().bias.data_ptr() != linear.bias.data_ptr()

@@ -1,0 +1,139 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""adapt, merge, disable_adapter and summary beyond the contract of methods and networks."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from monai.networks.nets import UNETR, SegResNet, ViT
+
+from monai_essa import adapt, disable_adapter, merge, summary
+from monai_essa.methods import APLA, FullTuning, HeadOnly, LoRA
+
+
+def vit() -> ViT:
+    torch.manual_seed(0)
+    return ViT(1, 32, 16, 24, 48, 2, 4)
+
+
+def batch_norm_unetr() -> UNETR:
+    torch.manual_seed(0)
+    return UNETR(1, 2, 32, 4, 24, 48, 4, spatial_dims=2, norm_name="batch")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("norm.wieght", "matches no parameter; names look like norm.weight"),
+        (r"blocks\.0\.attn\.out_proj.*", "which the method trains"),
+        (r"blocks\.1\.norm.*", "matches 'blocks.1.norm_cross_attn.bias', which no forward pass reaches"),
+    ],
+)
+def test_also_train_that_does_not_fit_is_refused(pattern, message):
+    net = vit()
+    with pytest.raises(ValueError, match=message):
+        adapt(net, APLA(), also_train=[pattern])
+    adapt(net, APLA())  # the refusal left the network as it was
+
+
+def test_also_train_must_be_a_list():
+    with pytest.raises(ValueError, match="must be a list of patterns, got the text 'norm.weight'"):
+        adapt(vit(), APLA(), also_train="norm.weight")
+
+
+def test_methods_that_claim_one_tensor_are_refused():
+    net = vit()
+    with pytest.raises(ValueError, match=r"both claim 'blocks\.\d\.attn\.out_proj\.(weight|bias)'"):
+        adapt(net, [APLA(columns=2), LoRA(targets=("o",))])
+    assert type(net.blocks[0].attn.out_proj) is torch.nn.Linear
+
+
+def test_method_that_matches_nothing_is_refused():
+    with pytest.raises(ValueError, match="matches no layer of SegResNet"):
+        adapt(SegResNet(spatial_dims=2, init_filters=8, in_channels=1, out_channels=2), APLA())
+
+
+def test_second_adapt_is_refused():
+    with pytest.raises(ValueError, match="ViT is adapted already"):
+        adapt(adapt(vit(), APLA()), LoRA())
+
+
+@pytest.mark.parametrize("call", [merge, summary])
+def test_plain_network_is_refused(call):
+    with pytest.raises(ValueError, match="ViT is not adapted; call adapt"):
+        call(vit())
+
+
+def test_frozen_batch_norm_keeps_its_statistics_and_a_trained_one_does_not():
+    net = adapt(batch_norm_unetr(), APLA(), also_train=["decoder2.*"]).train()
+    before = copy.deepcopy(net.state_dict())
+    net(torch.randn(2, 1, 32, 32)).mean().backward()
+    moved = {name for name, value in net.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved and all(name.startswith("decoder2.") and "running" in name or "num_batches" in name for name in moved)
+
+
+def test_merge_lets_batch_norm_train_again():
+    net = merge(adapt(batch_norm_unetr(), APLA())).train()
+    before = net.encoder1.layer.norm1.running_mean.clone()
+    net(torch.randn(2, 1, 32, 32))
+    assert not torch.equal(net.encoder1.layer.norm1.running_mean, before)
+
+
+def test_merged_network_can_be_adapted_again():
+    net = adapt(vit(), APLA(columns=2))
+    with torch.no_grad():
+        net.blocks[0].attn.out_proj.rows.add_(1)
+    again = adapt(merge(net), LoRA(rank=2))
+    images = torch.rand(1, 1, 32, 32, 32)
+    torch.testing.assert_close(again(images)[0], net(images)[0])
+
+
+def test_merged_network_forgets_the_hooks():
+    plain = merge(adapt(vit(), APLA()))
+    plain.load_state_dict(plain.state_dict())
+    assert not hasattr(plain, "_monai_essa_adaptation")
+
+
+def test_disable_restores_after_an_error():
+    net = adapt(vit(), FullTuning())
+    with torch.no_grad():
+        net.norm.weight.fill_(3)
+    with pytest.raises(RuntimeError, match="inside"), disable_adapter(net):
+        assert net.norm.weight[0] == 1
+        raise RuntimeError("inside")
+    assert net.norm.weight[0] == 3
+
+
+def test_summary_counts_parts_and_file():
+    net = adapt(UNETR(1, 2, 32, 4, 24, 48, 4, spatial_dims=2), APLA(), also_train=[r"out\..*"])
+    counts = summary(net)
+    assert counts.parts["encoder"][0] == 12 * (24 * 24 + 24)
+    assert counts.parts["head"] == (10, 10) and counts.parts["decoder"][0] == 0
+    assert counts.adapter_bytes == 4 * counts.trainable
+    assert counts.total == sum(parameter.numel() for parameter in net.parameters())
+    assert "adapter file: 0.03 MB" in str(counts)
+
+
+def test_apla_of_a_vit_b_has_the_sizes_of_the_paper():
+    with torch.device("meta"):
+        net = ViT(1, 96, 16)
+    # arXiv 2503.11335, ViT-B: 7.09 M in W_O; 8 columns of 12 blocks are 73,824.
+    with torch.device("meta"):
+        assert sum(net.get_parameter(name).numel() for name in APLA().claims(net)) == 7_087_104
+    assert 12 * 8 * (768 + 1) == 73_824
+
+
+def test_head_only_with_no_pattern_trains_nothing():
+    assert summary(adapt(vit(), HeadOnly())).trainable == 0

@@ -1,0 +1,93 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Finding the parts of transformer blocks."""
+
+from __future__ import annotations
+
+import pytest
+import torch.nn as nn
+from monai.networks.blocks import TransformerBlock
+from monai.networks.blocks.spatialattention import SpatialAttentionBlock
+from monai.networks.nets import UNETR, MaskedAutoEncoderViT, SegResNet, SwinUNETR, ViT
+
+from monai_essa.blocks import Rows, dead_parameters, encoder_prefix, part_of, transformer_blocks
+
+
+def test_fused_projection_is_three_ranges_of_rows():
+    block = transformer_blocks(ViT(1, 32, 16, 24, 48, 2, 4))[1]
+    assert (block.query, block.key, block.value) == tuple(
+        Rows("blocks.1.attn.qkv", i * 24, i * 24 + 24) for i in range(3)
+    )
+    assert block.output == "blocks.1.attn.out_proj"
+    assert block.mlp == ("blocks.1.mlp.linear1", "blocks.1.mlp.linear2")
+    assert block.norms == ("blocks.1.norm1", "blocks.1.norm2")
+
+
+def test_separate_projections_and_cross_attention():
+    net = nn.Sequential(TransformerBlock(24, 48, 4, with_cross_attention=True, use_combined_linear=False))
+    own, cross = transformer_blocks(net)
+    assert own.key == Rows("0.attn.to_k", 0, 24)
+    assert cross.path == "0.cross_attn" and cross.output == "0.cross_attn.out_proj"
+    assert cross.norms == ("0.norm_cross_attn",) and cross.mlp == ()
+    assert not dead_parameters(net)
+
+
+def test_identity_is_never_a_target():
+    (block,) = transformer_blocks(nn.Sequential(TransformerBlock(24, 48, 4, include_fc=False)))
+    assert block.output is None
+
+
+def test_lone_attention_is_found():
+    (block,) = transformer_blocks(SpatialAttentionBlock(spatial_dims=2, num_channels=32))
+    assert block.path == "attn" and block.output == "attn.out_proj" and block.mlp == ()
+
+
+@pytest.mark.parametrize("v2", [True, False])
+def test_swin_blocks_of_four_stages(v2):
+    blocks = transformer_blocks(SwinUNETR(1, 2, feature_size=12, spatial_dims=2, use_v2=v2))
+    assert len(blocks) == 8
+    assert blocks[-1].output == "swinViT.layers4.0.blocks.1.attn.proj"
+    assert blocks[-1].value == Rows("swinViT.layers4.0.blocks.1.attn.qkv", 192, 288)
+
+
+def test_masked_autoencoder_tells_encoder_from_decoder():
+    net = MaskedAutoEncoderViT(
+        1, 32, 16, 24, 48, 3, 4, decoder_hidden_size=24, decoder_num_heads=4, decoder_num_layers=2
+    )
+    assert [block.role for block in transformer_blocks(net)] == ["encoder"] * 3 + ["decoder"] * 2
+
+
+def test_dead_parameters_get_no_gradient_and_live_ones_do():
+    import torch
+
+    net = ViT(1, 32, 16, 24, 48, 2, 4)
+    net(torch.rand(1, 1, 32, 32, 32))[0].square().mean().backward()
+    assert {name for name, parameter in net.named_parameters() if parameter.grad is None} == dead_parameters(net)
+
+
+def test_parts():
+    unetr = UNETR(1, 2, 32, 4, 24, 48, 4, spatial_dims=2)
+    assert encoder_prefix(unetr) == "vit."
+    assert [
+        part_of(unetr, name) for name in ("vit.norm.weight", "encoder1.layer.conv1.conv.weight", "out.conv.conv.bias")
+    ] == ["encoder", "decoder", "head"]
+
+
+def test_a_convolutional_network_has_no_blocks():
+    assert transformer_blocks(SegResNet(spatial_dims=2, init_filters=8, in_channels=1, out_channels=2)) == ()
+
+
+def test_unknown_attention_class_is_named():
+    net = ViT(1, 32, 16, 24, 48, 2, 4)
+    net.blocks[1].attn = nn.MultiheadAttention(24, 4)
+    with pytest.raises(TypeError, match="block 'blocks.1' holds the attention class MultiheadAttention"):
+        transformer_blocks(net)
