@@ -1,0 +1,66 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What tests share: a fixed seed, one thread, real data where there is some, GPU tests where there is a GPU."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+import torch
+from monai.utils import set_determinism
+
+# The test processes share the cores already; the commands that tests start inherit the variable.
+torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed() -> None:
+    """Seeds python, numpy, torch and MONAI's transforms before each test, so that no test depends on the order."""
+    set_determinism(seed=0)
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of real images that MONAI_ESSA_DATA names; without it the test is skipped."""
+    folder = os.environ.get("MONAI_ESSA_DATA")
+    if not folder:
+        _without_data("MONAI_ESSA_DATA is not set: it names the folder of real images")
+    if not Path(folder).is_dir():
+        pytest.fail(f"MONAI_ESSA_DATA names no folder: {folder}", pytrace=False)
+    return Path(folder).resolve()
+
+
+@pytest.fixture(scope="session")
+def hippocampus_tiny(data_dir: Path) -> Path:
+    """16 cases of MSD Task04 (T1 MRI crops at 1 mm, two classes) with their dataset.json."""
+    folder = data_dir / "hippocampus-tiny"
+    if not folder.is_dir():
+        _without_data(f"MONAI_ESSA_DATA lacks hippocampus-tiny: {folder}")
+    return folder
+
+
+def _without_data(reason: str) -> NoReturn:
+    if os.environ.get("MONAI_ESSA_REQUIRE_DATA") == "1":
+        pytest.fail(f"{reason} (MONAI_ESSA_REQUIRE_DATA=1)", pytrace=False)
+    pytest.skip(reason)
