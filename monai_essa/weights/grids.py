@@ -1,0 +1,74 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The patch grids that the position embeddings of a file and of a network were made for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch.nn as nn
+
+from monai_essa.networks import TokenEncoder, encoder_view
+from monai_essa.weights.alignment import Alignment
+from monai_essa.weights.diagnosis import named_shapes, spatial_dims
+from monai_essa.weights.weight_file import WeightFile
+
+__all__ = ["POSITIONS", "Grids", "find_grids"]
+
+POSITIONS = "patch_embedding.position_embeddings"
+
+
+@dataclass(frozen=True)
+class Grids:
+    """Patches per axis that position embeddings were made for; None where nobody knows.
+
+    Attributes:
+        source: of the file.
+        target: of the network.
+        source_dims: spatial dimensions of the file's network.
+        target_dims: spatial dimensions of the network.
+        prefix_tokens: entries before the grid in the file's table.
+    """
+
+    source: tuple[int, ...] | None
+    target: tuple[int, ...] | None
+    source_dims: int
+    target_dims: int
+    prefix_tokens: int = 0
+
+
+def find_grids(
+    network: nn.Module, file: WeightFile, alignment: Alignment, given: tuple[Sequence[int] | None, Sequence[int] | None]
+) -> Grids | None:
+    """Collect what is known of the grids: a file keeps no grid, and of the networks a ViT keeps none.
+
+    Args:
+        network: the network to load into.
+        file: the weight file.
+        alignment: of the file and the network.
+        given: source and target grid, or None, as the caller gave them.
+
+    Returns:
+        The grids; None for a network without position embeddings.
+    """
+    if POSITIONS not in alignment.places:
+        return None
+    view = encoder_view(network)
+    source, target = (None if grid is None else tuple(grid) for grid in given)
+    return Grids(
+        source=source,
+        target=target or (view.native_grid if isinstance(view, TokenEncoder) else None),
+        source_dims=spatial_dims(named_shapes(alignment.keys, file.tensors)) or view.spatial_dims,
+        target_dims=view.spatial_dims,
+        prefix_tokens=alignment.key_map.prefix_tokens,
+    )

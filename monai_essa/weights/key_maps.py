@@ -1,0 +1,78 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""How families of weight files name their tensors. A new family is a new table here, and nothing else."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+__all__ = ["KEY_MAPS", "MONAI", "KeyMap"]
+
+
+@dataclass(frozen=True)
+class KeyMap:
+    r"""How the tensor names of a family of files become those of a MONAI encoder (or of a whole MONAI network).
+
+    Prefixes such as ``module.``, ``state_dict.`` or ``backbone.`` need no rule: they are found by matching the names.
+
+    Args:
+        name: of the family.
+        renames: (pattern, replacement) for :func:`re.sub`, all applied in order.
+        ignored: (pattern, reason) of tensors that a MONAI network does without; full match on renamed names.
+        folds: (pattern, replacement) of per-feature scales (LayerScale), full match on renamed names; the replacement
+            names the linear layer before it, whose weight rows and bias entries are multiplied by the scale.
+        prefix_tokens: entries of the position embedding before the grid's (class token, registers), left out.
+
+    Example:
+        >>> timm = KeyMap("timm", renames=((r"\.mlp\.fc([12])\.", r".mlp.linear\1."),), prefix_tokens=1)
+        >>> timm.rename("blocks.0.mlp.fc1.weight")
+        'blocks.0.mlp.linear1.weight'
+    """
+
+    name: str
+    renames: tuple[tuple[str, str], ...] = ()
+    ignored: tuple[tuple[str, str], ...] = ()
+    folds: tuple[tuple[str, str], ...] = ()
+    prefix_tokens: int = 0
+
+    def rename(self, key: str) -> str:
+        """Give the MONAI name of a key of the file, whose prefix is already gone."""
+        for pattern, replacement in self.renames:
+            key = re.sub(pattern, replacement, key)
+        return key
+
+    def why_ignored(self, name: str) -> str | None:
+        """Give the reason why a renamed tensor is not needed, or None where no rule says so."""
+        return next((reason for pattern, reason in self.ignored if re.fullmatch(pattern, name)), None)
+
+    def folds_into(self, name: str) -> str | None:
+        """Give the path of the linear layer that takes a renamed scale in, or None where the tensor is no scale."""
+        matches = ((re.fullmatch(pattern, name), layer) for pattern, layer in self.folds)
+        return next((match.expand(layer) for match, layer in matches if match), None)
+
+
+# MONAI up to 1.5 builds a cross-attention that nothing calls, and 1.6 still builds its norm.
+_DEAD = (r".*\b(norm_)?cross_attn\..*", "cross-attention that MONAI built and never used")
+
+MONAI = KeyMap(
+    "monai",
+    # MaskedAutoEncoderViT keeps the encoder's final norm as the last entry of `blocks`.
+    renames=((r"^blocks\.\d+\.(weight|bias)$", r"norm.\1"),),
+    ignored=(
+        _DEAD,
+        (r"decoder_.*|mask_tokens", "decoder of a masked autoencoder"),
+        (r"cls_token", "class token, which this network has not"),
+    ),
+)
+
+KEY_MAPS = (MONAI,)

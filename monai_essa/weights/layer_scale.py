@@ -1,0 +1,52 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Fold LayerScale into the linear layer before it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from monai_essa.weights.key_maps import KeyMap
+
+__all__ = ["fold_scales"]
+
+
+def fold_scales(tensors: Mapping[str, torch.Tensor], key_map: KeyMap) -> dict[str, torch.Tensor]:
+    r"""Multiply the rows of a layer by the LayerScale that follows it, which MONAI's blocks do not have.
+
+    :math:`\gamma \odot (W x + b) = (\operatorname{diag}(\gamma) W) x + \gamma \odot b`, hence without loss (LayerScale:
+    Touvron et al., "Going deeper with Image Transformers", arXiv 2103.17239).
+
+    Args:
+        tensors: by canonical name.
+        key_map: which names the scales and their layers.
+
+    Returns:
+        A new dictionary without the scales that were folded; the scaled tensors are new, the others are shared.
+
+    Example:
+        >>> gamma = KeyMap("scaled", folds=((r"blocks\.(\d+)\.ls1\.gamma", r"blocks.\1.attn.out_proj"),))
+        >>> tensors = {"blocks.0.attn.out_proj.bias": torch.ones(2), "blocks.0.ls1.gamma": torch.tensor([1.0, 3.0])}
+        >>> fold_scales(tensors, gamma)
+        {'blocks.0.attn.out_proj.bias': tensor([1., 3.])}
+    """
+    folded = dict(tensors)
+    for name, scale in tensors.items():
+        layer = key_map.folds_into(name)
+        parts = [part for part in (f"{layer}.weight", f"{layer}.bias") if layer and part in folded]
+        for part in parts:
+            folded[part] = folded[part] * scale.view(-1, *[1] * (folded[part].ndim - 1))
+        if parts:
+            del folded[name]
+    return folded

@@ -1,0 +1,109 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What became of every tensor of a weight file, and of every tensor of the network."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["TensorEntry", "WeightReport"]
+
+_KINDS = ("matched", "renamed", "inflated", "interpolated", "skipped", "missing")
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """One tensor.
+
+    Attributes:
+        name: in the network; for a skipped tensor its key in the file.
+        source: key in the file; empty for a missing tensor.
+        elements: number of its elements, in the network; for a skipped tensor in the file.
+        reason: what was done with it, or why it was not loaded.
+    """
+
+    name: str
+    source: str
+    elements: int
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class WeightReport:
+    """The truth about one call of ``load_weights``; every tensor of the file is in exactly one of the first five lists.
+
+    Attributes:
+        file: name of the file, without its folder.
+        sha256: of the file.
+        key_map: the family of files that it belongs to.
+        prefix: of the file's keys that was stripped.
+        matched: loaded as they are; names equal but for the prefixes.
+        renamed: loaded as they are under another name.
+        inflated: loaded after a change of input channels or depth.
+        interpolated: position embeddings loaded on another grid.
+        skipped: in the file, not loaded.
+        missing: in the network, not loaded: these keep the values that they had. Tensors that no forward pass reaches
+            are left out.
+        encoder_share: share of the encoder's parameters that were loaded. Parameters of the file's encoder for which
+            the network has no place count as not loaded.
+        preprocessing: the card in the file's metadata, or None.
+    """
+
+    file: str
+    sha256: str
+    key_map: str
+    prefix: str
+    matched: tuple[TensorEntry, ...]
+    renamed: tuple[TensorEntry, ...]
+    inflated: tuple[TensorEntry, ...]
+    interpolated: tuple[TensorEntry, ...]
+    skipped: tuple[TensorEntry, ...]
+    missing: tuple[TensorEntry, ...]
+    encoder_share: float
+    preprocessing: Any = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the report as plain values that :mod:`json` can write."""
+        return dataclasses.asdict(self)
+
+    def __str__(self) -> str:
+        head = (
+            f"{self.file} (sha256 {self.sha256[:12]}, keys '{self.key_map}', prefix '{self.prefix}'): "
+            f"{math.floor(1000 * self.encoder_share) / 10}% of the encoder's parameters loaded"
+        )
+        return "\n".join([head, *self._rows()])
+
+    def _rows(self) -> Iterator[str]:
+        for kind in _KINDS:
+            entries: tuple[TensorEntry, ...] = getattr(self, kind)
+            if entries:
+                elements = sum(entry.elements for entry in entries)
+                yield f"  {kind:12} {len(entries):5} tensors {elements:13,} values  {_reasons(entries)}".rstrip()
+
+
+def _reasons(entries: tuple[TensorEntry, ...]) -> str:
+    """Group entries by reason, the commonest first, each with one example."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for entry in entries:
+        groups[entry.reason].append(entry.name)
+    common = sorted(groups.items(), key=lambda group: -len(group[1]))
+    shown = [
+        f"{reason} ({len(names)}, e.g. {names[0]})" if len(names) > 1 else f"{reason} ({names[0]})"
+        for reason, names in common
+        if reason
+    ]
+    return "; ".join(shown[:3]) + (f"; and {len(shown) - 3} more" if len(shown) > 3 else "")

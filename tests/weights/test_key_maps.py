@@ -1,0 +1,53 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The tables of key names."""
+
+from __future__ import annotations
+
+import pytest
+
+from monai_essa.weights.key_maps import KEY_MAPS, MONAI, KeyMap
+
+SCALED = KeyMap("scaled", folds=((r"blocks\.(\d+)\.ls1\.gamma", r"blocks.\1.attn.out_proj"),))
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        ("blocks.12.weight", "norm.weight"),
+        ("blocks.2.bias", "norm.bias"),
+        ("blocks.2.norm1.bias", "blocks.2.norm1.bias"),
+        ("decoder_blocks.2.bias", "decoder_blocks.2.bias"),
+        ("blocks.2.mlp.linear1.bias", "blocks.2.mlp.linear1.bias"),
+    ],
+)
+def test_only_the_last_norm_of_a_masked_autoencoder_is_renamed(key: str, name: str) -> None:
+    assert MONAI.rename(key) == name
+
+
+@pytest.mark.parametrize("name", ["blocks.0.cross_attn.to_q.weight", "blocks.11.norm_cross_attn.bias", "mask_tokens"])
+def test_tensors_that_monai_does_without_have_a_reason(name: str) -> None:
+    assert MONAI.why_ignored(name)
+
+
+@pytest.mark.parametrize("name", ["blocks.0.attn.out_proj.weight", "norm.weight", "out.conv.conv.bias"])
+def test_tensors_that_are_needed_are_not_ignored(name: str) -> None:
+    assert MONAI.why_ignored(name) is None
+
+
+def test_a_scale_names_the_layer_before_it() -> None:
+    assert SCALED.folds_into("blocks.7.ls1.gamma") == "blocks.7.attn.out_proj"
+    assert SCALED.folds_into("blocks.7.attn.qkv.bias") is None
+
+
+def test_family_names_are_unique() -> None:
+    assert len({key_map.name for key_map in KEY_MAPS}) == len(KEY_MAPS)

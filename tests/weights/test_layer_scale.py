@@ -1,0 +1,39 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Folding LayerScale."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from monai_essa.weights.key_maps import KeyMap
+from monai_essa.weights.layer_scale import fold_scales
+
+SCALED = KeyMap("scaled", folds=((r"blocks\.(\d+)\.ls2\.gamma", r"blocks.\1.mlp.linear2"),))
+
+
+def test_the_scaled_layer_computes_the_layer_and_then_the_scale() -> None:
+    weight, bias, gamma, x = torch.randn(5, 7), torch.randn(5), torch.randn(5), torch.randn(3, 7)
+    layer = "blocks.1.mlp.linear2"
+    folded = fold_scales({f"{layer}.weight": weight, "blocks.1.ls2.gamma": gamma, f"{layer}.bias": bias}, SCALED)
+    assert folded.keys() == {f"{layer}.weight", f"{layer}.bias"}
+    torch.testing.assert_close(
+        F.linear(x, folded[f"{layer}.weight"], folded[f"{layer}.bias"]), gamma * F.linear(x, weight, bias)
+    )
+
+
+def test_other_tensors_are_shared_and_a_scale_without_its_layer_stays() -> None:
+    tensors = {"norm.weight": torch.ones(5), "blocks.1.ls2.gamma": torch.ones(5)}
+    folded = fold_scales(tensors, SCALED)
+    assert folded.keys() == tensors.keys()
+    assert folded["norm.weight"] is tensors["norm.weight"]

@@ -1,0 +1,58 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""How a report reads."""
+
+from __future__ import annotations
+
+import json
+
+from monai_essa.weights.weight_report import TensorEntry, WeightReport
+
+REPORT = WeightReport(
+    file="model.pt",
+    sha256="0123456789abcdef",
+    key_map="monai",
+    prefix="module.",
+    matched=(TensorEntry("norm.weight", "module.norm.weight", 1000), TensorEntry("norm.bias", "module.norm.bias", 500)),
+    renamed=(),
+    inflated=(),
+    interpolated=(),
+    skipped=tuple(TensorEntry(f"head.{i}", f"head.{i}", 2, "a head") for i in range(3))
+    + tuple(TensorEntry(f"x{i}", f"x{i}", 1, f"reason {i}") for i in range(4)),
+    missing=(TensorEntry("out.weight", "", 7, "not in the file"),),
+    encoder_share=0.96,
+)
+
+
+def test_the_text_counts_tensors_and_values_and_gives_reasons_with_an_example() -> None:
+    head, matched, skipped, missing = str(REPORT).splitlines()
+    assert (
+        head
+        == "model.pt (sha256 0123456789ab, keys 'monai', prefix 'module.'): 96.0% of the encoder's parameters loaded"
+    )
+    assert matched.split() == ["matched", "2", "tensors", "1,500", "values"]
+    assert "7 tensors" in skipped
+    assert "a head (3, e.g. head.0); reason 0 (x0); reason 1 (x1); and 2 more" in skipped
+    assert missing.endswith("not in the file (out.weight)")
+
+
+def test_an_almost_complete_encoder_is_not_called_complete() -> None:
+    text = str(WeightReport(**{**vars(REPORT), "encoder_share": 0.99999}))
+    assert "100.0%" not in text
+    assert "99.9%" in text
+
+
+def test_the_report_goes_through_json() -> None:
+    read = json.loads(json.dumps(REPORT.as_dict()))
+    assert read["missing"] == [{"name": "out.weight", "source": "", "elements": 7, "reason": "not in the file"}]
+    assert read["encoder_share"] == 0.96
+    assert read["preprocessing"] is None
