@@ -1,0 +1,43 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Datalists, volume readers and the data check."""
+
+from __future__ import annotations
+
+from monai_essa.data.case_names import patient_of
+from monai_essa.data.data_check import DataCheck, check_datalist
+from monai_essa.data.data_problem import Problem
+from monai_essa.data.datalist_file import load_datalist, section_names, unlabelled_items
+from monai_essa.data.datalist_maker import make_datalist, write_datalist
+from monai_essa.data.keyed import KeyedDataset, KeyedSampler
+from monai_essa.data.simpleitk_reader import SimpleITKReader
+from monai_essa.data.splits import hold_out, split_patients
+from monai_essa.data.volume_reader import VolumeReader, read_volume
+
+__all__ = [
+    "DataCheck",
+    "KeyedDataset",
+    "KeyedSampler",
+    "Problem",
+    "SimpleITKReader",
+    "VolumeReader",
+    "check_datalist",
+    "hold_out",
+    "load_datalist",
+    "make_datalist",
+    "patient_of",
+    "read_volume",
+    "section_names",
+    "split_patients",
+    "unlabelled_items",
+    "write_datalist",
+]

@@ -1,0 +1,41 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""One finding of the data check."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["Problem"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong, or worth a look, in a datalist.
+
+    Attributes:
+        severity: ``error`` makes training fail or its result wrong; ``warning`` may be meant so.
+        file: as the datalist names it, or the datalist itself.
+        key: ``image``, ``label``, or the section.
+        problem: what was expected and what was found.
+        advice: what to do.
+    """
+
+    severity: Literal["error", "warning"]
+    file: str
+    key: str
+    problem: str
+    advice: str
+
+    def __str__(self) -> str:
+        return f"{self.severity}: {self.file} ({self.key}): {self.problem}; {self.advice}"

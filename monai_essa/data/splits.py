@@ -1,0 +1,108 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Seeded splits by patient, so that no patient is in two sections."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from monai_essa.data.case_names import patient_of
+
+__all__ = ["DEFAULT_SHARES", "hold_out", "split_patients"]
+
+DEFAULT_SHARES: Mapping[str, float] = {"training": 0.7, "validation": 0.1, "testing": 0.2}
+
+
+def split_patients(
+    patients: Iterable[str], shares: Mapping[str, float] = DEFAULT_SHARES, seed: int = 0
+) -> dict[str, str]:
+    """Draw a section for each patient.
+
+    Args:
+        patients: names; repeated ones count once, and their order does not matter.
+        shares: for each section either a fraction of the patients (a float up to 1.0) or a number of them (an int);
+            what the shares leave over goes to ``unlabeled``.
+        seed: of the draw.
+
+    Returns:
+        The section of each patient; every section has at least one.
+
+    Raises:
+        ValueError: if a share is not positive, the shares ask for too much, or there are too few patients.
+
+    Example:
+        >>> sorted(split_patients("abcdefghij", {"training": 3, "testing": 0.5}).values()).count("testing")
+        5
+    """
+    names = sorted(set(patients))
+    counts = _counts(len(names), shares)
+    random.Random(seed).shuffle(names)
+    sections = [section for section, count in counts.items() for _ in range(count)]
+    sections += ["unlabeled"] * (len(names) - len(sections))
+    return dict(zip(names, sections, strict=True))
+
+
+def hold_out(
+    items: Sequence[Mapping[str, Any]], fraction: float = 0.1, seed: int = 0
+) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
+    """Split items by patient into those to train on and those to validate on, for data with no validation section.
+
+    Args:
+        items: datalist items; the patient is the item's ``patient``, else :func:`patient_of` its image.
+        fraction: of the patients to hold out, in (0, 1); at least one is.
+        seed: of the draw.
+
+    Returns:
+        The items to train on and those held out, each in the given order.
+
+    Raises:
+        ValueError: if there are fewer than two patients or the fraction is outside (0, 1).
+    """
+    if not 0 < fraction < 1:
+        msg = f"fraction={fraction}: expected a number between 0 and 1; give the share of patients to hold out"
+        raise ValueError(msg)
+    patients = [item.get("patient") or patient_of(_first_path(item["image"])) for item in items]
+    section = split_patients(patients, {"training": 1.0 - fraction, "validation": float(fraction)}, seed)
+    pairs = list(zip(items, patients, strict=True))
+    return (
+        [item for item, patient in pairs if section[patient] == "training"],
+        [item for item, patient in pairs if section[patient] == "validation"],
+    )
+
+
+def _first_path(image: str | Sequence[str]) -> str:
+    return image if isinstance(image, str) else image[0]  # several files are the channels of one image
+
+
+def _counts(patients: int, shares: Mapping[str, float]) -> dict[str, int]:
+    fractions = {section: share for section, share in shares.items() if isinstance(share, float)}
+    wrong = {section: share for section, share in shares.items() if share <= 0 or (section in fractions and share > 1)}
+    if wrong or not shares or sum(fractions.values()) > 1 + 1e-6:
+        msg = f"shares {dict(shares)}: expected counts (int > 0) or fractions (0.0 to 1.0, together at most 1.0)"
+        raise ValueError(msg)
+    counts = {
+        section: max(1, int(share * patients + 1e-6)) if section in fractions else int(share)
+        for section, share in shares.items()
+    }
+    if fractions:
+        largest = max(fractions, key=lambda section: fractions[section])
+        wanted = round(sum(fractions.values()) * patients)
+        counts[largest] += wanted - sum(counts[section] for section in fractions)
+    if sum(counts.values()) > patients or min(counts.values()) < 1:
+        msg = (
+            f"{patients} patients cannot fill {dict(shares)} with at least one each; give smaller shares, fewer "
+            "sections, or group_by='name' if folders were taken for patients"
+        )
+        raise ValueError(msg)
+    return counts

@@ -1,0 +1,93 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What one image, and one image with its label, must be like."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from monai_essa.data.data_problem import Problem
+from monai_essa.data.volume_facts import VolumeFacts
+from monai_essa.data.volume_meta import SAME_GRID, corner_shift
+
+__all__ = ["image_problems", "label_problems", "pair_problems"]
+
+
+def image_problems(file: str, facts: VolumeFacts) -> Iterator[Problem]:
+    """Yield what is wrong with an image by itself: NaN, infinite or constant voxels.
+
+    Args:
+        file: as the datalist names it.
+        facts: of the image.
+
+    Yields:
+        The problems.
+    """
+    if facts.broken:
+        problem = f"{facts.broken} voxels are NaN or infinite"
+        yield Problem("error", file, "image", problem, "repair or leave out the file")
+    if facts.minimum == facts.maximum:
+        problem = f"every voxel is {facts.minimum:g}"
+        yield Problem("error", file, "image", problem, "leave out the file")
+
+
+def label_problems(file: str, facts: VolumeFacts, known: frozenset[int]) -> Iterator[Problem]:
+    """Yield what is wrong with a label by itself: values that are no ids, unknown ids, nothing but background.
+
+    Args:
+        file: as the datalist names it.
+        facts: of the label, with its values.
+        known: the ids that the datalist's ``labels`` names; empty if it names none.
+
+    Yields:
+        The problems.
+    """
+    odd = [value for value in facts.values if value != int(value) or value < 0]
+    if odd or facts.broken or not facts.values:
+        found = f"{odd[0]:g}" if odd else "NaN" if facts.broken else "more than 256 values"
+        problem = f"expected ids 0, 1, 2 ..., got {found}"
+        yield Problem("error", file, "label", problem, "resample labels with nearest neighbour, or give a label map")
+        return
+    unknown = sorted({int(value) for value in facts.values} - known)
+    if known and unknown:
+        problem = f"ids {unknown} are not among the datalist's labels {sorted(known)}"
+        yield Problem("error", file, "label", problem, "correct the file or the 'labels' of the datalist")
+    if facts.values == (0.0,):
+        yield Problem("warning", file, "label", "only background", "leave out the file unless the structure is absent")
+
+
+def pair_problems(file: str, image: VolumeFacts, label: VolumeFacts) -> Iterator[Problem]:
+    """Yield how a label does not lie on its image's voxels.
+
+    Args:
+        file: the label, as the datalist names it.
+        image: facts of the image.
+        label: facts of the label.
+
+    Yields:
+        The problems.
+    """
+    if label.channels > 1:
+        problem = f"expected one channel, got {label.channels}"
+        yield Problem("error", file, "label", problem, "merge the structures into one map of ids")
+    if image.shape != label.shape:
+        problem = f"expected the image's shape {_size(image.shape)}, got {_size(label.shape)}"
+        yield Problem("error", file, "label", problem, "resample the label to the image, or pair it with its own")
+        return
+    shift = corner_shift(image.shape, image.affine, label.affine)
+    if shift > SAME_GRID:
+        problem = f"expected the image's affine, got one that moves a corner by {shift:.1f} voxels"
+        yield Problem("error", file, "label", problem, "copy the image's affine if the voxels fit, else resample")
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))

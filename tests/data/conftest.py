@@ -1,0 +1,82 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Small DICOM series and NIfTI files for the data tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+SeriesWriter = Callable[..., np.ndarray]
+NiftiWriter = Callable[..., Path]
+
+
+@pytest.fixture
+def write_series() -> SeriesWriter:
+    """Writes one DICOM series with slices at given distances along the normal; returns its voxels (x, y, z)."""
+
+    def write(
+        folder: Path,
+        distances: Sequence[float],
+        series: str = "1.2.3.1",
+        study: str = "1.2.3",
+        patient: str = "anon",
+        tilt: float = 0.0,
+    ) -> np.ndarray:
+        folder.mkdir(parents=True, exist_ok=True)
+        row, column = np.array([1.0, 0, 0]), np.array([0, np.cos(tilt), np.sin(tilt)])
+        voxels = np.random.default_rng(len(distances)).integers(0, 900, (6, 5, len(distances)), dtype=np.int16)
+        for index, distance in enumerate(distances):
+            position = np.array([10.0, -20.0, 30.0]) + distance * np.cross(row, column)
+            tags = {
+                "0008|0060": "MR",
+                "0010|0010": "Doe^Jane",
+                "0010|0020": patient,
+                "0018|0050": "9.0",
+                "0020|000d": study,
+                "0020|000e": series,
+                "0020|0032": "\\".join(f"{value:.6f}" for value in position),
+                "0020|0037": "\\".join(f"{value:.10f}" for value in (*row, *column)),
+            }
+            _write_slice(folder / f"{series}.{len(distances) - index:03d}", voxels[..., index], tags)
+        return voxels
+
+    return write
+
+
+@pytest.fixture
+def write_nifti() -> NiftiWriter:
+    """Writes an array with an affine and returns the path."""
+
+    def write(path: Path, array: np.ndarray, affine: np.ndarray | None = None) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nib.save(nib.Nifti1Image(array, np.eye(4) if affine is None else affine), path)
+        return path
+
+    return write
+
+
+def _write_slice(path: Path, pixels: np.ndarray, tags: dict[str, str]) -> None:
+    image = sitk.GetImageFromArray(pixels.T[None])
+    image.SetSpacing([0.5, 0.75, 9.0])
+    for tag, value in tags.items():
+        image.SetMetaData(tag, value)
+    writer = sitk.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
+    writer.SetImageIO("GDCMImageIO")
+    writer.SetFileName(str(path))
+    writer.Execute(image)

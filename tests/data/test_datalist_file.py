@@ -1,0 +1,172 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Tests for reading datalists: sections, paths, few labels, and one-line errors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from monai_essa.data.datalist_file import load_datalist, read_datalist, section_names, unlabelled_items
+
+
+@pytest.fixture
+def datalist(tmp_path: Path) -> Path:
+    """An MSD-style file with nested sections, folds and plain strings, and the files that it names."""
+    for folder, count in (("images", 8), ("labels", 6)):
+        (tmp_path / folder).mkdir()
+        for index in range(count):
+            (tmp_path / folder / f"c{index}.nii").touch()
+    pairs = [{"image": f"images/c{i}.nii", "label": f"labels/c{i}.nii", "fold": i % 2, "id": i} for i in range(6)]
+    content: dict[str, Any] = {
+        "labels": {"0": "background"},
+        "training": pairs[:4],
+        "test": ["./images/c6.nii", "images/c7.nii"],
+        "source": {"training": pairs[4:], "class": [{"image": "images/c0.nii", "label": 1}]},
+        "unlabeled": [{"image": "images/c7.nii"}],
+        "empty": [],
+        "validation": [],
+        "authors": ["A. Author", "B. Author"],
+    }
+    (tmp_path / "dataset.json").write_text(json.dumps(content))
+    return tmp_path / "dataset.json"
+
+
+def test_paths_are_relative_to_the_file_and_other_keys_are_dropped(datalist: Path) -> None:
+    first = load_datalist(datalist)[0]
+    assert first == {"image": str(datalist.parent / "images/c0.nii"), "label": str(datalist.parent / "labels/c0.nii")}
+
+
+@pytest.mark.parametrize("name", ["source#training", "source::training"])
+def test_nested_sections_are_named_as_in_bundles(datalist: Path, name: str) -> None:
+    assert [Path(item["image"]).name for item in load_datalist(datalist, name)] == ["c4.nii", "c5.nii"]
+
+
+def test_section_names_show_the_nesting(datalist: Path) -> None:
+    assert section_names(read_datalist(datalist)) == [
+        "training",
+        "test",
+        "source#training",
+        "source#class",
+        "unlabeled",
+        "validation",
+    ]
+
+
+def test_several_sections_are_joined_in_order(datalist: Path) -> None:
+    items = load_datalist(datalist, ["source#training", "training"])
+    assert [Path(item["image"]).stem for item in items] == ["c4", "c5", "c0", "c1", "c2", "c3"]
+
+
+@pytest.mark.parametrize("name", ["test", "testing"])
+def test_plain_strings_are_images_and_test_has_two_names(datalist: Path, name: str) -> None:
+    items = load_datalist(datalist, name, keys=("image",))
+    assert [Path(item["image"]).name for item in items] == ["c6.nii", "c7.nii"]
+
+
+def test_folds_are_chosen_in_brackets(datalist: Path) -> None:
+    inside = load_datalist(datalist, "training[fold=0]")
+    outside = load_datalist(datalist, "training[fold!=0]")
+    assert [Path(item["image"]).stem for item in inside] == ["c0", "c2"]
+    assert [Path(item["image"]).stem for item in outside] == ["c1", "c3"]
+
+
+def test_a_class_is_no_path(datalist: Path) -> None:
+    assert load_datalist(datalist, "source#class")[0]["label"] == 1
+
+
+def test_base_dir_replaces_the_folder_of_the_file(datalist: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "lists" / "copy.json"
+    elsewhere.parent.mkdir()
+    elsewhere.write_text(datalist.read_text())
+    with pytest.raises(FileNotFoundError, match="give base_dir"):
+        load_datalist(elsewhere)
+    assert len(load_datalist(elsewhere, base_dir=tmp_path)) == 4
+
+
+def test_a_smaller_limit_is_a_subset_of_a_larger(datalist: Path) -> None:
+    few, more, other = (load_datalist(datalist, limit=n, seed=seed) for n, seed in ((2, 1), (3, 1), (3, 2)))
+    assert more[:2] == few
+    assert load_datalist(datalist, limit=3, seed=1) == more
+    assert other != more
+
+
+@pytest.mark.parametrize("limit", [0, 5, -1])
+def test_a_limit_beyond_the_items_is_refused(datalist: Path, limit: int) -> None:
+    with pytest.raises(ValueError, match=f"limit={limit}: expected 1 to 4"):
+        load_datalist(datalist, limit=limit)
+
+
+def test_unlabelled_items_come_from_unlabeled_where_there_is_one(datalist: Path) -> None:
+    assert unlabelled_items(datalist) == [{"image": str(datalist.parent / "images/c7.nii")}]
+
+
+def test_unlabelled_items_else_come_from_training_without_labels(datalist: Path) -> None:
+    content = json.loads(datalist.read_text())
+    content["unlabeled"] = []
+    datalist.write_text(json.dumps(content))
+    items = unlabelled_items(datalist)
+    assert len(items) == 4
+    assert all(set(item) == {"image"} for item in items)
+    assert len(unlabelled_items(datalist, "source#training")) == 2
+
+
+def test_channels_in_several_files_stay_a_list(datalist: Path) -> None:
+    content = json.loads(datalist.read_text())
+    content["training"] = [{"image": ["images/c0.nii", "images/c1.nii"]}]
+    datalist.write_text(json.dumps(content))
+    assert [Path(path).name for path in load_datalist(datalist, keys=("image",))[0]["image"]] == ["c0.nii", "c1.nii"]
+
+
+@pytest.mark.parametrize(
+    ("section", "line"),
+    [
+        ("trainning", r"no section 'trainning' \(near: training, source#training\); it has training, test,"),
+        ("source#trainin", r"near: source#training"),
+        ("validation", "section 'validation' is empty"),
+        ("training[fold=7]", r"section 'training\[fold=7\]' is empty"),
+        ("test", "test item 0: expected the key 'label', got image; add it, or ask for other keys"),
+    ],
+)
+def test_a_wrong_section_gives_one_line(datalist: Path, section: str, line: str) -> None:
+    with pytest.raises(ValueError, match=line) as error:
+        load_datalist(datalist, section)
+    assert str(datalist) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_image_is_named_with_near_matches(datalist: Path) -> None:
+    (datalist.parent / "images" / "c1.nii").rename(datalist.parent / "images" / "c1_.nii")
+    with pytest.raises(FileNotFoundError, match=r"training item 1\.image: .*c1\.nii does not exist \(near: c1_\.nii"):
+        load_datalist(datalist)
+
+
+def test_a_missing_datalist_is_named_with_near_matches(datalist: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no such datalist \(near: dataset\.json\)"):
+        load_datalist(datalist.with_name("datasets.json"))
+
+
+@pytest.mark.parametrize(("content", "line"), [("{", "expected a JSON datalist"), ("[]", "got a list")])
+def test_a_file_that_is_no_datalist_is_refused(tmp_path: Path, content: str, line: str) -> None:
+    (tmp_path / "bad.json").write_text(content)
+    with pytest.raises(ValueError, match=line):
+        load_datalist(tmp_path / "bad.json")
+
+
+def test_real_sections_have_their_cases(data_dir: Path) -> None:
+    shift = data_dir / "hippocampus" / "dataset_domainshift.json"
+    assert len(load_datalist(shift, ["source#training", "source#validation", "source#test"])) == 205
+    assert len(unlabelled_items(shift, "target#training_unlabelled_or_fewshot")) == 25
+    assert len(load_datalist(data_dir / "hippocampus" / "dataset.json", "testing")) == 60

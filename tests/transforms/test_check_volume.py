@@ -1,0 +1,107 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Tests for CheckVolumed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Compose, LoadImaged
+
+from monai_essa.transforms import CheckVolumed
+
+
+def _volume(array: torch.Tensor, name: str, affine: torch.Tensor | None = None) -> MetaTensor:
+    return MetaTensor(array, affine=torch.eye(4) if affine is None else affine, meta={"filename_or_obj": name})
+
+
+@pytest.fixture
+def item() -> dict[str, MetaTensor]:
+    image = torch.arange(60.0).reshape(1, 3, 4, 5)
+    return {"image": _volume(image, "image.nii"), "label": _volume(image % 3, "label.nii")}
+
+
+def test_a_good_item_passes_unchanged(item: dict[str, MetaTensor]) -> None:
+    checked = CheckVolumed("image", label_key="label", num_classes=3)(item)
+    assert all(checked[key] is item[key] for key in item)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_broken_voxel_is_refused(item: dict[str, MetaTensor], value: float) -> None:
+    item["image"][0, 1, 2, 3] = value
+    with pytest.raises(ValueError, match=r"image\.nii: some voxels are NaN or infinite"):
+        CheckVolumed("image")(item)
+
+
+def test_a_constant_volume_is_refused(item: dict[str, MetaTensor]) -> None:
+    item["image"] = item["image"] * 0 + 7
+    with pytest.raises(ValueError, match=r"image\.nii: every voxel is 7; leave out"):
+        CheckVolumed("image")(item)
+
+
+def test_other_channels_are_refused_unless_any_will_do(item: dict[str, MetaTensor]) -> None:
+    item["image"] = _volume(torch.rand(30, 3, 4, 5), "fmri.nii")
+    with pytest.raises(ValueError, match=r"fmri\.nii: expected in_channels=1, got 30 \(a 4-D file\?\)"):
+        CheckVolumed("image")(item)
+    CheckVolumed("image", in_channels=None)(item)
+
+
+@pytest.mark.parametrize(("shape", "spatial_dims"), [((1, 3, 4), 3), ((1, 3, 4, 5), 2), ((1, 3, 4, 5, 2), 3)])
+def test_other_spatial_dimensions_are_refused(shape: tuple[int, ...], spatial_dims: int) -> None:
+    with pytest.raises(ValueError, match=f"expected {spatial_dims} spatial dimensions after the channels, got"):
+        CheckVolumed("image", spatial_dims=spatial_dims)({"image": torch.rand(shape)})
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 4, 6), (2, 3, 4, 5)])
+def test_a_label_of_another_shape_is_refused(item: dict[str, MetaTensor], shape: tuple[int, ...]) -> None:
+    item["label"] = _volume(torch.ones(shape), "label.nii")
+    with pytest.raises(ValueError, match=r"label\.nii: expected the image's shape \(1, 3, 4, 5\), got"):
+        CheckVolumed("image", label_key="label")(item)
+
+
+def test_a_label_of_another_affine_is_refused(item: dict[str, MetaTensor]) -> None:
+    item["label"].affine = torch.diag(torch.tensor([1.0, -1.0, 1.0, 1.0]))
+    with pytest.raises(ValueError, match=r"label\.nii: .* moves a corner by 6\.0 voxels"):
+        CheckVolumed("image", label_key="label")(item)
+
+
+@pytest.mark.parametrize("value", [0.5, -1.0, float("nan")])
+def test_values_that_are_no_ids_are_refused(item: dict[str, MetaTensor], value: float) -> None:
+    item["label"][0, 0, 0, 0] = value
+    with pytest.raises(ValueError, match=r"label\.nii: expected ids 0, 1, 2"):
+        CheckVolumed("image", label_key="label")(item)
+
+
+def test_an_id_beyond_the_classes_is_refused(item: dict[str, MetaTensor]) -> None:
+    with pytest.raises(ValueError, match=r"label\.nii: expected ids 0 to 1, got 2; correct the label or the number"):
+        CheckVolumed("image", label_key="label", num_classes=2)(item)
+
+
+def test_a_missing_label_is_passed_over_where_allowed(item: dict[str, MetaTensor]) -> None:
+    del item["label"]
+    CheckVolumed("image", label_key="label", allow_missing_keys=True)(item)
+    with pytest.raises(KeyError):
+        CheckVolumed("image", label_key="label")(item)
+
+
+def test_the_file_is_named_after_loading(tmp_path: Path) -> None:
+    path = tmp_path / "flat.nii.gz"
+    nib.save(nib.Nifti1Image(np.zeros((3, 4, 5), np.float32), np.eye(4)), path)
+    load = LoadImaged("image", "monai_essa.data.VolumeReader", ensure_channel_first=True)
+    with pytest.raises(RuntimeError) as error:
+        Compose([load, CheckVolumed("image")])({"image": str(path)})
+    assert str(error.value.__cause__) == f"{path}: every voxel is 0; leave out the file"
