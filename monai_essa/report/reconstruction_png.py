@@ -1,0 +1,145 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Original, masked and reconstructed slices side by side as a PNG; numpy and Pillow only, for use within training."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from monai_essa.report.planes import Plane, display_planes, intensity_window, to_grey
+
+__all__ = ["reconstruction_montage", "write_reconstruction_png"]
+
+_COLUMNS = ("original", "masked", "reconstructed")
+_TILE = 224  # pixels of the longest side of a slice
+_GAP = 6
+_HEADER = 26
+_TEXT_SIZE = 14
+_PAPER, _INK = 255, 0
+
+
+def reconstruction_montage(
+    original: torch.Tensor | np.ndarray,
+    masked: torch.Tensor | np.ndarray,
+    prediction: torch.Tensor | np.ndarray,
+    spacing: Sequence[float] | None = None,
+    channel: int = 0,
+) -> np.ndarray:
+    """Draw what a masked-image objective saw and what it made of it.
+
+    Rows are the axial, coronal and sagittal plane through the middle (one row for a 2-D image), columns the original,
+    the masked and the reconstructed image. All share the grey scale of the original, at true proportions.
+
+    Args:
+        original: image before masking, (C, x, y) or (C, x, y, z).
+        masked: the same with masked patches blanked, same shape.
+        prediction: the reconstruction, same shape.
+        spacing: voxel size in mm, one per spatial axis; default 1 mm.
+        channel: the channel to show.
+
+    Returns:
+        Grey picture with column titles, uint8, (rows, columns).
+
+    Raises:
+        ValueError: if the shapes differ, or are not (C, x, y) or (C, x, y, z).
+
+    Example:
+        >>> volume = np.random.default_rng(0).normal(size=(1, 16, 24, 16))
+        >>> reconstruction_montage(volume, volume * 0.5, volume).shape
+        (566, 722)
+    """
+    images = [_one_channel(image, channel) for image in (original, masked, prediction)]
+    if len({image.shape for image in images}) > 1:
+        shapes = ", ".join(f"{name} {image.shape}" for name, image in zip(_COLUMNS, images, strict=True))
+        raise ValueError(f"expected one shape for all three images, got {shapes}")
+
+    window = intensity_window(images[0])
+    columns = [display_planes(image, spacing) for image in images]
+    scale = _TILE / max(side for plane in columns[0] for side in plane.size_mm)
+    rows = [[_tile(plane, window, scale) for plane in planes] for planes in zip(*columns, strict=True)]
+    return _lay_out(rows, [plane.name for plane in columns[0]])
+
+
+def write_reconstruction_png(
+    path: str | os.PathLike,
+    original: torch.Tensor | np.ndarray,
+    masked: torch.Tensor | np.ndarray,
+    prediction: torch.Tensor | np.ndarray,
+    spacing: Sequence[float] | None = None,
+    channel: int = 0,
+) -> Path:
+    """Write `reconstruction_montage` to a file, which appears only when complete and replaces an older one.
+
+    Args:
+        path: PNG file in an existing folder.
+        original: see `reconstruction_montage`, as for the arguments that follow.
+        masked: see there.
+        prediction: see there.
+        spacing: see there.
+        channel: see there.
+
+    Returns:
+        The path.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    picture = Image.fromarray(reconstruction_montage(original, masked, prediction, spacing, channel))
+    picture.save(partial, format="PNG")
+    partial.replace(path)
+    return path
+
+
+def _one_channel(image: torch.Tensor | np.ndarray, channel: int) -> np.ndarray:
+    values = image.detach().cpu().float().numpy() if isinstance(image, torch.Tensor) else np.asarray(image)
+    if values.ndim not in (3, 4):
+        raise ValueError(f"expected (C, x, y) or (C, x, y, z), got shape {values.shape}; pick one item of a batch")
+    if not 0 <= channel < len(values):
+        raise ValueError(f"channel {channel} does not exist, the image has {len(values)} channels")
+    return values[channel]
+
+
+def _tile(plane: Plane, window: tuple[float, float], scale: float) -> Image.Image:
+    height, width = (max(1, round(side * scale)) for side in plane.size_mm)
+    return Image.fromarray(to_grey(plane.pixels, window)).resize((width, height), Image.Resampling.NEAREST)
+
+
+def _lay_out(rows: list[list[Image.Image]], names: list[str]) -> np.ndarray:
+    tile_width = max(tile.width for row in rows for tile in row)
+    margin = 0 if len(rows) == 1 else _HEADER
+    width = margin + len(_COLUMNS) * (tile_width + _GAP) + _GAP
+    height = _HEADER + sum(row[0].height + _GAP for row in rows)
+    page = Image.new("L", (width, height), _PAPER)
+    lefts = [margin + _GAP + column * (tile_width + _GAP) for column in range(len(_COLUMNS))]
+
+    for title, left in zip(_COLUMNS, lefts, strict=True):
+        page.paste(_caption(title, tile_width, _HEADER), (left, 0))
+    top = _HEADER
+    for row, name in zip(rows, names, strict=True):
+        if margin:
+            page.paste(_caption(name, row[0].height, margin).rotate(90, expand=True), (0, top))
+        for tile, left in zip(row, lefts, strict=True):
+            page.paste(tile, (left + (tile_width - tile.width) // 2, top))
+        top += row[0].height + _GAP
+    return np.asarray(page)
+
+
+def _caption(text: str, width: int, height: int) -> Image.Image:
+    strip = Image.new("L", (width, height), _PAPER)
+    draw = ImageDraw.Draw(strip)
+    draw.text((width / 2, height / 2), text, fill=_INK, font=ImageFont.load_default(_TEXT_SIZE), anchor="mm")
+    return strip
