@@ -25,7 +25,7 @@ import torch.nn as nn
 from torch.utils.hooks import RemovableHandle
 
 from monai_essa.blocks import dead_parameters, part_of
-from monai_essa.methods.method import AdapterLayer, Method
+from monai_essa.methods.method import AdaptationMethod, AdapterLayer
 
 __all__ = ["Adaptation", "Summary", "adapt", "adaptation_of", "disable_adapter", "merge", "summary"]
 
@@ -47,7 +47,7 @@ class Adaptation:
         hooks: handles of the hooks on the network.
     """
 
-    methods: tuple[Method, ...]
+    methods: tuple[AdaptationMethod, ...]
     also_train: tuple[str, ...]
     claims: frozenset[str]
     method_tensors: frozenset[str]
@@ -57,7 +57,9 @@ class Adaptation:
     hooks: list[RemovableHandle] = field(default_factory=list)
 
 
-def adapt(network: nn.Module, method: Method | Sequence[Method], also_train: Sequence[str] = ()) -> nn.Module:
+def adapt(
+    network: nn.Module, method: AdaptationMethod | Sequence[AdaptationMethod], also_train: Sequence[str] = ()
+) -> nn.Module:
     """Make the tensors of a method, and nothing else, learn. In place; the same object is returned.
 
     The network computes what it computed before. The order is: build, ``load_weights``, ``adapt``, optimizer.
@@ -106,7 +108,7 @@ def adapt(network: nn.Module, method: Method | Sequence[Method], also_train: Seq
         required_grad=required_grad,
         base=_values(network, changing - added),
     )
-    record.hooks = [*_freeze_norms(network, trained), network.register_load_state_dict_post_hook(_follow_new_base)]
+    record.hooks = [*_freeze_norms(network, trained), network.register_load_state_dict_pre_hook(_follow_new_base)]
     setattr(network, _RECORD, record)
     return network
 
@@ -213,8 +215,8 @@ def summary(network: nn.Module) -> Summary:
     return Summary(counts, sum(tensors[name].nbytes for name in record.changing))
 
 
-def _claims(network: nn.Module, methods: tuple[Method, ...]) -> set[str]:
-    claimed: dict[str, Method] = {}
+def _claims(network: nn.Module, methods: tuple[AdaptationMethod, ...]) -> set[str]:
+    claimed: dict[str, AdaptationMethod] = {}
     for method in methods:
         names = method.claims(network)
         if not names and type(method).__name__ != "HeadOnly":
@@ -280,11 +282,13 @@ def _stay_in_eval(module: nn.Module, _: object) -> None:
     module.eval()
 
 
-def _follow_new_base(network: nn.Module, keys: torch.nn.modules.module._IncompatibleKeys) -> None:
-    """A plain state dict, loaded after adapt, is the new base: the kept base values follow it."""
+def _follow_new_base(network: nn.Module, state: dict[str, torch.Tensor], prefix: str, *_: object) -> None:
+    """A plain state dict that is loaded after adapt, with other frozen values, is the new base: base values follow."""
     record = adaptation_of(network)
-    added = record.changing - set(record.base)
-    if added <= set(keys.missing_keys):
-        record.base = _values(network, set(record.base) - set(keys.missing_keys)) | {
-            name: value for name, value in record.base.items() if name in keys.missing_keys
-        }
+    frozen = {name: value for name, value in _tensors(network).items() if name not in record.changing}
+    loaded = [(value, state[prefix + name]) for name, value in frozen.items() if prefix + name in state]
+    if all(torch.equal(now, new.to(now.device)) for now, new in loaded if now.shape == new.shape):
+        return  # a checkpoint of this very run: its trained values are no base
+    for name in record.base:
+        if prefix + name in state:
+            record.base[name] = state[prefix + name].detach().to("cpu", copy=True)

@@ -38,7 +38,7 @@ from safetensors.torch import save_file
 from monai_essa import methods as library
 from monai_essa.adaptation import adapt, adaptation_of
 from monai_essa.blocks import dead_parameters, encoder_prefix, part_of
-from monai_essa.methods.method import Method
+from monai_essa.methods.method import AdaptationMethod
 from monai_essa.version import __version__
 
 __all__ = ["AdapterFile", "load_adapter", "read_adapter", "save_adapter"]
@@ -56,7 +56,7 @@ class AdapterFile:
     tensors: dict[str, torch.Tensor]
     record: dict[str, Any]
 
-    def methods(self, classes: Sequence[type] = ()) -> tuple[Method, ...]:
+    def methods(self, classes: Sequence[type] = ()) -> tuple[AdaptationMethod, ...]:
         """Rebuild the methods: those of :mod:`monai_essa.methods`, or of the classes given. No name is imported.
 
         Raises:
@@ -146,7 +146,7 @@ def load_adapter(
     network: nn.Module,
     path: str | Path,
     part: str = "all",
-    also_train: Sequence[str] = (),
+    also_train: Sequence[str] | None = None,
     methods: Sequence[type] = (),
 ) -> nn.Module:
     """Put an adapter file onto its base: adapt a fresh base by the file's own methods, or swap on an adapted network.
@@ -156,7 +156,8 @@ def load_adapter(
         path: a file of :func:`save_adapter`, of this network's class or of one with the same encoder.
         part: ``"all"``, or ``"method"`` for the methods' tensors alone (stages hand over so: the next one trains its
             own decoder and head); what was left is logged.
-        also_train: with ``part="method"`` on a fresh base, what trains beside the methods from here on.
+        also_train: on a fresh base, what trains beside the methods from here on; default: with ``part="all"`` what the
+            file says, with ``part="method"`` nothing.
         methods: classes of methods that are not the library's own.
 
     Returns:
@@ -176,7 +177,8 @@ def load_adapter(
         _check_same_methods(network, file)
     else:
         _check_same_claims(network, file, chosen)
-        adapt(network, chosen, file.record["also_train"] if part == "all" else also_train)
+        default = file.record["also_train"] if part == "all" else ()
+        adapt(network, chosen, default if also_train is None else also_train)
     _copy_in(network, file, wanted)
     left = sorted(set(file.tensors) - wanted)
     if left:
@@ -248,7 +250,7 @@ def _check_same_methods(network: nn.Module, file: AdapterFile) -> None:
         )
 
 
-def _check_same_claims(network: nn.Module, file: AdapterFile, methods: tuple[Method, ...]) -> None:
+def _check_same_claims(network: nn.Module, file: AdapterFile, methods: tuple[AdaptationMethod, ...]) -> None:
     here = {_file_name(network, name) for method in methods for name in method.claims(network)}
     differ = sorted(here.symmetric_difference(file.record["claims"]))
     if differ:
@@ -265,6 +267,11 @@ def _copy_in(network: nn.Module, file: AdapterFile, wanted: set[str]) -> None:
         if name not in state or state[name].shape != tensor.shape:
             has = f"shape {tuple(state[name].shape)}" if name in state else "no such tensor"
             raise ValueError(f"{file.path} holds '{name}' of shape {tuple(tensor.shape)}, the network has {has}")
+    frozen = sorted(set(named) - adaptation_of(network).changing)
+    if frozen:
+        raise ValueError(
+            f"{file.path} holds '{frozen[0]}', which is frozen here; name it in also_train or load part='method'"
+        )
     missing = (wanted - set(file.tensors)) | {
         _file_name(network, name) for name in adaptation_of(network).method_tensors if name not in named
     }

@@ -27,7 +27,7 @@ from monai.networks.blocks.selfattention import SABlock
 from monai.networks.nets import UNETR, MaskedAutoEncoderViT, SwinUNETR, ViT, ViTAutoEnc
 from monai.networks.nets.swin_unetr import SwinTransformerBlock, WindowAttention
 
-__all__ = ["AttentionBlock", "Rows", "dead_parameters", "encoder_prefix", "part_of", "transformer_blocks"]
+__all__ = ["BlockParts", "Rows", "dead_parameters", "encoder_prefix", "part_of", "transformer_blocks"]
 
 _ATTENTION = (SABlock, CrossAttentionBlock, WindowAttention)
 _SEPARATE = ("to_q", "to_k", "to_v")
@@ -43,7 +43,7 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class AttentionBlock:
+class BlockParts:
     """One attention layer with the parts around it, each as a full path from the network.
 
     Attributes:
@@ -83,14 +83,14 @@ _PARTS: dict[type[nn.Module], _Parts] = {
 }
 
 
-def transformer_blocks(network: nn.Module) -> tuple[AttentionBlock, ...]:
+def transformer_blocks(network: nn.Module) -> tuple[BlockParts, ...]:
     """List the attention blocks of a network in the order of its modules; dead ones are left out.
 
     Args:
         network: a MONAI network, plain or adapted.
 
     Returns:
-        One :class:`AttentionBlock` for each attention layer that the forward pass uses; empty for a CNN.
+        One :class:`BlockParts` for each attention layer that the forward pass uses; empty for a CNN.
 
     Raises:
         TypeError: if a transformer block holds an attention class that is not known here.
@@ -152,14 +152,14 @@ def _is_attention(path: str, module: nn.Module) -> bool:
     return isinstance(module, _ATTENTION)
 
 
-def _describe(network: nn.Module, path: str, attention: nn.Module) -> AttentionBlock:
+def _describe(network: nn.Module, path: str, attention: nn.Module) -> BlockParts:
     parent_path = path.rpartition(".")[0]
     parent = network.get_submodule(parent_path)
     in_block = isinstance(parent, (TransformerBlock, SwinTransformerBlock))
     crossing = isinstance(attention, CrossAttentionBlock)
     query, key, value = _projections(path, attention)
     output = "proj" if isinstance(attention, WindowAttention) else "out_proj"
-    return AttentionBlock(
+    return BlockParts(
         path=parent_path if in_block and not crossing else path,
         role="decoder" if part_of(network, path + ".") == "decoder" else "encoder",
         query=query,

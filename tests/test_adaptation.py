@@ -137,3 +137,15 @@ def test_apla_of_a_vit_b_has_the_sizes_of_the_paper():
 
 def test_head_only_with_no_pattern_trains_nothing():
     assert summary(adapt(vit(), HeadOnly())).trainable == 0
+
+
+def test_a_checkpoint_of_the_run_is_no_new_base():
+    net = adapt(vit(), APLA())
+    images = torch.rand(1, 1, 32, 32, 32)
+    base = net(images)[0]
+    with torch.no_grad():
+        net.blocks[0].attn.out_proj.weight.add_(1)
+    net.load_state_dict(copy.deepcopy(net.state_dict()))
+    net.load_state_dict({"blocks.0.attn.out_proj.weight": net.blocks[0].attn.out_proj.weight + 1}, strict=False)
+    with disable_adapter(net):
+        assert torch.equal(net(images)[0], base)

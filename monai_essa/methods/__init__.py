@@ -16,6 +16,6 @@ from __future__ import annotations
 from monai_essa.methods.apla import APLA
 from monai_essa.methods.baselines import FullTuning, HeadOnly
 from monai_essa.methods.lora import LoRA
-from monai_essa.methods.method import AdapterLayer, Method, NotMergeable
+from monai_essa.methods.method import AdaptationMethod, AdapterLayer, NotMergeable
 
-__all__ = ["APLA", "AdapterLayer", "FullTuning", "HeadOnly", "LoRA", "Method", "NotMergeable"]
+__all__ = ["APLA", "AdapterLayer", "FullTuning", "HeadOnly", "LoRA", "AdaptationMethod", "NotMergeable"]

@@ -11,7 +11,7 @@
 
 """APLA: train the attention output projection W_O, or a random subset of its columns.
 
-Sorkhei et al., "APLA: A Simple Adaptation Method for Vision Transformers", arXiv 2503.11335.
+Sorkhei et al., "APLA: A Simple Adaptation AdaptationMethod for Vision Transformers", arXiv 2503.11335.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from monai_essa.blocks import AttentionBlock, transformer_blocks
+from monai_essa.blocks import BlockParts, transformer_blocks
 
 __all__ = ["APLA", "APLALinear"]
 
@@ -201,7 +201,7 @@ def _count(columns: Columns, width: int, path: str) -> int:
 
 
 def _given_columns(
-    network: nn.Module, blocks: list[AttentionBlock], key: int | str, columns: Sequence[int]
+    network: nn.Module, blocks: list[BlockParts], key: int | str, columns: Sequence[int]
 ) -> tuple[str, torch.Tensor]:
     named = {name: block for i, block in enumerate(blocks) for name in (str(i), block.path)}
     if str(key) not in named:

@@ -24,7 +24,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from monai_essa.blocks import AttentionBlock, Rows, transformer_blocks
+from monai_essa.blocks import BlockParts, Rows, transformer_blocks
 
 __all__ = ["LoRA", "LoRALinear"]
 
@@ -90,7 +90,7 @@ class LoRA:
                     layers.setdefault(rows.path, {})[name] = rows
         return layers
 
-    def _updates(self, network: nn.Module, block: AttentionBlock) -> Iterator[tuple[str, Rows]]:
+    def _updates(self, network: nn.Module, block: BlockParts) -> Iterator[tuple[str, Rows]]:
         for name, rows in (("q", block.query), ("k", block.key), ("v", block.value)):
             if name in self.targets:
                 yield name, rows

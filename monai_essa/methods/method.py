@@ -17,14 +17,14 @@ from typing import Protocol, runtime_checkable
 
 import torch.nn as nn
 
-__all__ = ["AdapterLayer", "Method", "NotMergeable"]
+__all__ = ["AdapterLayer", "AdaptationMethod", "NotMergeable"]
 
 
 class NotMergeable(RuntimeError):
     """Raised by an adapter layer that cannot be folded into the plain layer that it stands for."""
 
 
-class Method(Protocol):
+class AdaptationMethod(Protocol):
     """A parameter-efficient method: a frozen dataclass of plain values that says which tensors learn.
 
     A method knows networks and their blocks; it knows nothing of objectives, data or files.
