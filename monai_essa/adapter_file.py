@@ -215,7 +215,8 @@ def _fingerprint(network: nn.Module, changing: frozenset[str]) -> dict[str, str]
     return {
         _file_name(network, name): _sha256(tensor)
         for name, tensor in network.state_dict().items()
-        if name not in left_out and part_of(network, name) == "encoder"
+        # A stage with crops of another size has the same base with its position embeddings interpolated.
+        if name not in left_out and part_of(network, name) == "encoder" and not name.endswith("position_embeddings")
     }
 
 

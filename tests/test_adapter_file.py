@@ -72,6 +72,14 @@ def test_part_method_leaves_the_decoder_and_trains_what_the_next_stage_names(tmp
     assert fresh.out.conv.conv.bias.requires_grad and not fresh.decoder2.conv_block.conv1.conv.weight.requires_grad
 
 
+def test_adapter_goes_on_with_crops_of_another_size(tmp_path):
+    adapted = moved(adapt(vit(), APLA(columns=3)))
+    larger = ViT(1, 64, 16, 24, 48, 12, 4, spatial_dims=2)
+    larger.load_state_dict({k: v for k, v in vit().state_dict().items() if "position" not in k}, strict=False)
+    load_adapter(larger, saved(adapted, tmp_path))
+    assert torch.equal(larger.blocks[3].attn.out_proj.rows, adapted.blocks[3].attn.out_proj.rows)
+
+
 def test_file_is_tensors_and_one_json_text(tmp_path):
     path = saved(adapt(vit(), APLA(columns=2)), tmp_path, preprocessing={"spacing": [1.0, 1.0, 1.0], "axcodes": "RAS"})
     with safe_open(path, framework="pt") as file:

@@ -1,0 +1,155 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""How far predicted patches are from the true ones: the loss of masked image modelling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["PatchReconstruction", "gradient_difference", "normalise_patches"]
+
+_ERRORS = {"l1": F.l1_loss, "l2": F.mse_loss}
+_EPSILON = 1e-6
+
+
+@dataclass(frozen=True)
+class PatchReconstruction:
+    r"""Mean error over the patches given, which are the masked ones: visible patches never enter.
+
+    With x a true patch, y its prediction (V values each) and w the weight of the patch:
+
+    .. math:: L = \frac{\sum_m w_m (e(y_m, x_m) + \lambda g(y_m, x_m))}{\sum_m w_m}
+
+    where e is the mean of :math:`|y - x|` (L1: SimMIM, Xie et al. 2022, arXiv 2111.09886, section 3.4) or of
+    :math:`(y - x)^2` (L2: MAE, He et al. 2022, arXiv 2111.06377, section 3), and g is :func:`gradient_difference`.
+    Sums are taken in fp32 at least, so autocast does not touch the loss.
+
+    Args:
+        error: ``"l1"`` or ``"l2"``.
+        normalised: compare with patches of zero mean and unit variance (:func:`normalise_patches`) in place of x.
+        gradient_weight: lambda, the weight of the gradient difference, which sharpens edges; 0 leaves it out.
+
+    Raises:
+        ValueError: if ``error`` has another value or ``gradient_weight`` is negative.
+
+    Example:
+        >>> import torch
+        >>> loss = PatchReconstruction("l2", normalised=True)
+        >>> loss(torch.zeros(2, 3, 512), torch.ones(2, 3, 512), patch_size=(8, 8, 8))
+        tensor(0.)
+    """
+
+    error: str = "l1"
+    normalised: bool = False
+    gradient_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.error not in _ERRORS:
+            raise ValueError(f"expected error to be one of {sorted(_ERRORS)}, got {self.error!r}")
+        if self.gradient_weight < 0:
+            raise ValueError(f"expected a gradient_weight of 0 or more, got {self.gradient_weight}")
+
+    def __call__(
+        self, prediction: Tensor, target: Tensor, patch_size: Sequence[int], weights: Tensor | None = None
+    ) -> Tensor:
+        """Compute the loss.
+
+        Args:
+            prediction: predicted patches (B, M, V), V = p1 * p2 * ... * C in the order of ``patchify``.
+            target: true patches (B, M, V), as they are in the image.
+            patch_size: voxels of a patch along each axis.
+            weights: (B, M), zero or more each, for example the share of foreground; None weighs all alike. All zero
+                gives a loss of zero.
+
+        Returns:
+            A scalar.
+        """
+        prediction, target = _at_least_fp32(prediction), _at_least_fp32(target)
+        if self.normalised:
+            target = normalise_patches(target)
+        errors = _ERRORS[self.error](prediction, target, reduction="none").mean(-1)  # (B, M)
+        if self.gradient_weight:
+            errors = errors + self.gradient_weight * gradient_difference(prediction, target, patch_size)
+        if weights is None:
+            return errors.mean()
+        weights = weights.to(errors)
+        return (errors * weights).sum() / weights.sum().clamp_min(torch.finfo(errors.dtype).tiny)
+
+    def to_voxels(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Bring predicted patches to the intensities of the image, for figures.
+
+        A prediction of normalised patches says nothing of a patch's mean and variance: both are taken from the true
+        patch, as the figures of the MAE paper do.
+
+        Args:
+            prediction: predicted patches (B, M, V).
+            target: true patches (B, M, V).
+
+        Returns:
+            Patches (B, M, V): the prediction itself, or prediction * std + mean where ``normalised``.
+        """
+        prediction, target = _at_least_fp32(prediction), _at_least_fp32(target)
+        if not self.normalised:
+            return prediction
+        mean, std = _patch_statistics(target)
+        return prediction * std + mean
+
+
+def normalise_patches(patches: Tensor) -> Tensor:
+    """Give each patch zero mean and unit variance over voxels and channels (MAE, section 3, "Reconstruction target").
+
+    Args:
+        patches: (..., V). The variance is the unbiased one and 1e-6 is added to it, as in the authors' code.
+
+    Returns:
+        Patches (..., V).
+    """
+    mean, std = _patch_statistics(patches)
+    return (patches - mean) / std
+
+
+def gradient_difference(prediction: Tensor, target: Tensor, patch_size: Sequence[int]) -> Tensor:
+    r"""Compare the finite differences of two patches: mean over the axes a of :math:`|\Delta_a y - \Delta_a x|`.
+
+    It is the gradient difference loss of Mathieu et al. 2016 (arXiv 1511.05440) with signed differences,
+    so that the direction of an edge counts. Differences stay inside a patch.
+
+    Args:
+        prediction: (B, M, V), V = p1 * p2 * ... * C.
+        target: (B, M, V).
+        patch_size: voxels of a patch along each axis; axes of one voxel have no difference and are left out.
+
+    Returns:
+        One value for each patch (B, M).
+
+    Raises:
+        ValueError: if the patch is one voxel along every axis.
+    """
+    residual = (prediction - target).unflatten(-1, (*patch_size, -1))  # (B, M, p1, p2, ..., C)
+    axes = [axis + 2 for axis, size in enumerate(patch_size) if size > 1]
+    if not axes:
+        raise ValueError(f"expected a patch of two voxels or more along some axis, got {tuple(patch_size)}")
+    return torch.stack([residual.diff(dim=axis).abs().flatten(2).mean(-1) for axis in axes]).mean(0)
+
+
+def _patch_statistics(patches: Tensor) -> tuple[Tensor, Tensor]:
+    variance, mean = torch.var_mean(patches, dim=-1, keepdim=True)
+    return mean, (variance + _EPSILON).sqrt()
+
+
+def _at_least_fp32(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))

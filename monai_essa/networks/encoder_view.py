@@ -1,0 +1,83 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""One view of an encoder: tokens (ViT family) or feature maps (Swin family) out of whichever MONAI network holds it."""
+
+from __future__ import annotations
+
+import math
+
+import torch.nn as nn
+from monai.networks.nets import UNETR, MaskedAutoEncoderViT, SwinUNETR, ViT, ViTAutoEnc
+
+from monai_essa.networks.encoder_parts import encoder_trunk
+from monai_essa.networks.feature_map_encoder import FeatureMapEncoder
+from monai_essa.networks.token_encoder import TokenEncoder
+
+__all__ = ["encoder_view"]
+
+
+def encoder_view(network: nn.Module) -> TokenEncoder | FeatureMapEncoder:
+    """View the encoder of a MONAI network, plain or adapted.
+
+    Args:
+        network: a ViT, UNETR, ViTAutoEnc, MaskedAutoEncoderViT (its encoder half) or SwinUNETR (version 1 or 2), 2-D or
+            3-D. Nothing in it is changed.
+
+    Returns:
+        A :class:`TokenEncoder`, or for SwinUNETR a :class:`FeatureMapEncoder`.
+
+    Raises:
+        TypeError: if the network is of another class.
+
+    Example:
+        >>> import torch
+        >>> from monai.networks.nets import ViT
+        >>> net = ViT(1, 32, 8, hidden_size=48, mlp_dim=96, num_layers=2, num_heads=4)
+        >>> view = encoder_view(net)
+        >>> view.encode(view.embed(torch.zeros(2, 1, 16, 32, 32))).shape
+        torch.Size([2, 32, 48])
+    """
+    if isinstance(network, SwinUNETR):
+        return _view_feature_maps(network)
+    if isinstance(network, (ViT, UNETR, ViTAutoEnc, MaskedAutoEncoderViT)):
+        return _view_tokens(network)
+    raise TypeError(
+        f"expected a ViT, UNETR, ViTAutoEnc, MaskedAutoEncoderViT or SwinUNETR, got {type(network).__name__}; "
+        f"give the network itself, not a container around it"
+    )
+
+
+def _view_tokens(network: nn.Module) -> TokenEncoder:
+    embedding = encoder_trunk(network).patch_embedding
+    if embedding.proj_type == "conv":
+        hidden_size, in_channels, *patch_size = embedding.patch_embeddings.weight.shape
+    else:
+        rearrange, linear = embedding.patch_embeddings
+        patch_size = [size for _, size in sorted(rearrange.axes_lengths.items())]
+        hidden_size, in_channels = linear.weight.shape[0], linear.weight.shape[1] // math.prod(patch_size)
+    return TokenEncoder(network, tuple(patch_size), in_channels, hidden_size, _known_grid(network))
+
+
+def _view_feature_maps(network: nn.Module) -> FeatureMapEncoder:
+    trunk = encoder_trunk(network)
+    hidden_size, in_channels, *patch_size = trunk.patch_embed.proj.weight.shape
+    halvings = 2**trunk.num_layers  # each stage ends with a merging of 2 patches along each axis
+    stride = tuple(size * halvings for size in patch_size)
+    return FeatureMapEncoder(network, tuple(patch_size), in_channels, hidden_size, hidden_size * halvings, stride)
+
+
+def _known_grid(network: nn.Module) -> tuple[int, ...] | None:
+    if isinstance(network, UNETR):
+        return tuple(network.feat_size)
+    if isinstance(network, (ViTAutoEnc, MaskedAutoEncoderViT)):
+        return tuple(image // patch for image, patch in zip(network.img_size, network.patch_size, strict=True))
+    return None

@@ -1,0 +1,116 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The light transformer that MAE puts behind the encoder."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn as nn
+from monai.networks.blocks import TransformerBlock
+from monai.networks.blocks.pos_embed_utils import build_sincos_position_embedding
+from torch import Tensor
+
+from monai_essa.pretext.masking import gather_cells
+
+__all__ = ["MAEDecoder", "TokenDecoder"]
+
+
+@dataclass(frozen=True)
+class MAEDecoder:
+    """Size of MAE's decoder.
+
+    The paper's own has 8 blocks of width 512 and finds that fine-tuning hardly depends on either (He et al. 2022, arXiv
+    2111.06377, tables 1a and 1b). The decoder sees all tokens, masked ones too, and is thrown away: it is small here.
+
+    Attributes:
+        hidden_size: width; a multiple of 4 in 2-D and of 6 in 3-D for the sine-cosine positions, and of ``num_heads``.
+        depth: number of transformer blocks.
+        num_heads: attention heads.
+    """
+
+    hidden_size: int = 192
+    depth: int = 2
+    num_heads: int = 6
+
+
+class TokenDecoder(nn.Module):
+    """Predict masked patches from the encoded visible ones (MAE, section 3, "MAE decoder").
+
+    Encoded tokens are brought to the decoder's width and put at their place of the grid, a learned mask token stands at
+    every other place, fixed sine-cosine positions are added, and transformer blocks run over all. Positions are
+    computed for the grid of the crop, so crops of any size go through. Only masked tokens reach the output layer.
+
+    Args:
+        in_features: width D of the encoder's tokens.
+        out_features: values V of a patch.
+        spatial_dims: 2 or 3.
+        hidden_size: width W of the decoder.
+        depth: number of transformer blocks; their MLP is 4 times as wide, as in the paper.
+        num_heads: attention heads.
+
+    Raises:
+        ValueError: if the width is no multiple of 2 * spatial_dims or of ``num_heads``.
+    """
+
+    def __init__(
+        self, in_features: int, out_features: int, spatial_dims: int, hidden_size: int, depth: int, num_heads: int
+    ) -> None:
+        super().__init__()
+        if hidden_size % (2 * spatial_dims):
+            raise ValueError(
+                f"expected a decoder hidden_size that is a multiple of {2 * spatial_dims} for {spatial_dims}-D "
+                f"sine-cosine positions, got {hidden_size}"
+            )
+        self.spatial_dims = spatial_dims
+        self.mask_token = nn.Parameter(torch.empty(hidden_size))
+        self.embed = nn.Linear(in_features, hidden_size)
+        self.blocks = nn.ModuleList(_block(hidden_size, num_heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(hidden_size)
+        self.predict = nn.Linear(hidden_size, out_features)
+        nn.init.normal_(self.mask_token, std=0.02)  # as in the authors' code
+
+    def forward(self, encoded: Tensor, visible: Tensor, masked: Tensor, grid: Sequence[int]) -> Tensor:
+        """Predict the masked patches.
+
+        Args:
+            encoded: tokens of the visible patches (B, N - M, D).
+            visible: their numbers (B, N - M) in row-major order of the grid.
+            masked: numbers of the patches to predict (B, M).
+            grid: patches along each axis, N in all.
+
+        Returns:
+            Predicted patches (B, M, V).
+        """
+        tokens = self.embed(encoded).to(self.mask_token.dtype)  # (B, N - M, W)
+        places = visible[..., None].expand_as(tokens)
+        tokens = self.mask_token.expand(len(tokens), math.prod(grid), -1).scatter(1, places, tokens)  # (B, N, W)
+        tokens = tokens + self._positions(grid)
+        for block in self.blocks:
+            tokens = block(tokens)
+        return self.predict(self.norm(gather_cells(tokens, masked)))
+
+    def _positions(self, grid: Sequence[int]) -> Tensor:
+        with self.mask_token.device:
+            positions = build_sincos_position_embedding(list(grid), len(self.mask_token), self.spatial_dims)
+        return positions.to(self.mask_token.dtype)
+
+
+def _block(hidden_size: int, num_heads: int) -> TransformerBlock:
+    block = TransformerBlock(hidden_size, 4 * hidden_size, num_heads, qkv_bias=True, use_flash_attention=True)
+    # MONAI builds these for cross-attention, which no forward pass here reaches; DDP would wait for their gradients.
+    block.register_module("norm_cross_attn", nn.Identity())
+    block.register_module("cross_attn", nn.Identity())
+    return block

@@ -1,0 +1,179 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Random masks over grids of any number of dimensions, the same on every device.
+
+A mask is drawn on the device where its generator lives (the CPU without one) and then moved, so one seed gives one mask
+wherever the images are. A mask for validation is a mask from a generator that the caller seeds alike each time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "block_mask",
+    "check_ratio",
+    "expand_mask",
+    "gather_cells",
+    "masked_count",
+    "random_mask",
+    "split_cells",
+    "units_of",
+]
+
+
+def check_ratio(ratio: float) -> None:
+    """Raise a ValueError unless a mask ratio leaves something to see and something to predict."""
+    if not 0 < ratio < 1:
+        raise ValueError(f"expected a mask ratio between 0 and 1, both left out, got {ratio}")
+
+
+def masked_count(cells: int, ratio: float) -> int:
+    """Count the cells to mask: ``int(ratio * cells)``, but at least one, and one is always left visible.
+
+    Args:
+        cells: cells of the grid.
+        ratio: share to mask, between 0 and 1.
+
+    Returns:
+        A count from 1 to ``cells - 1``.
+
+    Raises:
+        ValueError: if the ratio is outside (0, 1) or the grid has a single cell.
+
+    Example:
+        >>> masked_count(216, 0.75)
+        162
+    """
+    check_ratio(ratio)
+    if cells < 2:
+        raise ValueError(f"expected two or more cells to mask among, got {cells}; use larger crops or smaller patches")
+    return min(max(int(ratio * cells), 1), cells - 1)
+
+
+def random_mask(
+    batch: int,
+    grid: Sequence[int],
+    ratio: float,
+    generator: torch.Generator | None = None,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Mask cells at random, as many in every sample (MAE, He et al. 2022, arXiv 2111.06377, section 3).
+
+    Args:
+        batch: number of samples B; each draws its own mask.
+        grid: cells along each axis.
+        ratio: share to mask; see :func:`masked_count`.
+        generator: source of randomness; None takes the global one of the CPU.
+        device: where the mask is wanted; None leaves it where it was drawn.
+
+    Returns:
+        A boolean mask (B, grid...), True where masked.
+
+    Raises:
+        ValueError: as :func:`masked_count` does.
+
+    Example:
+        >>> import torch
+        >>> random_mask(2, (4, 4, 4), 0.75, torch.Generator().manual_seed(0)).flatten(1).sum(1)
+        tensor([48, 48])
+    """
+    cells = math.prod(grid)
+    count = masked_count(cells, ratio)
+    source = torch.device("cpu") if generator is None else generator.device
+    scores = torch.rand(batch, cells, generator=generator, device=source)
+    chosen = scores.argsort(dim=1, stable=True)[:, :count]
+    mask = torch.zeros(batch, cells, dtype=torch.bool, device=source).scatter(1, chosen, True)
+    return mask.unflatten(1, tuple(grid)).to(device or source)
+
+
+def block_mask(
+    batch: int,
+    grid: Sequence[int],
+    ratio: float,
+    block: Sequence[int],
+    generator: torch.Generator | None = None,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Mask whole blocks of cells at random, as many in every sample (SimMIM, arXiv 2111.09886, section 3.2).
+
+    Large blocks make the task one of anatomy rather than of filling in from neighbours.
+
+    Args:
+        batch: number of samples B; each draws its own mask.
+        grid: cells along each axis.
+        ratio: share of the blocks to mask; see :func:`masked_count`.
+        block: cells of a block along each axis.
+        generator: source of randomness; None takes the global one of the CPU.
+        device: where the mask is wanted; None leaves it where it was drawn.
+
+    Returns:
+        A boolean mask (B, grid...), True where masked.
+
+    Raises:
+        ValueError: if the block does not divide the grid, or as :func:`masked_count` does.
+
+    Example:
+        >>> import torch
+        >>> block_mask(1, (4, 4), 0.5, (2, 2), torch.Generator().manual_seed(0))[0].int()
+        tensor([[0, 0, 0, 0],
+                [0, 0, 0, 0],
+                [1, 1, 1, 1],
+                [1, 1, 1, 1]], dtype=torch.int32)
+    """
+    if len(block) != len(grid) or any(size % step for size, step in zip(grid, block, strict=True)):
+        raise ValueError(f"expected blocks that divide the grid {tuple(grid)}, got {tuple(block)}; crop to a multiple")
+    blocks = tuple(size // step for size, step in zip(grid, block, strict=True))
+    return expand_mask(random_mask(batch, blocks, ratio, generator, device), block)
+
+
+def expand_mask(mask: Tensor, factors: Sequence[int]) -> Tensor:
+    """Repeat each cell of a mask (B, grid...) ``factors`` times along each axis, for example up to voxels."""
+    for axis, factor in enumerate(factors, start=1):
+        mask = mask.repeat_interleave(factor, dim=axis)
+    return mask
+
+
+def split_cells(mask: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Number the visible and the masked cells of each sample, in row-major order.
+
+    Args:
+        mask: boolean (B, grid...), True in ``count`` cells of every sample.
+        count: number of masked cells M; it is given so that no device has to be waited for.
+
+    Returns:
+        Indices of the visible cells (B, N - M) and of the masked cells (B, M).
+
+    Example:
+        >>> import torch
+        >>> split_cells(torch.tensor([[True, False, False]]), count=1)
+        (tensor([[1, 2]]), tensor([[0]]))
+    """
+    order = mask.flatten(1).to(torch.uint8).argsort(dim=1, stable=True)
+    visible = order.shape[1] - count
+    return order[:, :visible], order[:, visible:]
+
+
+def gather_cells(tokens: Tensor, indices: Tensor) -> Tensor:
+    """Take the tokens of chosen cells: (B, N, D) and indices (B, M) give (B, M, D)."""
+    return tokens.gather(1, indices[..., None].expand(-1, -1, tokens.shape[-1]))
+
+
+def units_of(unit: Sequence[int], patch_size: Sequence[int]) -> tuple[int, ...]:
+    """Count the patches of a mask unit along each axis; ValueError unless the patch size divides it."""
+    if len(unit) != len(patch_size) or any(voxels % patch for voxels, patch in zip(unit, patch_size, strict=True)):
+        raise ValueError(f"expected a mask_unit that is a multiple of the patch size {tuple(patch_size)}, got {unit}")
+    return tuple(voxels // patch for voxels, patch in zip(unit, patch_size, strict=True))

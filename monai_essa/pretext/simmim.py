@@ -1,0 +1,189 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""SimMIM: a mask token replaces the embedding of masked patches, the voxels under them are predicted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+import torch.nn as nn
+from monai.utils import ensure_tuple_rep
+from torch import Tensor
+
+from monai_essa.losses import PatchReconstruction
+from monai_essa.networks import FeatureMapEncoder, TokenEncoder, encoder_view
+from monai_essa.networks.encoder_parts import divide_shape
+from monai_essa.pretext.masked_prediction import (
+    MaskedPrediction,
+    head_parameters,
+    plain_tensor,
+    reconstruction_images,
+    reconstruction_loss,
+)
+from monai_essa.pretext.masking import check_ratio, expand_mask, masked_count, random_mask, split_cells, units_of
+from monai_essa.pretext.reconstruction_heads import FeatureMapHead, OwnDecoderHead, TokenHead
+
+__all__ = ["SimMIM"]
+
+_LOSS = PatchReconstruction("l1")
+_DEFAULT_UNIT = 16
+
+
+class SimMIM(nn.Module):
+    """Simple masked image modelling (Xie et al. 2022, arXiv 2111.09886) for ViT and Swin encoders in 2-D and 3-D.
+
+    Masked units of voxels are blanked in the image and their patch embeddings are replaced by a learned mask token, so
+    that no path through the network, the skip from the raw image included, sees them. The whole network runs, and a
+    head predicts the voxels. The loss is taken on masked voxels only. Which tensors of the encoder learn is not
+    decided here: gradients reach those that require them.
+
+    Args:
+        encoder: a ViT, UNETR, ViTAutoEnc, MaskedAutoEncoderViT or SwinUNETR, plain or adapted. It is kept as the
+            attribute ``encoder``, not copied.
+        mask_ratio: share of the units to mask; 0.6 is the paper's (section 4.1.1).
+        mask_unit: voxels of a unit along each axis, a multiple of the patch size; None takes 16, or the next multiple
+            of the patch size. The paper masks 32 of 192 pixels, a sixth of the side; a sixth of a 96-voxel crop is 16.
+        handover: what the objective trains and hands over. ``"encoder"`` predicts by one linear layer (section 3.3);
+            ``"encoder+decoder"`` predicts through the decoder of a UNETR or SwinUNETR, of which only ``out`` is passed
+            over: give the decoder to ``also_train`` and leave ``out`` frozen, for no gradient reaches it.
+        loss: comparison of masked voxels; L1 by default (section 3.4).
+
+    Raises:
+        ValueError: if the mask ratio is outside (0, 1), the patch size does not divide the mask unit, ``handover`` has
+            another value, or the network has no decoder to hand over.
+        TypeError: if the encoder is of an unknown class.
+
+    Example:
+        >>> import torch
+        >>> from monai.networks.nets import ViT
+        >>> net = ViT(1, 32, 8, hidden_size=48, mlp_dim=96, num_layers=2, num_heads=4)
+        >>> objective = SimMIM(encoder=net)
+        >>> parts = objective(torch.rand(2, 1, 32, 32, 32), generator=torch.Generator().manual_seed(0))
+        >>> parts["loss"].backward()
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        mask_ratio: float = 0.6,
+        mask_unit: int | Sequence[int] | None = None,
+        handover: str = "encoder",
+        loss: PatchReconstruction = _LOSS,
+    ) -> None:
+        super().__init__()
+        check_ratio(mask_ratio)
+        view = encoder_view(encoder)
+        self.mask_unit = _unit(mask_unit, view.patch_size)
+        self.mask_ratio = mask_ratio
+        self.handover = handover
+        self.loss = loss
+        self.encoder = encoder
+        self.mask_token = nn.Parameter(torch.empty(view.hidden_size))
+        self.head = _head(view, handover, self.mask_unit)
+        nn.init.trunc_normal_(self.mask_token, std=0.02)  # as in the authors' code
+
+    def forward(
+        self, images: Tensor, foreground: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
+        """Mask the images, predict what is masked and compare.
+
+        Args:
+            images: (B, C, spatial...), a multiple of the mask unit and of the encoder's stride.
+            foreground: weight of each voxel (B, 1, spatial...), for example 1 in the body and 0 in air; None weighs all
+                voxels alike.
+            generator: source of the mask; the same seed gives the same mask. None takes the global one of the CPU.
+
+        Returns:
+            ``{"loss": scalar}``.
+
+        Raises:
+            ValueError: if the shapes of images or foreground do not fit.
+        """
+        images = plain_tensor(images)
+        return {"loss": reconstruction_loss(self.predict(images, generator), images, foreground, self.loss)}
+
+    def predict(self, images: Tensor, generator: torch.Generator | None = None) -> MaskedPrediction:
+        """Predict the masked patches of images (B, C, spatial...) as the loss sees them."""
+        view = encoder_view(self.encoder)
+        view.check(images)
+        units = divide_shape(images.shape[2:], self.mask_unit, self.mask_unit)
+        mask = random_mask(len(images), units, self.mask_ratio, generator, images.device)  # (B, units...)
+
+        # A unit holds one or more of the head's patches.
+        patches = units_of(self.mask_unit, self.head.patch_size)
+        count = masked_count(math.prod(units), self.mask_ratio) * math.prod(patches)
+        _, masked = split_cells(expand_mask(mask, patches), count)
+
+        blanked = images.masked_fill(expand_mask(mask, self.mask_unit)[:, None], 0)
+        embedding_mask = expand_mask(mask, units_of(self.mask_unit, view.patch_size))
+        with _replaced_output(view.patch_embedding, embedding_mask, self.mask_token):
+            prediction = self.head(view, blanked, masked)
+        return MaskedPrediction(prediction, masked, self.head.patch_size)
+
+    def head_parameters(self) -> list[nn.Parameter]:
+        """List what is trained beside the encoder: the mask token and the output layer."""
+        return head_parameters(self)
+
+    @torch.no_grad()
+    def reconstruct(self, images: Tensor, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """Show what is predicted, for figures; set ``eval()`` first where the network has dropout.
+
+        With a loss on normalised patches, a prediction is brought back by prediction * std + mean of the **true**
+        patch: its contrast and brightness are given, its structure is predicted.
+
+        Args:
+            images: (B, C, spatial...).
+            generator: source of the mask.
+
+        Returns:
+            ``original``, ``masked``, ``prediction`` and ``mask``, each (B, C, spatial...).
+        """
+        images = plain_tensor(images)
+        return reconstruction_images(self.predict(images, generator), images, self.loss)
+
+
+def _unit(mask_unit: int | Sequence[int] | None, patch_size: tuple[int, ...]) -> tuple[int, ...]:
+    if mask_unit is None:
+        return tuple(patch * math.ceil(_DEFAULT_UNIT / patch) for patch in patch_size)
+    unit: tuple[int, ...] = ensure_tuple_rep(mask_unit, len(patch_size))
+    units_of(unit, patch_size)
+    return unit
+
+
+def _head(
+    view: TokenEncoder | FeatureMapEncoder, handover: str, unit: tuple[int, ...]
+) -> TokenHead | FeatureMapHead | OwnDecoderHead:
+    if handover == "encoder+decoder":
+        return OwnDecoderHead(view, unit)
+    if handover != "encoder":
+        raise ValueError(f"expected handover 'encoder' or 'encoder+decoder', got {handover!r}")
+    return TokenHead(view) if isinstance(view, TokenEncoder) else FeatureMapHead(view, unit)
+
+
+@contextmanager
+def _replaced_output(embedding: nn.Module, mask: Tensor, token: Tensor) -> Iterator[None]:
+    """While it lasts, put the mask token (D) in place of the masked patches (B, grid...) that the module embeds."""
+
+    def replace(_module: nn.Module, _inputs: tuple[Tensor, ...], embedded: Tensor) -> Tensor:
+        token_of_type = token.to(embedded.dtype)
+        if embedded.dim() == 3:  # (B, N, D) from a perceptron embedding, else (B, D, grid...)
+            return torch.where(mask.flatten(1)[..., None], token_of_type, embedded)
+        return torch.where(mask[:, None], token_of_type.unflatten(0, (-1, *[1] * (mask.dim() - 1))), embedded)
+
+    handle = embedding.register_forward_hook(replace)
+    try:
+        yield
+    finally:
+        handle.remove()

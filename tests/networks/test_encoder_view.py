@@ -1,0 +1,62 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import pytest
+import torch.nn as nn
+from monai.networks.nets import UNETR, MaskedAutoEncoderViT, SegResNet, SwinUNETR, ViT, ViTAutoEnc
+
+from monai_essa.networks import FeatureMapEncoder, TokenEncoder, encoder_view
+
+SIZES = {"hidden_size": 24, "mlp_dim": 24, "num_heads": 2}
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        ViT(1, 32, 16, num_layers=1, **SIZES),
+        UNETR(1, 2, 32, feature_size=4, **SIZES),
+        ViTAutoEnc(1, 32, 16, num_layers=1, **SIZES),
+        MaskedAutoEncoderViT(1, 32, 16, num_layers=1, decoder_hidden_size=24, decoder_num_heads=2, **SIZES),
+    ],
+    ids=lambda network: type(network).__name__,
+)
+def test_vision_transformers_are_viewed_as_tokens(network):
+    view = encoder_view(network)
+
+    assert isinstance(view, TokenEncoder)
+    assert view.network is network
+    assert view.patch_size == (16, 16, 16)
+
+
+@pytest.mark.parametrize("use_v2", [False, True])
+def test_swin_is_viewed_as_feature_maps(use_v2):
+    network = SwinUNETR(1, 2, feature_size=12, use_v2=use_v2)
+
+    assert isinstance(encoder_view(network), FeatureMapEncoder)
+
+
+@pytest.mark.parametrize("network", [SegResNet(3), nn.DataParallel(nn.Identity())], ids=["SegResNet", "DataParallel"])
+def test_other_network_is_named_in_the_error(network):
+    with pytest.raises(TypeError, match=f"got {type(network).__name__}; give the network itself"):
+        encoder_view(network)
+
+
+def test_view_changes_nothing():
+    network = ViT(1, 32, 16, num_layers=1, **SIZES)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    trainable = [parameter.requires_grad for parameter in network.parameters()]
+
+    encoder_view(network)
+
+    assert all((network.state_dict()[name] == tensor).all() for name, tensor in before.items())
+    assert [parameter.requires_grad for parameter in network.parameters()] == trainable
