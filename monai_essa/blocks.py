@@ -105,7 +105,7 @@ def transformer_blocks(network: nn.Module) -> tuple[BlockParts, ...]:
     return tuple(
         _describe(network, path, attention)
         for path, attention in network.named_modules()
-        if _is_attention(path, attention) and not path.startswith(dead)
+        if _is_attention(path, attention) and not f"{path}.".startswith(dead)
     )
 
 

@@ -14,8 +14,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
 import torch.nn as nn
 from monai.networks.blocks import TransformerBlock
+from monai.networks.blocks.crossattention import CrossAttentionBlock
 from monai.networks.blocks.spatialattention import SpatialAttentionBlock
 from monai.networks.nets import UNETR, MaskedAutoEncoderViT, SegResNet, SwinUNETR, ViT
 
@@ -67,11 +69,16 @@ def test_masked_autoencoder_tells_encoder_from_decoder():
 
 
 def test_dead_parameters_get_no_gradient_and_live_ones_do():
-    import torch
-
     net = ViT(1, 32, 16, 24, 48, 2, 4)
     net(torch.rand(1, 1, 32, 32, 32))[0].square().mean().backward()
     assert {name for name, parameter in net.named_parameters() if parameter.grad is None} == dead_parameters(net)
+
+
+def test_cross_attention_that_monai_1_5_builds_and_never_calls_is_no_target():
+    net = ViT(1, 32, 16, 24, 48, 2, 4)
+    net.blocks[0].cross_attn = CrossAttentionBlock(24, 4)
+    assert [block.path for block in transformer_blocks(net)] == ["blocks.0", "blocks.1"]
+    assert "blocks.0.cross_attn.out_proj.weight" in dead_parameters(net)
 
 
 def test_parts():
