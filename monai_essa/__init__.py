@@ -13,9 +13,19 @@
 
 from __future__ import annotations
 
-from monai_essa.adaptation import adapt, disable_adapter, merge, summary
+from monai_essa.adaptation import adapt, disable_adapter, merge
 from monai_essa.adapter_file import load_adapter, save_adapter
+from monai_essa.parameter_summary import summary
 from monai_essa.version import __version__
 from monai_essa.weights import load_weights
 
-__all__ = ["__version__", "adapt", "disable_adapter", "load_adapter", "load_weights", "merge", "save_adapter", "summary"]
+__all__ = [
+    "__version__",
+    "adapt",
+    "disable_adapter",
+    "load_adapter",
+    "load_weights",
+    "merge",
+    "save_adapter",
+    "summary",
+]

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Adapt a network in place, look at it, put it back, and hand out the plain network."""
+"""Adapt a network in place, put it back, and hand out the plain network."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ import torch
 import torch.nn as nn
 from torch.utils.hooks import RemovableHandle
 
-from monai_essa.blocks import dead_parameters, part_of
+from monai_essa.blocks import dead_parameters
 from monai_essa.methods.method import AdaptationMethod, AdapterLayer
 
-__all__ = ["Adaptation", "Summary", "adapt", "adaptation_of", "disable_adapter", "merge", "summary"]
+__all__ = ["Adaptation", "adapt", "adaptation_of", "disable_adapter", "merge"]
 
 _RECORD = "_monai_essa_adaptation"
 
@@ -175,44 +175,6 @@ def adaptation_of(network: nn.Module) -> Adaptation:
     if record is None:
         raise ValueError(f"{type(network).__name__} is not adapted; call adapt(network, method) first")
     return record
-
-
-@dataclass(frozen=True)
-class Summary:
-    """Trainable and total parameters of each part of a network, and the size of its adapter file in bytes."""
-
-    parts: dict[str, tuple[int, int]]
-    adapter_bytes: int
-
-    @property
-    def trainable(self) -> int:
-        """Count the parameters that learn."""
-        return sum(trainable for trainable, _ in self.parts.values())
-
-    @property
-    def total(self) -> int:
-        """Count all parameters, those that a method added included."""
-        return sum(total for _, total in self.parts.values())
-
-    def __str__(self) -> str:
-        rows = [*self.parts.items(), ("network", (self.trainable, self.total))]
-        lines = [f"{'part':<8} {'trainable':>12} {'total':>12} {'share':>8}"]
-        lines += [f"{name:<8} {n:>12,} {of:>12,} {n / of:>8.2%}" for name, (n, of) in rows if of]
-        return "\n".join([*lines, f"adapter file: {self.adapter_bytes / 1e6:.2f} MB"])
-
-
-def summary(network: nn.Module) -> Summary:
-    """Count trainable and total parameters of encoder, decoder and head, and what an adapter file will hold."""
-    record = adaptation_of(network)
-    counts = {"encoder": (0, 0), "decoder": (0, 0), "head": (0, 0)}
-    for name, parameter in network.named_parameters():
-        trainable, total = counts[part_of(network, name)]
-        counts[part_of(network, name)] = (
-            trainable + parameter.numel() * parameter.requires_grad,
-            total + parameter.numel(),
-        )
-    tensors = _tensors(network)
-    return Summary(counts, sum(tensors[name].nbytes for name in record.changing))
 
 
 def _claims(network: nn.Module, methods: tuple[AdaptationMethod, ...]) -> set[str]:

@@ -20,7 +20,6 @@ preprocessing card and a sha256 of each encoder tensor that the file does not ho
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import logging
 import os
@@ -33,11 +32,11 @@ import monai
 import torch
 import torch.nn as nn
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from monai_essa import methods as library
 from monai_essa.adaptation import adapt, adaptation_of
-from monai_essa.blocks import dead_parameters, encoder_prefix, part_of
+from monai_essa.adapter_base import base_fingerprint, check_same_base, check_same_claims, file_name, network_name
 from monai_essa.methods.method import AdaptationMethod
 from monai_essa.version import __version__
 
@@ -90,23 +89,23 @@ def save_adapter(network: nn.Module, path: str | Path, preprocessing: Mapping[st
     record = adaptation_of(network)
     state = network.state_dict()
     tensors = {
-        _file_name(network, name): state[name].detach().to("cpu", copy=True).contiguous() for name in record.changing
+        file_name(network, name): state[name].detach().to("cpu", copy=True).contiguous() for name in record.changing
     }
     content = {
         "format_version": FORMAT_VERSION,
         "methods": [_method_entry(method) for method in record.methods],
-        "method_tensors": sorted(_file_name(network, name) for name in record.method_tensors),
-        "claims": sorted({_file_name(network, name) for name in record.claims}),
+        "method_tensors": sorted(file_name(network, name) for name in record.method_tensors),
+        "claims": sorted({file_name(network, name) for name in record.claims}),
         "also_train": list(record.also_train),
         "network": type(network).__name__,
         "versions": {"torch": torch.__version__, "monai": monai.__version__, "monai_essa": __version__},
         "preprocessing": dict(preprocessing or {}),
-        "fingerprint": _fingerprint(network, record.changing),
+        "fingerprint": base_fingerprint(network, record.changing),
     }
     path = Path(path)
     temporary = path.with_name(f".{path.name}.part")
-    save_file(tensors, temporary, metadata={_KEY: json.dumps(content)})
-    with open(temporary, "rb+") as file:
+    with open(temporary, "wb") as file:
+        file.write(save(tensors, metadata={_KEY: json.dumps(content)}))
         os.fsync(file.fileno())
     os.replace(temporary, path)
     return path
@@ -172,11 +171,11 @@ def load_adapter(
     file = read_adapter(path)
     wanted = set(file.record["method_tensors"]) if part == "method" else set(file.tensors)
     chosen = file.methods(methods)
-    _check_same_base(network, file)
+    check_same_base(network, file.record, file.path)
     if hasattr(network, "_monai_essa_adaptation"):
         _check_same_methods(network, file)
     else:
-        _check_same_claims(network, file, chosen)
+        check_same_claims(network, file.record, file.path, chosen)
         default = file.record["also_train"] if part == "all" else ()
         adapt(network, chosen, default if also_train is None else also_train)
     _copy_in(network, file, wanted)
@@ -199,50 +198,6 @@ def _method_entry(method: Any) -> dict[str, Any]:
     return json.loads(json.dumps({"name": type(method).__name__, "values": values}))
 
 
-def _file_name(network: nn.Module, name: str) -> str:
-    if part_of(network, name) == "encoder":
-        return f"encoder:{name.removeprefix(encoder_prefix(network))}"
-    return f"network:{name}"
-
-
-def _network_name(network: nn.Module, file_name: str) -> str:
-    place, _, name = file_name.partition(":")
-    return encoder_prefix(network) + name if place == "encoder" else name
-
-
-def _fingerprint(network: nn.Module, changing: frozenset[str]) -> dict[str, str]:
-    left_out = changing | dead_parameters(network)
-    return {
-        _file_name(network, name): _sha256(tensor)
-        for name, tensor in network.state_dict().items()
-        # A stage with crops of another size has the same base with its position embeddings interpolated.
-        if name not in left_out and part_of(network, name) == "encoder" and not name.endswith("position_embeddings")
-    }
-
-
-def _sha256(tensor: torch.Tensor) -> str:
-    digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-    digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _check_same_base(network: nn.Module, file: AdapterFile) -> None:
-    state = network.state_dict()
-    theirs = {_network_name(network, name): digest for name, digest in file.record["fingerprint"].items()}
-    both = [name for name in theirs if name in state]
-    differ = [name for name in both if _sha256(state[name]) != theirs[name]]
-    if differ or (theirs and not both):
-        what = (
-            f"{len(differ)} of {len(both)} frozen tensors differ, first '{differ[0]}'"
-            if both
-            else "no tensor is shared"
-        )
-        raise ValueError(
-            f"{file.path} was trained on another base: {what}; load the same pretrained weights into "
-            f"{file.record['network']} before the adapter"
-        )
-
-
 def _check_same_methods(network: nn.Module, file: AdapterFile) -> None:
     here = [_method_entry(method) for method in adaptation_of(network).methods]
     if here != file.record["methods"]:
@@ -251,19 +206,9 @@ def _check_same_methods(network: nn.Module, file: AdapterFile) -> None:
         )
 
 
-def _check_same_claims(network: nn.Module, file: AdapterFile, methods: tuple[AdaptationMethod, ...]) -> None:
-    here = {_file_name(network, name) for method in methods for name in method.claims(network)}
-    differ = sorted(here.symmetric_difference(file.record["claims"]))
-    if differ:
-        raise ValueError(
-            f"{file.path} was made for {file.record['network']} with other layers than this {type(network).__name__}: "
-            f"{len(differ)} are on one side only, first '{differ[0]}'; build the network with the same depth and biases"
-        )
-
-
 def _copy_in(network: nn.Module, file: AdapterFile, wanted: set[str]) -> None:
     state = network.state_dict()
-    named = {_network_name(network, name): file.tensors[name] for name in wanted & set(file.tensors)}
+    named = {network_name(network, name): file.tensors[name] for name in wanted & set(file.tensors)}
     for name, tensor in named.items():
         if name not in state or state[name].shape != tensor.shape:
             has = f"shape {tuple(state[name].shape)}" if name in state else "no such tensor"
@@ -274,7 +219,7 @@ def _copy_in(network: nn.Module, file: AdapterFile, wanted: set[str]) -> None:
             f"{file.path} holds '{frozen[0]}', which is frozen here; name it in also_train or load part='method'"
         )
     missing = (wanted - set(file.tensors)) | {
-        _file_name(network, name) for name in adaptation_of(network).method_tensors if name not in named
+        file_name(network, name) for name in adaptation_of(network).method_tensors if name not in named
     }
     if missing:
         raise ValueError(f"{file.path} lacks '{min(missing)}' ({len(missing)} tensors); it was not saved whole")

@@ -29,7 +29,7 @@ HEADER = Path(__file__).read_text(encoding="utf-8").partition('"""')[0]
 HIDING_NAMES = {"util", "utils", "helper", "helpers", "common", "misc", "manager", "wrapper"}
 EXTRAS = ("peft", "matplotlib", "jinja2", "nilearn", "monailabel", "transformers", "onnx", "onnxscript", "mlflow")
 
-ADAPTERS = {"blocks", "methods", "adaptation", "adapter_file"}
+ADAPTERS = {"blocks", "methods", "adaptation", "adapter_file", "adapter_base", "parameter_summary"}
 BRICKS = ADAPTERS | {"losses", "networks", "pretext", "weights", "transforms", "data", "version", "bundle_folder"}
 TOOLS = {"engines", "efficiency", "evaluation", "report"}
 # What each part of monai_essa may import from monai_essa: a new part joins by one line.
@@ -39,7 +39,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "blocks": set(),
     "methods": {"blocks"},
     "adaptation": {"blocks", "methods"},
-    "adapter_file": {"version", "blocks", "methods", "adaptation"},
+    "adapter_base": {"blocks", "methods"},
+    "adapter_file": {"version", "methods", "adaptation", "adapter_base"},
+    "parameter_summary": {"blocks", "adaptation"},
     "losses": set(),
     "networks": {"blocks"},
     "pretext": {"blocks", "losses", "networks"},

@@ -80,6 +80,6 @@ def _write(objective: MAE | SimMIM, item: Any, path: Path, seed: int) -> None:
         shown = objective.reconstruct(image, generator=torch.Generator().manual_seed(seed))
     objective.train(training)
     path.parent.mkdir(parents=True, exist_ok=True)
-    pictures = (shown[name][0].float().cpu() for name in ("original", "masked", "prediction"))
+    original, masked, prediction = (shown[name][0].float().cpu() for name in ("original", "masked", "prediction"))
     spacing = item["image"].pixdim.tolist() if isinstance(item["image"], MetaTensor) else None
-    write_reconstruction_png(path, *pictures, spacing=spacing)
+    write_reconstruction_png(path, original, masked, prediction, spacing)

@@ -1,0 +1,215 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Keyed randomness: each draw is a function of (seed, epoch, index), never of what was drawn before.
+
+A stream of random numbers has a position that a killed run loses and that each worker process keeps for itself. A key
+has none: the order of an epoch and the augmentation of an item can be computed at any time, in any process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import operator
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from monai.data.utils import set_rnd
+from torch.utils.data import Dataset, Sampler
+
+__all__ = ["KeyedDataset", "KeyedSampler", "key"]
+
+
+def key(seed: int, *parts: int | str) -> int:
+    """Hash a seed and what it is used for to a 32-bit number that seeds a generator.
+
+    The number is the first four bytes, big-endian, of BLAKE2b over the text ``"<seed>/<part>/..."``. Unlike sums such
+    as ``seed + epoch``, neighbouring keys are unrelated, and it is the same on every machine and Python version.
+
+    Args:
+        seed: the seed of the run.
+        parts: numbers and names, for example ``"order", epoch`` or ``epoch, index``.
+
+    Returns:
+        A number from 0 to 2**32 - 1.
+
+    Raises:
+        TypeError: if the seed or a part is neither a whole number nor text.
+
+    Example:
+        >>> key(0, "order", 1) == key(0, "order", 1), key(0, "order", 1) == key(0, "order", 2)
+        (True, False)
+    """
+    text = "/".join(part if isinstance(part, str) else str(operator.index(part)) for part in (seed, *parts))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big")
+
+
+class KeyedSampler(Sampler[tuple[int, int]]):
+    """Give the pairs (epoch, index) of an epoch in an order that depends on (seed, epoch) only.
+
+    All epochs together are one endless sequence: a permutation of the data set, the next permutation, and so on. The
+    ``epoch`` of a pair counts these permutations. With ``samples_per_epoch`` an epoch of the trainer is a window of
+    the sequence, shorter or longer than the data set, so that three labelled volumes still make a useful epoch.
+
+    With several processes, process r of W takes each W-th pair of the same order, from the r-th on: batch i of all
+    processes together holds the samples that batch i of a single process with a W times larger batch holds. An epoch
+    that W does not divide is filled up from its own beginning.
+
+    Args:
+        length: number of items of the data set.
+        seed: the seed of the run.
+        samples_per_epoch: number of samples of an epoch over all processes; default: ``length``.
+        rank: this process; default: that of ``torch.distributed``, 0 where it is not initialised.
+        world_size: number of processes; default as for ``rank``.
+
+    Raises:
+        ValueError: if ``length``, ``samples_per_epoch`` or ``world_size`` is below 1, or ``rank`` is not below it.
+
+    Example:
+        >>> sampler = KeyedSampler(length=3, seed=0)
+        >>> sampler.set_epoch(1)
+        >>> sorted(sampler)
+        [(1, 0), (1, 1), (1, 2)]
+    """
+
+    def __init__(
+        self,
+        length: int,
+        seed: int = 0,
+        samples_per_epoch: int | None = None,
+        rank: int | None = None,
+        world_size: int | None = None,
+    ) -> None:
+        distributed = dist.is_available() and dist.is_initialized()
+        self.length = length
+        self.seed = seed
+        self.samples_per_epoch = length if samples_per_epoch is None else samples_per_epoch
+        self.rank = rank if rank is not None else dist.get_rank() if distributed else 0
+        self.world_size = world_size if world_size is not None else dist.get_world_size() if distributed else 1
+        self.epoch = 0
+        self.skip = 0
+        if min(self.length, self.samples_per_epoch, self.world_size) < 1 or not 0 <= self.rank < self.world_size:
+            raise ValueError(
+                f"a sampler needs a data set of at least one item and rank < world_size, got length {self.length}, "
+                f"samples_per_epoch {self.samples_per_epoch}, rank {self.rank}, world_size {self.world_size}: "
+                "check the data list"
+            )
+
+    def set_epoch(self, epoch: int, skip: int = 0) -> None:
+        """Choose the epoch that the next iteration over the sampler gives.
+
+        Args:
+            epoch: number of the epoch.
+            skip: number of samples of this process that a resumed run has used already; they are left out.
+        """
+        self.epoch = epoch
+        self.skip = skip
+
+    def __len__(self) -> int:
+        """Count the samples of this process in a whole epoch, skipped or not."""
+        return -(-self.samples_per_epoch // self.world_size)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        window = self._window()
+        for step in range(self.skip, len(self)):
+            yield window[(step * self.world_size + self.rank) % len(window)]
+
+    def _window(self) -> list[tuple[int, int]]:
+        start = self.epoch * self.samples_per_epoch
+        first, last = start // self.length, (start + self.samples_per_epoch - 1) // self.length
+        sequence = [(number, index) for number in range(first, last + 1) for index in self._permutation(number)]
+        offset = start - first * self.length
+        return sequence[offset : offset + self.samples_per_epoch]
+
+    def _permutation(self, number: int) -> list[int]:
+        generator = torch.Generator().manual_seed(key(self.seed, "order", number))
+        return torch.randperm(self.length, generator=generator).tolist()
+
+
+class KeyedDataset(Dataset[Any]):
+    """Make the random transforms of a MONAI data set a function of (seed, epoch, index).
+
+    Before an item is made, the random state of the data set's transform, nested transforms included, is set from the
+    key, and so are the global states of torch, numpy and random, which a few transforms draw from; the global states
+    are put back afterwards. An item is therefore the same with any number of workers and after a resume.
+
+    Args:
+        dataset: a data set with a ``transform``: ``Dataset``, ``CacheDataset``, ``PersistentDataset`` of MONAI.
+        seed: the seed of the run.
+
+    Raises:
+        TypeError: if the data set has no ``transform``.
+
+    Example:
+        >>> from monai.data import CacheDataset
+        >>> from monai.transforms import RandGaussianNoised
+        >>> noise = RandGaussianNoised("image", prob=1.0)
+        >>> cached = CacheDataset([{"image": torch.zeros(1, 4, 4)}], noise, progress=False)
+        >>> keyed = KeyedDataset(cached, seed=0)
+        >>> one, again, other = (keyed[epoch, 0]["image"] for epoch in (1, 1, 2))
+        >>> torch.equal(one, again), torch.equal(one, other)
+        (True, False)
+    """
+
+    def __init__(self, dataset: Dataset[Any], seed: int = 0) -> None:
+        if not hasattr(dataset, "transform"):
+            raise TypeError(
+                f"KeyedDataset needs a data set with a 'transform' to seed, such as monai.data.CacheDataset, "
+                f"got {type(dataset).__name__}"
+            )
+        self.dataset = dataset
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def __getitem__(self, position: tuple[int, int]) -> Any:
+        """Make an item.
+
+        Args:
+            position: the pair (epoch, index) that :class:`KeyedSampler` gives.
+
+        Returns:
+            What the data set returns for ``index``: a dictionary, or a list of them where a transform crops several.
+
+        Raises:
+            TypeError: if ``position`` is not a pair.
+        """
+        if not isinstance(position, tuple) or len(position) != 2:
+            raise TypeError(
+                f"KeyedDataset takes a pair (epoch, index), got {position!r}: "
+                "give the DataLoader sampler=KeyedSampler(len(dataset), seed) and leave shuffle out"
+            )
+        epoch, index = position
+        item_seed = key(self.seed, epoch, index)
+        with _global_random_state(item_seed):
+            set_rnd(self.dataset.transform, seed=item_seed)
+            return self.dataset[index]
+
+
+@contextmanager
+def _global_random_state(seed: int) -> Iterator[None]:
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    # The CPU generator alone: torch.manual_seed() would also seed the GPU, which a worker process must not touch.
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(seed)
+        np.random.seed(seed)
+        random.seed(seed)
+        try:
+            yield
+        finally:
+            np.random.set_state(numpy_state)
+            random.setstate(python_state)

@@ -1,0 +1,61 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What monai.engines needs from us: one training step for all stages, keyed randomness and handlers; no trainer."""
+
+from __future__ import annotations
+
+from monai_essa.engines.best_metric import BestMetric
+from monai_essa.engines.error_line import root_cause, show_cause_last
+from monai_essa.engines.fingerprint import config_fingerprints, datalist_fingerprint
+from monai_essa.engines.frozen_check import FrozenCheck
+from monai_essa.engines.loss_log import LossLog
+from monai_essa.engines.parameter_groups import parameter_groups
+from monai_essa.engines.prepare_batch import prepare_unlabelled_batch
+from monai_essa.engines.pretext_head import PretextHead, load_pretext_head
+from monai_essa.engines.restore_best import RestoreBest
+from monai_essa.engines.run_checkpoint import RunCheckpoint
+from monai_essa.engines.run_folder import RunRecord, finish_run, open_run
+from monai_essa.engines.sampler_epoch import SamplerEpoch
+from monai_essa.engines.stage_network import merged_network, pretext_network, supervised_network
+from monai_essa.engines.stage_outputs import StageOutputs
+from monai_essa.engines.supervised import Supervised
+from monai_essa.engines.train_step import TrainStep
+from monai_essa.engines.training_progress import TrainingProgress
+from monai_essa.engines.validation_step import ValidationStep
+
+__all__ = [
+    "BestMetric",
+    "FrozenCheck",
+    "LossLog",
+    "PretextHead",
+    "RestoreBest",
+    "RunCheckpoint",
+    "RunRecord",
+    "SamplerEpoch",
+    "StageOutputs",
+    "Supervised",
+    "TrainStep",
+    "TrainingProgress",
+    "ValidationStep",
+    "config_fingerprints",
+    "datalist_fingerprint",
+    "finish_run",
+    "load_pretext_head",
+    "merged_network",
+    "open_run",
+    "parameter_groups",
+    "prepare_unlabelled_batch",
+    "pretext_network",
+    "root_cause",
+    "show_cause_last",
+    "supervised_network",
+]

@@ -1,0 +1,50 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Write files so that a reader, or a run after a power cut, sees the old file or the whole new one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+__all__ = ["sync_and_rename", "write_text_atomically"]
+
+
+def sync_and_rename(temporary: Path, path: Path) -> None:
+    """Put a finished temporary file in its place, its bytes on the disk first.
+
+    Args:
+        temporary: a closed file in the folder of ``path``.
+        path: its final name; a file of that name is replaced.
+    """
+    with open(temporary, "rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Write a text file under a temporary name, sync it and rename it.
+
+    Args:
+        path: its final name; a file of that name is replaced.
+        text: the whole content, written as UTF-8.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "run.json"
+        >>> write_text_atomically(path, "{}")
+        >>> path.read_text()
+        '{}'
+    """
+    temporary = path.with_name(path.name + ".partial")
+    temporary.write_text(text, encoding="utf-8")
+    sync_and_rename(temporary, path)

@@ -1,0 +1,106 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Short digests by which a run recognises its own configuration and data, and which tell nobody else what they are."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+__all__ = ["config_fingerprints", "datalist_fingerprint"]
+
+
+def config_fingerprints(config: Mapping[str, Any]) -> dict[str, str]:
+    """Digest each entry of a configuration.
+
+    Args:
+        config: plain values, dictionaries, lists and dataclasses (the methods are), by name. Leave out what may change
+            between two starts of one run, such as folders.
+
+    Returns:
+        The first 16 digits of a sha256 for each name; apart, so that a difference can be named.
+
+    Raises:
+        TypeError: if an entry holds anything else, such as a network: its text would differ in each process.
+
+    Example:
+        >>> from monai_essa.methods import LoRA
+        >>> one = config_fingerprints({"lr": 1.0e-3, "method": LoRA(rank=8)})
+        >>> two = config_fingerprints({"lr": 1.0e-3, "method": LoRA(rank=4)})
+        >>> one["lr"] == two["lr"], one["method"] == two["method"]
+        (True, False)
+    """
+    return {str(name): _digest(_canonical(value, str(name))) for name, value in config.items()}
+
+
+def datalist_fingerprint(sections: Mapping[str, Sequence[Any]]) -> str:
+    """Digest the items of a data list, with the sizes of their files.
+
+    Folders are left out, so the digest is the same where the data has been moved to another disk.
+
+    Args:
+        sections: items by section, for example ``{"training": [{"image": path}], "validation": [...]}``. A text that is
+            no file is an error; a folder counts as the files in it (a DICOM series).
+
+    Returns:
+        A sha256.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        TypeError: if an item holds neither a path nor a plain value.
+    """
+    return _digest(_with_sizes(sections, "data list"), digits=64)
+
+
+def _digest(value: Any, digits: int = 16) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:digits]
+
+
+def _canonical(value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return [f"{type(value).__module__}.{type(value).__qualname__}", _canonical(fields, where)]
+    if isinstance(value, Mapping):
+        return {str(name): _canonical(item, f"{where}#{name}") for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_canonical(item, f"{where}#{number}") for number, item in enumerate(value)]
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Path):
+        return str(value)
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise TypeError(f"config key '{where}' holds a {type(value).__name__}: give plain values or a dataclass")
+
+
+def _with_sizes(value: Any, where: str) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _with_sizes(item, f"{where}#{name}") for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_with_sizes(item, f"{where}#{number}") for number, item in enumerate(value)]
+    if isinstance(value, (str, Path)):
+        return _name_and_size(Path(value), where)
+    return _canonical(value, where)
+
+
+def _name_and_size(path: Path, where: str) -> list[Any]:
+    if not path.exists():
+        raise FileNotFoundError(f"{where} names {path}, which does not exist: correct the data list or its base folder")
+    if path.is_dir():
+        return [path.name, sorted([file.name, file.stat().st_size] for file in path.rglob("*") if file.is_file())]
+    return [path.name, path.stat().st_size]

@@ -1,0 +1,104 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""One row for each epoch in the run folder: what the report draws its curves from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ignite.engine import Engine, Events
+from monai.engines import Workflow
+from monai.utils import is_scalar
+
+from monai_essa.engines.atomic_write import write_text_atomically
+
+__all__ = ["LossLog"]
+
+
+class LossLog:
+    """Handler of the trainer that writes the mean losses, the learning rate and the validation metrics of each epoch.
+
+    A line of the file is a JSON object: ``epoch``, ``iteration``, ``lr`` (largest of the parameter groups), ``loss``
+    and the other scalars of the output as means over the epoch, and ``validation`` with the scalar metrics if the
+    evaluator has run in this epoch. List it after ``ValidationHandler``; among the ``stateful`` of
+    :class:`~monai_essa.engines.run_checkpoint.RunCheckpoint` it goes on within an epoch. An epoch that is run again
+    after a kill replaces its row.
+
+    Args:
+        path: the file, for example ``losses.jsonl`` in the run folder.
+        validator: the evaluator whose metrics are written; default: none.
+
+    Example:
+        >>> import tempfile
+        >>> from monai.engines import SupervisedTrainer
+        >>> log = LossLog(Path(tempfile.mkdtemp()) / "losses.jsonl")
+        >>> trainer = SupervisedTrainer(
+        ...     device="cpu", max_epochs=2, train_data_loader=[1.0, 3.0], network=None, optimizer=None,
+        ...     loss_function=None, train_handlers=[log], iteration_update=lambda engine, batch: {"loss": batch},
+        ... )
+        >>> trainer.run()
+        >>> [(row["epoch"], row["loss"]) for row in log.rows()]
+        [(1, 2.0), (2, 2.0)]
+    """
+
+    def __init__(self, path: str | Path, validator: Workflow | None = None) -> None:
+        self.path = Path(path)
+        self.validator = validator
+        self._sums: dict[str, float] = {}
+        self._count = 0
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a MONAI trainer."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._add)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._write)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Read the rows written so far, in the order of the epochs."""
+        if not self.path.exists():
+            return []
+        return [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give the sums of the epoch that is being run."""
+        return {"sums": dict(self._sums), "count": self._count}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what :meth:`state_dict` gave."""
+        self._sums, self._count = dict(state["sums"]), state["count"]
+
+    def _add(self, engine: Any) -> None:
+        output = engine.state.output[0] if isinstance(engine.state.output, list) else engine.state.output
+        for name, value in output.items():
+            if is_scalar(value):
+                self._sums[str(name)] = self._sums.get(str(name), 0.0) + float(value)
+        self._count += 1
+
+    def _write(self, engine: Any) -> None:
+        if engine.state.rank == 0:
+            row = self._row(engine)
+            rows = [old for old in self.rows() if old["epoch"] < row["epoch"]] + [row]
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_text_atomically(self.path, "".join(json.dumps(line) + "\n" for line in rows))
+        self._sums, self._count = {}, 0
+
+    def _row(self, engine: Any) -> dict[str, Any]:
+        row: dict[str, Any] = {"epoch": engine.state.epoch, "iteration": engine.state.iteration}
+        if engine.optimizer is not None:
+            row["lr"] = max(group["lr"] for group in engine.optimizer.param_groups)
+        row |= {name: total / self._count for name, total in self._sums.items()}
+        if self.validator is not None and self.validator.state.epoch == engine.state.epoch:
+            metrics = self.validator.state.metrics
+            row["validation"] = {name: float(value) for name, value in metrics.items() if is_scalar(value)}
+        return row

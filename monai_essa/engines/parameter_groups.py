@@ -1,0 +1,69 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The parameter groups of an optimizer: which tensors decay, and which learn at the head's rate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn as nn
+
+__all__ = ["parameter_groups"]
+
+# Embeddings and tokens are values, not weights of a linear map: decay would pull them to zero.
+_NO_DECAY = frozenset({"cls_token", "mask_token", "mask_tokens", "position_embeddings", "relative_position_bias_table"})
+
+
+def parameter_groups(
+    objective: nn.Module, lr: float, weight_decay: float = 0.05, head_lr_factor: float = 1.0
+) -> list[dict[str, Any]]:
+    """Sort the trainable tensors of an objective into groups for ``torch.optim.AdamW``.
+
+    Biases, norms (all 1-D tensors), tokens and position embeddings do not decay, as in the authors' code of MAE (He et
+    al., CVPR 2022), SimMIM (Xie et al., CVPR 2022) and ESSA. Frozen tensors are in no group, so they get no state.
+
+    Args:
+        objective: a pretext or supervised objective, or a network. Its ``head_parameters()``, if it has them, are the
+            head.
+        lr: learning rate.
+        weight_decay: decay of the other tensors; the default is that of MAE and SimMIM pre-training.
+        head_lr_factor: the head learns at ``lr * head_lr_factor``.
+
+    Returns:
+        One dictionary for each non-empty group: ``params``, ``lr``, ``weight_decay``.
+
+    Raises:
+        ValueError: if no tensor is trainable.
+
+    Example:
+        >>> [(len(group["params"]), group["weight_decay"]) for group in parameter_groups(nn.Linear(2, 2), lr=1.0e-3)]
+        [(1, 0.05), (1, 0.0)]
+    """
+    head = {id(parameter) for parameter in _head_parameters(objective)}
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in objective.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        decays = parameter.ndim > 1 and name.rpartition(".")[2] not in _NO_DECAY
+        rates = (lr * head_lr_factor if id(parameter) in head else lr, weight_decay if decays else 0.0)
+        groups.setdefault(rates, []).append(parameter)
+    if not groups:
+        raise ValueError(
+            f"{type(objective).__name__} has no trainable tensor, so there is nothing to optimise: "
+            "adapt the network with a method that trains something, or name its head or decoder in also_train"
+        )
+    return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
+
+
+def _head_parameters(objective: nn.Module) -> list[nn.Parameter]:
+    head_parameters = getattr(objective, "head_parameters", None)
+    return head_parameters() if callable(head_parameters) else []

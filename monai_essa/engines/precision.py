@@ -1,0 +1,40 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Mixed precision by device and number format; MONAI's own trainer knows CUDA only."""
+
+from __future__ import annotations
+
+import torch
+
+__all__ = ["PRECISIONS", "autocast_to"]
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def autocast_to(precision: str, device: torch.device) -> torch.autocast:
+    """Give the context in which a forward pass computes in a number format.
+
+    Args:
+        precision: ``"fp32"`` (no autocast), ``"bf16"`` or ``"fp16"``.
+        device: where the forward pass runs.
+
+    Raises:
+        ValueError: if the precision is another.
+
+    Example:
+        >>> with autocast_to("bf16", torch.device("cpu")):
+        ...     torch.nn.functional.linear(torch.ones(1, 2), torch.ones(3, 2)).dtype
+        torch.bfloat16
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    return torch.autocast(device.type, dtype=PRECISIONS[precision], enabled=precision != "fp32")

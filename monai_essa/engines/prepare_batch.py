@@ -1,0 +1,51 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Take from a batch what a pretext objective needs: images and, where there is one, their foreground; never a label."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from monai.utils.enums import CommonKeys
+
+__all__ = ["prepare_unlabelled_batch"]
+
+FOREGROUND = "foreground"
+
+
+def prepare_unlabelled_batch(
+    batch: Mapping[str, Any], device: torch.device | str | None = None, non_blocking: bool = False, **kwargs: Any
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Give the ``prepare_batch`` of a self-supervised trainer or evaluator.
+
+    MONAI's default hands the label to the network's objective, where a pretext objective takes a foreground mask.
+
+    Args:
+        batch: a collated batch with ``"image"`` (B, C, spatial...) and perhaps ``"foreground"`` (B, 1, spatial...).
+        device: where the tensors go.
+        non_blocking: as in ``Tensor.to``.
+        kwargs: further arguments of ``Tensor.to``; MONAI's engines pass their ``to_kwargs``.
+
+    Returns:
+        Images, and the foreground mask or None.
+
+    Example:
+        >>> images, foreground = prepare_unlabelled_batch({"image": torch.zeros(2, 1, 8, 8), "label": torch.ones(2)})
+        >>> images.shape, foreground
+        (torch.Size([2, 1, 8, 8]), None)
+    """
+    images = batch[CommonKeys.IMAGE].to(device=device, non_blocking=non_blocking, **kwargs)
+    if FOREGROUND not in batch:
+        return images, None
+    return images, batch[FOREGROUND].to(device=device, non_blocking=non_blocking, **kwargs)

@@ -1,0 +1,67 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The pretext head of a finished stage, in a file of its own: to look at reconstructions, never in an adapter file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch.nn as nn
+from ignite.engine import Engine, Events
+from safetensors.torch import load_file, save
+
+from monai_essa.engines.atomic_write import sync_and_rename
+
+__all__ = ["PretextHead", "load_pretext_head"]
+
+
+class PretextHead:
+    """Handler that writes the tensors an objective owns (mask token, decoder, head) when the trainer completes.
+
+    Args:
+        objective: a pretext objective; what its ``encoder`` holds is left out.
+        path: the file, ``.safetensors``.
+    """
+
+    def __init__(self, objective: nn.Module, path: str | Path) -> None:
+        self.objective = objective
+        self.path = Path(path)
+
+    def attach(self, engine: Engine) -> None:
+        """Write at the trainer's end."""
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Write the file under a temporary name, then rename it."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        state = self.objective.state_dict()
+        own = {name: state[name].detach().cpu().contiguous() for name in state if not name.startswith("encoder.")}
+        temporary = self.path.with_name(self.path.name + ".partial")
+        temporary.write_bytes(save(own))  # save_file would make it readable for the owner alone
+        sync_and_rename(temporary, self.path)
+
+
+def load_pretext_head(objective: nn.Module, path: str | Path) -> nn.Module:
+    """Load a file of :class:`PretextHead` into an objective of the same kind. In place.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file was written by another objective.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no pretext head at {path}; it is written beside model.pt when a stage ends")
+    keys = objective.load_state_dict(load_file(path), strict=False)
+    missing = [name for name in keys.missing_keys if not name.startswith("encoder.")]
+    if missing or keys.unexpected_keys:
+        differ = (missing + list(keys.unexpected_keys))[0]
+        raise ValueError(f"{path} was written by another objective ('{differ}'); give the objective of that run")
+    return objective

@@ -1,0 +1,168 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The folder of a run: ``run.json`` says what it is, and a finished run is never written over."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import logging
+import platform
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import monai
+import torch
+import torch.distributed as dist
+
+from monai_essa.engines.atomic_write import write_text_atomically
+from monai_essa.engines.fingerprint import config_fingerprints, datalist_fingerprint
+from monai_essa.version import __version__
+
+__all__ = ["RunRecord", "finish_run", "open_run"]
+
+logger = logging.getLogger(__name__)
+
+_FILE = "run.json"
+# A path in a command, and the kinds of file whose names say nothing about a patient.
+_PATH = re.compile(r"[^\s'\"=,\[\]{}]*[/\\][^\s'\",\[\]{}]*")
+_HARMLESS = (".yaml", ".yml", ".json", ".py", ".pt", ".safetensors")
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """An open run.
+
+    Attributes:
+        folder: the run folder.
+        fingerprint: of configuration, data and seed together; :class:`RunCheckpoint` takes it.
+    """
+
+    folder: Path
+    fingerprint: str
+
+
+def open_run(
+    folder: str | Path, config: Mapping[str, Any], sections: Mapping[str, Sequence[Any]], seed: int
+) -> RunRecord:
+    """Begin a run in a folder, or go on with the unfinished run that is there.
+
+    Writes ``run.json``: seed, versions, digests of configuration and data, number of items, command, status and time.
+    It travels with the results, so it names no file of the data, and no folder.
+
+    Args:
+        folder: the run folder; made if missing.
+        config: what decides the result: see :func:`~monai_essa.engines.fingerprint.config_fingerprints`.
+        sections: items of the data list by section.
+        seed: the seed of the run.
+
+    Raises:
+        FileExistsError: if the run there is finished.
+        ValueError: if the run there is unfinished and of another configuration, data or seed, or run.json is damaged.
+        FileNotFoundError: if a file of the data list is missing.
+
+    Example:
+        >>> import tempfile
+        >>> record = open_run(tempfile.mkdtemp(), {"lr": 1.0e-3}, {"training": []}, seed=0)
+        >>> finish_run(record.folder)
+        >>> json.loads((record.folder / "run.json").read_text())["status"]
+        'finished'
+    """
+    folder = Path(folder)
+    identity = {"seed": seed, "data": datalist_fingerprint(sections), "config": config_fingerprints(config)}
+    if (folder / _FILE).exists():
+        _check_same_run(folder, identity)
+        logger.info("going on with the unfinished run in %s", folder)
+    elif _is_first_process():
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(folder, identity | _circumstances(sections) | {"status": "running", "started": _now()})
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    return RunRecord(folder, digest[:16])
+
+
+def finish_run(folder: str | Path) -> None:
+    """Mark a run as finished: from now on its folder is left alone.
+
+    Args:
+        folder: the run folder.
+
+    Raises:
+        FileNotFoundError: if there is no run.
+    """
+    folder = Path(folder)
+    if not (folder / _FILE).exists():
+        raise FileNotFoundError(f"{folder} holds no {_FILE}: open_run() must come before finish_run()")
+    if _is_first_process():
+        _write(folder, _read(folder) | {"status": "finished", "finished": _now()})
+
+
+def _check_same_run(folder: Path, identity: Mapping[str, Any]) -> None:
+    there = _read(folder)
+    if there["status"] == "finished":
+        raise FileExistsError(f"{folder} holds a finished run: give another output folder, or delete this one")
+    differ = [name for name in ("seed", "data") if there[name] != identity[name]]
+    names = sorted(set(there["config"]) | set(identity["config"]))
+    differ += [name for name in names if there["config"].get(name) != identity["config"].get(name)]
+    if differ:
+        raise ValueError(
+            f"{folder} holds an unfinished run with other values of {', '.join(differ)}: "
+            "give another output folder, the old values to go on with it, or delete it"
+        )
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    try:
+        record = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+        return {name: record[name] for name in ("seed", "data", "config", "status")} | record
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder / _FILE} is damaged: give another output folder, or delete this one") from error
+
+
+def _write(folder: Path, record: Mapping[str, Any]) -> None:
+    write_text_atomically(folder / _FILE, json.dumps(record, indent=2) + "\n")
+
+
+def _circumstances(sections: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+    return {
+        "items": {name: len(items) for name, items in sections.items()},
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "monai": monai.__version__,
+            "monai_essa": __version__,
+        },
+        "command": " ".join(map(_without_folders, sys.orig_argv)),
+    }
+
+
+def _without_folders(part: str) -> str:
+    if part in (sys.orig_argv[0], sys.argv[0]):
+        return Path(part).name
+    return _PATH.sub(_harmless_name, part)
+
+
+def _harmless_name(match: re.Match[str]) -> str:
+    name = re.split(r"[/\\]", match[0])[-1]
+    return name if name.endswith(_HARMLESS) else "<path>"
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+
+
+def _is_first_process() -> bool:
+    return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0

@@ -1,0 +1,157 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The network of a stage: built, pretrained, adapted, in that order, and checked before a step is taken."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch.nn as nn
+
+from monai_essa.adaptation import adapt
+from monai_essa.adapter_file import load_adapter
+from monai_essa.blocks import dead_parameters, part_of
+from monai_essa.methods import AdaptationMethod, FullTuning
+from monai_essa.parameter_summary import summary
+from monai_essa.weights import load_weights
+
+__all__ = ["merged_network", "pretext_network", "supervised_network"]
+
+_logger = logging.getLogger(__name__)
+_STARTS = ("random", "encoder", "adapter")
+
+
+def pretext_network(
+    network: nn.Module,
+    method: AdaptationMethod | Sequence[AdaptationMethod],
+    pretrained: str | Path | None = None,
+    also_train: Sequence[str] = (),
+) -> nn.Module:
+    """Make the network of a self-supervised stage: load the pretrained weights, then adapt. In place.
+
+    Args:
+        network: a plain MONAI network.
+        method: a method, or several.
+        pretrained: a weight file for the encoder; None only with :class:`FullTuning`, which pre-trains from nothing.
+        also_train: patterns of what trains beside the method, such as the decoder that SimMIM reconstructs with.
+
+    Returns:
+        The same network, adapted.
+
+    Raises:
+        ValueError: if a parameter-efficient method has no pretrained weights, or as ``load_weights`` and ``adapt`` say.
+
+    Example:
+        >>> from monai.networks.nets import ViT
+        >>> net = pretext_network(ViT(1, 32, 16, hidden_size=48, mlp_dim=96, num_layers=2, num_heads=4), FullTuning())
+        >>> net.norm.weight.requires_grad
+        True
+    """
+    _load_or_refuse(network, method, pretrained)
+    adapt(network, method, also_train)
+    _logger.info("what learns:\n%s", summary(network))
+    return network
+
+
+def supervised_network(
+    network: nn.Module,
+    start: str,
+    method: AdaptationMethod | Sequence[AdaptationMethod],
+    also_train: Sequence[str] = (),
+    pretrained: str | Path | None = None,
+    adapter: str | Path | None = None,
+) -> nn.Module:
+    """Make the network of a supervised stage from one of three starts. In place.
+
+    - ``"random"``: nothing is loaded; only :class:`FullTuning` makes sense of that.
+    - ``"encoder"``: ``pretrained`` (a public checkpoint, or the merged encoder of an earlier stage) is the base.
+    - ``"adapter"``: ``pretrained`` is the public base, and ``adapter`` the file of an earlier stage on that base; its
+      methods are read from it and train on. ``method`` is not used.
+
+    Args:
+        network: a plain MONAI network with its task's decoder and head.
+        start: ``"random"``, ``"encoder"`` or ``"adapter"``.
+        method: a method, or several.
+        also_train: patterns of what trains beside the method: the decoder and the head, unless they were loaded.
+        pretrained: a weight file.
+        adapter: an adapter file.
+
+    Returns:
+        The same network, adapted.
+
+    Raises:
+        ValueError: if the start is unknown or lacks its file, or a decoder or head is neither loaded nor trained.
+    """
+    if start not in _STARTS:
+        raise ValueError(f"start must be one of {', '.join(_STARTS)}, got {start!r}")
+    if start != "random" and pretrained is None:
+        raise ValueError(f"start '{start}' needs pretrained=FILE, the weights that the encoder was adapted from")
+    if start == "adapter" and adapter is None:
+        raise ValueError("start 'adapter' needs adapter=FILE, the adapter.safetensors that SSA or TPP wrote")
+    loaded = _load_or_refuse(
+        network, method if start != "adapter" else FullTuning(), pretrained if start != "random" else None
+    )
+    if start == "adapter":
+        load_adapter(network, str(adapter), part="method", also_train=also_train)
+    else:
+        adapt(network, method, also_train)
+    _check_task_part(network, loaded)
+    _logger.info("what learns:\n%s", summary(network))
+    return network
+
+
+def merged_network(network: nn.Module, checkpoint: str | Path) -> nn.Module:
+    """Load the ``model.pt`` of a finished stage, the encoder's or the whole network's, into a plain network. In place.
+
+    Args:
+        network: the plain network of that stage.
+        checkpoint: its ``model.pt``.
+
+    Returns:
+        The same network.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the encoder is not in it, whole.
+    """
+    load_weights(network, checkpoint, threshold=1.0)
+    return network
+
+
+def _load_or_refuse(
+    network: nn.Module, method: AdaptationMethod | Sequence[AdaptationMethod], pretrained: str | Path | None
+) -> set[str]:
+    """Load the weights and name what was loaded; without weights every method but full tuning is refused."""
+    if pretrained is not None:
+        report = load_weights(network, pretrained)
+        kinds = (report.matched, report.renamed, report.inflated, report.interpolated)
+        return {entry.name for kind in kinds for entry in kind}
+    methods = method if isinstance(method, Sequence) else (method,)
+    frozen_by = [type(each).__name__ for each in methods if not isinstance(each, FullTuning)]
+    if frozen_by:
+        raise ValueError(
+            f"no pretrained weights: {frozen_by[0]} would freeze random tensors; "
+            "give pretrained=FILE, or pre-train on your own scans with method full"
+        )
+    return set()
+
+
+def _check_task_part(network: nn.Module, loaded: set[str]) -> None:
+    dead = dead_parameters(network)
+    for name, parameter in network.named_parameters():
+        if not parameter.requires_grad and name not in loaded | dead and part_of(network, name) != "encoder":
+            raise ValueError(
+                f"'{name}' of the {part_of(network, name)} is neither loaded nor trained: it would stay random; "
+                "name the decoder and the head in also_train, or load a checkpoint that holds them"
+            )

@@ -1,0 +1,78 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What a finished stage leaves behind: the adapter file and the merged plain network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn as nn
+from ignite.engine import Engine, Events
+
+from monai_essa.adaptation import merge
+from monai_essa.adapter_file import save_adapter
+from monai_essa.engines.atomic_write import sync_and_rename, write_text_atomically
+from monai_essa.networks.encoder_parts import encoder_trunk
+from monai_essa.parameter_summary import summary
+
+__all__ = ["StageOutputs"]
+
+
+class StageOutputs:
+    """Handler that writes, when the trainer completes, the results of a stage into its run folder.
+
+    - ``adapter.safetensors``: every tensor that may differ from the base (:func:`monai_essa.save_adapter`);
+    - ``model.pt``: the plain state dict of the merged network, or of its encoder alone, for the stock MONAI class;
+    - ``summary.txt``: trainable and total parameters.
+
+    Args:
+        network: the adapted network.
+        output_dir: the run folder.
+        handover: ``"encoder"``: ``model.pt`` is the encoder alone (a ``ViT`` out of a UNETR, a ``SwinTransformer`` out
+            of a SwinUNETR), since the decoder did not learn. ``"network"``: it is the whole network.
+        preprocessing: card that goes into the adapter file: spacing (mm), axcodes, intensity, label names.
+
+    Raises:
+        ValueError: if ``handover`` is neither.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        output_dir: str | Path,
+        handover: str = "network",
+        preprocessing: Mapping[str, Any] | None = None,
+    ) -> None:
+        if handover not in ("encoder", "network"):
+            raise ValueError(f"handover must be 'encoder' or 'network', got {handover!r}")
+        self.network = network
+        self.output_dir = Path(output_dir)
+        self.handover = handover
+        self.preprocessing = preprocessing
+
+    def attach(self, engine: Engine) -> None:
+        """Write at the trainer's end; attach after the handler that restores the best epoch, if there is one."""
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Write the files, each under a temporary name first."""
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        save_adapter(self.network, self.output_dir / "adapter.safetensors", self.preprocessing)
+        plain = merge(self.network).cpu()
+        kept = plain if self.handover == "network" else encoder_trunk(plain)
+        temporary = self.output_dir / "model.pt.partial"
+        torch.save(kept.state_dict(), temporary)
+        sync_and_rename(temporary, self.output_dir / "model.pt")
+        write_text_atomically(self.output_dir / "summary.txt", f"{summary(self.network)}\n")

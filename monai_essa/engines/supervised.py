@@ -1,0 +1,73 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The supervised objective: the loss of a network's prediction against labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn as nn
+from monai.utils.enums import CommonKeys as Keys
+
+from monai_essa.blocks import part_of
+
+__all__ = ["Supervised"]
+
+
+class Supervised(nn.Module):
+    """Give a network and a MONAI loss the call shape of a pretext objective.
+
+    Args:
+        network: maps images (B, C, spatial...) to a prediction.
+        loss_function: maps (prediction, labels) to a loss, for example ``monai.losses.DiceCELoss``.
+
+    Example:
+        >>> objective = Supervised(nn.Conv2d(1, 2, 1), nn.CrossEntropyLoss())
+        >>> sorted(objective(torch.zeros(1, 1, 4, 4), torch.zeros(1, 4, 4, dtype=torch.long)))
+        [loss, pred]
+    """
+
+    def __init__(self, network: nn.Module, loss_function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.network = network
+        self.loss_function = loss_function
+
+    def forward(
+        self, images: torch.Tensor, labels: torch.Tensor | None, generator: torch.Generator | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Compute the loss.
+
+        Args:
+            images: (B, C, spatial...).
+            labels: what the loss function takes.
+            generator: not used: nothing is masked. It is here because every objective takes one.
+
+        Returns:
+            ``loss``, the mean over what the loss function returns, and ``pred``, the prediction without its graph.
+
+        Raises:
+            ValueError: if there are no labels.
+        """
+        if labels is None:
+            raise ValueError(
+                "a supervised objective needs labels, but the batch has no 'label': "
+                "check that each item of the training section has one and that the transforms keep it"
+            )
+        prediction = self.network(images)
+        return {Keys.LOSS: self.loss_function(prediction, labels).mean(), Keys.PRED: prediction.detach()}
+
+    def head_parameters(self) -> list[nn.Parameter]:
+        """List the parameters of the network's head, which starts from nothing and may learn faster."""
+        return [
+            parameter for name, parameter in self.network.named_parameters() if part_of(self.network, name) == "head"
+        ]

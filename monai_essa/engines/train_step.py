@@ -1,0 +1,192 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""One training step for every stage: what ``monai.engines.SupervisedTrainer`` takes as its ``iteration_update``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn as nn
+from monai.data import MetaTensor
+from monai.engines.utils import IterationEvents
+from monai.utils.enums import CommonKeys as Keys
+
+from monai_essa.engines.keyed_rng import keyed_rng
+from monai_essa.engines.precision import PRECISIONS, autocast_to
+
+__all__ = ["TrainStep"]
+
+
+class TrainStep:
+    """Forward, backward and, at the end of an accumulation window, one optimizer step.
+
+    The objective is called as ``objective(*prepare_batch(batch), generator=generator)`` and returns a dictionary with
+    the scalar ``"loss"`` and any parts. The network of the trainer is not called, so hand the trainer the objective.
+
+    - Masks (the generator) and dropout (torch's global generators) are keyed by (seed, iteration, rank).
+    - The loss of a window is the mean over its batches, the shorter last window of an epoch included, so that
+      accumulating n batches of size b gives the gradient of one batch of size n*b.
+    - fp16 on CUDA scales the loss; gradients are unscaled before their norm is clipped.
+    - A loss or a gradient that is not finite ends the run before it reaches a weight. (Under loss scaling only the
+      loss is checked: the scaler skips steps whose gradients overflow.)
+    - After the optimizer step no gradient is left, so a checkpoint between two windows has none to keep.
+
+    Args:
+        objective: module that computes the loss, on its device already.
+        precision: ``"fp32"``, ``"bf16"`` or ``"fp16"`` of the forward pass; weights stay in fp32.
+        clip_norm: largest norm of all gradients together; default: no clipping.
+        accumulation: number of batches of a window.
+        seed: the seed of the run.
+
+    Raises:
+        ValueError: if the precision is unknown, or ``accumulation`` or ``clip_norm`` is not positive.
+
+    Example:
+        >>> from monai.engines import SupervisedTrainer
+        >>> from monai_essa.engines.supervised import Supervised
+        >>> network = nn.Conv3d(1, 1, 3, padding=1)
+        >>> objective = Supervised(network, nn.MSELoss())
+        >>> trainer = SupervisedTrainer(
+        ...     device="cpu", max_epochs=1, network=objective, loss_function=None,
+        ...     train_data_loader=[{"image": torch.zeros(1, 1, 8, 8, 8), "label": torch.ones(1, 1, 8, 8, 8)}],
+        ...     optimizer=torch.optim.SGD(objective.parameters(), 0.1), iteration_update=TrainStep(objective),
+        ... )
+        >>> trainer.run()
+        >>> sorted(trainer.state.output[0])
+        [image, label, loss, pred]
+    """
+
+    def __init__(
+        self,
+        objective: nn.Module,
+        precision: str = "fp32",
+        clip_norm: float | None = None,
+        accumulation: int = 1,
+        seed: int = 0,
+    ) -> None:
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+        if accumulation < 1 or (clip_norm is not None and clip_norm <= 0):
+            raise ValueError(
+                f"accumulation must be at least 1 and clip_norm above 0, got {accumulation} and {clip_norm}"
+            )
+        self.objective = objective
+        self.precision = precision
+        self.clip_norm = clip_norm
+        self.accumulation = accumulation
+        self.seed = seed
+        on_cuda = any(parameter.is_cuda for parameter in objective.parameters())
+        self.scaler = torch.amp.GradScaler("cuda", enabled=precision == "fp16" and on_cuda)
+
+    def __call__(self, engine: Any, batch: Any) -> dict[str, Any]:
+        """Run the step; called by the trainer.
+
+        Args:
+            engine: the trainer.
+            batch: what its data loader gave.
+
+        Returns:
+            ``engine.state.output``: image, label (where there is one) and every entry of the objective's dictionary,
+            detached.
+
+        Raises:
+            FloatingPointError: if the loss or, without loss scaling, the norm of the gradients is not finite.
+        """
+        window = _window(engine.state.iteration, engine.state.epoch_length, self.accumulation)
+        device = engine.state.device
+        inputs = engine.prepare_batch(batch, device, engine.non_blocking, **engine.to_kwargs)
+        engine.state.output = {
+            name: value for name, value in zip((Keys.IMAGE, Keys.LABEL), inputs, strict=False) if value is not None
+        }
+
+        self.objective.train()
+        if window.first:
+            # Gradients of whoever used the network before, such as a cost meter, must not leak in.
+            engine.optimizer.zero_grad(set_to_none=True)
+        with keyed_rng(device, self.seed, engine.state.iteration, engine.state.rank) as generator:
+            loss = self._forward(engine, batch, inputs, generator)
+            self.scaler.scale(loss / window.size).backward()
+        engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
+        if window.last:
+            self._step(engine, batch)
+        engine.fire_event(IterationEvents.MODEL_COMPLETED)
+        return engine.state.output
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give what a resumed run needs: the state of the gradient scaler, empty where there is none."""
+        return self.scaler.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what :meth:`state_dict` gave."""
+        self.scaler.load_state_dict(dict(state))
+
+    def _forward(self, engine: Any, batch: Any, inputs: Any, generator: torch.Generator) -> torch.Tensor:
+        with autocast_to(self.precision, engine.state.device):
+            parts = self.objective(*(_plain(value) for value in inputs), generator=generator)
+        engine.state.output.update({name: value.detach() for name, value in parts.items()})
+        engine.fire_event(IterationEvents.FORWARD_COMPLETED)
+        loss = parts[Keys.LOSS]
+        if not torch.isfinite(loss):
+            scalars = {name: value.item() for name, value in parts.items() if value.ndim == 0}
+            raise FloatingPointError(_not_finite(f"loss ({scalars})", engine.state, batch))
+        engine.fire_event(IterationEvents.LOSS_COMPLETED)
+        return loss
+
+    def _step(self, engine: Any, batch: Any) -> None:
+        optimizer = engine.optimizer
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        self.scaler.unscale_(optimizer)
+        norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+        if not self.scaler.is_enabled() and not torch.isfinite(norm):
+            raise FloatingPointError(_not_finite(f"norm of the gradients ({norm.item()})", engine.state, batch))
+        if self.clip_norm is not None:
+            nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm)
+        self.scaler.step(optimizer)
+        self.scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+
+
+@dataclass(frozen=True)
+class _Window:
+    """Where an iteration stands in its accumulation window, and how many batches the window has."""
+
+    first: bool
+    last: bool
+    size: int
+
+
+def _window(iteration: int, epoch_length: int, accumulation: int) -> _Window:
+    step = (iteration - 1) % epoch_length
+    start = step - step % accumulation
+    size = min(accumulation, epoch_length - start)
+    return _Window(first=step == start, last=step == start + size - 1, size=size)
+
+
+def _plain(value: Any) -> Any:
+    # A MetaTensor pays for its bookkeeping in every operation of the network, and the loss does not need it.
+    return value.as_tensor() if isinstance(value, MetaTensor) else value
+
+
+def _not_finite(what: str, state: Any, batch: Any) -> str:
+    images = batch.get(Keys.IMAGE) if isinstance(batch, Mapping) else None
+    files = images.meta.get("filename_or_obj", "files unknown") if isinstance(images, MetaTensor) else "files unknown"
+    clean = images is None or bool(torch.isfinite(images).all())
+    advice = (
+        "the images are finite: lower the learning rate, set clip_norm, or use precision fp32"
+        if clean
+        else "the image holds NaN or Inf: find it with 'monai-essa data check' and repair it or leave it out"
+    )
+    keys = f", keys {sorted(batch)}" if isinstance(batch, Mapping) else ""
+    return f"{what} is not finite at iteration {state.iteration}, epoch {state.epoch} (images {files}{keys}): {advice}"

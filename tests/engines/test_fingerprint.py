@@ -1,0 +1,105 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch.nn as nn
+
+from monai_essa.engines.fingerprint import config_fingerprints, datalist_fingerprint
+
+
+@dataclass(frozen=True)
+class Small:
+    rank: int = 8
+    targets: tuple[str, ...] = ("q", "v")
+
+
+@dataclass(frozen=True)
+class Other:
+    rank: int = 8
+    targets: tuple[str, ...] = ("q", "v")
+
+
+def one(value: object) -> str:
+    return config_fingerprints({"key": value})["key"]
+
+
+def test_equal_values_have_equal_digests_whatever_their_order() -> None:
+    assert one({"a": 1, "b": [1, 2]}) == one({"b": (1, 2), "a": 1})
+
+
+@pytest.mark.parametrize(
+    ("value", "changed"),
+    [(1.0e-3, 1.0e-4), ("1", 1), (None, False), (Small(), Small(rank=4)), (Small(), Other()), ([1, 2], [2, 1])],
+)
+def test_another_value_has_another_digest(value: object, changed: object) -> None:
+    assert one(value) != one(changed)
+
+
+def test_each_entry_has_its_own_digest() -> None:
+    before, after = config_fingerprints({"lr": 1, "epochs": 2}), config_fingerprints({"lr": 1, "epochs": 3})
+    assert before["lr"] == after["lr"]
+    assert before["epochs"] != after["epochs"]
+
+
+def test_a_network_is_refused_by_the_name_of_its_key() -> None:
+    with pytest.raises(TypeError, match="'train#network' holds a Linear"):
+        config_fingerprints({"train": {"network": nn.Linear(2, 2)}})
+
+
+def write(folder: Path, *names: str) -> list[dict[str, str]]:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    return [{"image": str(folder / name)} for name in names]
+
+
+def test_the_digest_stays_when_the_data_is_moved(tmp_path: Path) -> None:
+    there = datalist_fingerprint({"training": write(tmp_path / "a", "1.nii.gz", "2.nii.gz")})
+    assert datalist_fingerprint({"training": write(tmp_path / "b", "1.nii.gz", "2.nii.gz")}) == there
+
+
+def test_another_size_order_section_or_item_changes_the_digest(tmp_path: Path) -> None:
+    items = write(tmp_path, "1.nii.gz", "2.nii.gz")
+    digests = {
+        datalist_fingerprint({"training": items}),
+        datalist_fingerprint({"training": items[::-1]}),
+        datalist_fingerprint({"training": items[:1]}),
+        datalist_fingerprint({"unlabeled": items}),
+        datalist_fingerprint({"training": [items[0] | {"fold": 1}, items[1]]}),  # type: ignore[dict-item]
+    }
+    (tmp_path / "1.nii.gz").write_text("another size")
+    digests.add(datalist_fingerprint({"training": items}))
+    assert len(digests) == 6
+
+
+def test_a_folder_counts_as_the_files_in_it(tmp_path: Path) -> None:
+    write(tmp_path, "series/1.dcm", "series/2.dcm")
+    items = {"training": [{"image": str(tmp_path / "series")}]}
+    before = datalist_fingerprint(items)
+    write(tmp_path, "series/3.dcm")
+    assert datalist_fingerprint(items) != before
+
+
+def test_several_files_of_one_item_are_taken(tmp_path: Path) -> None:
+    one, two = (item["image"] for item in write(tmp_path, "t1.nii.gz", "t2.nii.gz"))
+    assert datalist_fingerprint({"training": [{"image": [one, two]}]}) != datalist_fingerprint(
+        {"training": [{"image": [two, one]}]}
+    )
+
+
+def test_a_missing_file_is_named_with_its_place(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"data list#training#0#image names .*gone.nii.gz"):
+        datalist_fingerprint({"training": [{"image": str(tmp_path / "gone.nii.gz")}]})

@@ -1,0 +1,72 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn as nn
+
+from monai_essa.engines.parameter_groups import parameter_groups
+
+LR = 1.0e-3
+DECAY = 0.1
+
+
+class Objective(nn.Module):
+    """An encoder with a token, a norm and a frozen layer, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, 4))
+        self.encoder = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.Linear(4, 4).requires_grad_(False))
+        self.head = nn.Linear(4, 2)
+
+    def head_parameters(self) -> list[nn.Parameter]:
+        return [*self.head.parameters(), self.mask_token]
+
+
+def rates(objective: nn.Module, **arguments: float) -> dict[str, tuple[float, float]]:
+    names = {id(parameter): name for name, parameter in objective.named_parameters()}
+    groups = parameter_groups(objective, LR, DECAY, **arguments)
+    return {names[id(item)]: (group["lr"], group["weight_decay"]) for group in groups for item in group["params"]}
+
+
+def test_weights_decay_and_biases_norms_and_tokens_do_not() -> None:
+    decayed = {name for name, (_, decay) in rates(Objective()).items() if decay == DECAY}
+    assert decayed == {"encoder.0.weight", "head.weight"}
+
+
+def test_frozen_tensors_are_in_no_group_and_the_others_in_one() -> None:
+    objective = Objective()
+    trainable = [name for name, parameter in objective.named_parameters() if parameter.requires_grad]
+    assert sorted(rates(objective)) == sorted(trainable)
+
+
+def test_the_head_learns_at_its_own_rate() -> None:
+    faster = {name for name, (rate, _) in rates(Objective(), head_lr_factor=10.0).items() if rate == 10 * LR}
+    assert faster == {"head.weight", "head.bias", "mask_token"}
+
+
+def test_an_optimizer_takes_the_groups() -> None:
+    optimizer = torch.optim.AdamW(parameter_groups(Objective(), LR, DECAY, head_lr_factor=10.0))
+    assert sorted(group["weight_decay"] for group in optimizer.param_groups) == [0.0, 0.0, DECAY, DECAY]
+
+
+def test_a_tensor_that_two_modules_share_is_in_one_group_once() -> None:
+    network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    network[1].weight = network[0].weight
+    assert sum(len(group["params"]) for group in parameter_groups(network, LR)) == 3
+
+
+def test_nothing_to_train_is_refused() -> None:
+    with pytest.raises(ValueError, match="Linear has no trainable tensor"):
+        parameter_groups(nn.Linear(2, 2).requires_grad_(False), LR)

@@ -1,0 +1,34 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import torch
+
+from monai_essa.engines.prepare_batch import prepare_unlabelled_batch
+
+
+def test_a_label_is_never_handed_on() -> None:
+    images = torch.zeros(2, 1, 4, 4)
+    assert prepare_unlabelled_batch({"image": images, "label": torch.ones(2, 1, 4, 4)})[1] is None
+
+
+def test_a_foreground_mask_is_handed_on() -> None:
+    mask = torch.ones(2, 1, 4, 4)
+    _, foreground = prepare_unlabelled_batch({"image": torch.zeros(2, 1, 4, 4), "foreground": mask}, "cpu", True)
+    assert torch.equal(foreground, mask)
+
+
+def test_arguments_of_to_reach_the_tensors() -> None:
+    images, foreground = prepare_unlabelled_batch(
+        {"image": torch.zeros(1), "foreground": torch.zeros(1)}, dtype=torch.float64
+    )
+    assert images.dtype == foreground.dtype == torch.float64

@@ -1,0 +1,51 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The pretext head in a file of its own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from ignite.engine import Engine
+from monai.networks.nets import ViT
+from safetensors.torch import load_file
+
+from monai_essa.engines import PretextHead, load_pretext_head
+from monai_essa.pretext import MAE, SimMIM
+
+
+def vit() -> ViT:
+    torch.manual_seed(0)
+    return ViT(1, 32, 16, 24, 48, 1, 4, spatial_dims=2)
+
+
+def test_head_moves_to_a_fresh_objective_without_the_encoder(tmp_path):
+    objective, path = SimMIM(vit()), tmp_path / "head.safetensors"
+    trainer = Engine(lambda engine, batch: None)
+    PretextHead(objective, path).attach(trainer)
+    trainer.run([0], max_epochs=1)
+    assert load_file(path) and not any(name.startswith("encoder.") for name in load_file(path))
+    fresh = load_pretext_head(SimMIM(vit()), path)
+    mask = torch.Generator().manual_seed(1), torch.Generator().manual_seed(1)
+    images = torch.rand(2, 1, 32, 32)
+    assert torch.equal(fresh(images, generator=mask[0])["loss"], objective(images, generator=mask[1])["loss"])
+
+
+def test_head_of_another_objective_is_refused(tmp_path):
+    PretextHead(SimMIM(vit()), tmp_path / "head.safetensors")(Engine(lambda engine, batch: None))
+    with pytest.raises(ValueError, match="head.safetensors was written by another objective"):
+        load_pretext_head(MAE(vit()), tmp_path / "head.safetensors")
+
+
+def test_missing_head_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no pretext head at"):
+        load_pretext_head(SimMIM(vit()), tmp_path / "head.safetensors")

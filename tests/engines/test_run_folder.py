@@ -1,0 +1,134 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import monai
+import pytest
+import torch
+
+from monai_essa.engines.run_folder import finish_run, open_run
+
+CONFIG = {"lr": 1.0e-3, "method": "apla"}
+
+
+@pytest.fixture
+def items(tmp_path: Path) -> dict[str, list[dict[str, str]]]:
+    image = tmp_path / "DOE_JANE" / "scan_1958.nii.gz"
+    image.parent.mkdir()
+    image.write_bytes(b"voxels")
+    return {"training": [{"image": str(image)}], "validation": []}
+
+
+def read(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "run.json").read_text())
+
+
+def test_a_new_run_is_described(items: Any, tmp_path: Path) -> None:
+    open_run(tmp_path / "run", CONFIG, items, seed=3)
+    record = read(tmp_path / "run")
+    assert record["status"] == "running"
+    assert record["seed"] == 3
+    assert record["items"] == {"training": 1, "validation": 0}
+    assert record["versions"]["monai"] == monai.__version__
+    assert record["versions"]["torch"] == torch.__version__
+    assert record["started"].endswith("+00:00")
+    assert "pytest" in record["command"]
+
+
+def test_the_description_names_no_patient_and_no_folder(
+    items: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["/opt/env/bin/python", "-m", "monai.bundle", "run", "--args_file", "/home/doe/my_site.yaml"]
+    private = [
+        "--dataset_dir=/data/DOE_JANE",
+        "--pretrained",
+        "C:\\weights\\DOE\\vit.pt",
+        "--train#x",
+        "['/mnt/DOE/a.nii.gz']",
+    ]
+    monkeypatch.setattr(sys, "orig_argv", command + private)
+    monkeypatch.setattr(sys, "argv", ["/opt/env/lib/monai/bundle/__main__.py"])
+    open_run(tmp_path / "run", CONFIG, items, seed=3)
+    text = (tmp_path / "run" / "run.json").read_text()
+    assert "DOE" not in text and "doe" not in text and "scan_1958" not in text and str(tmp_path) not in text
+    assert read(tmp_path / "run")["command"] == (
+        "python -m monai.bundle run --args_file my_site.yaml --dataset_dir=<path> --pretrained vit.pt "
+        "--train#x ['<path>']"
+    )
+
+
+def test_an_unfinished_run_goes_on_and_keeps_its_start(items: Any, tmp_path: Path) -> None:
+    first = open_run(tmp_path / "run", CONFIG, items, seed=3)
+    before = (tmp_path / "run" / "run.json").read_text()
+    again = open_run(tmp_path / "run", dict(reversed(CONFIG.items())), items, seed=3)
+    assert again == first
+    assert (tmp_path / "run" / "run.json").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("config", "seed", "named"), [(CONFIG | {"lr": 1.0e-4}, 3, "lr"), (CONFIG, 4, "seed"), ({}, 3, "lr, method")]
+)
+def test_an_unfinished_run_with_other_values_is_refused_by_their_names(
+    config: Any, seed: int, named: str, items: Any, tmp_path: Path
+) -> None:
+    open_run(tmp_path / "run", CONFIG, items, seed=3)
+    before = (tmp_path / "run" / "run.json").read_text()
+    with pytest.raises(ValueError, match=f"unfinished run with other values of {named}: give another output folder"):
+        open_run(tmp_path / "run", config, items, seed=seed)
+    assert (tmp_path / "run" / "run.json").read_text() == before
+
+
+def test_an_unfinished_run_on_other_data_is_refused(items: Any, tmp_path: Path) -> None:
+    open_run(tmp_path / "run", CONFIG, items, seed=3)
+    Path(items["training"][0]["image"]).write_bytes(b"other voxels")
+    with pytest.raises(ValueError, match="other values of data"):
+        open_run(tmp_path / "run", CONFIG, items, seed=3)
+
+
+def test_a_finished_run_is_never_written_over(items: Any, tmp_path: Path) -> None:
+    open_run(tmp_path / "run", CONFIG, items, seed=3)
+    finish_run(tmp_path / "run")
+    record = read(tmp_path / "run")
+    assert record["status"] == "finished"
+    assert record["finished"] >= record["started"]
+    with pytest.raises(FileExistsError, match=r"run holds a finished run: give another output folder, or delete"):
+        open_run(tmp_path / "run", CONFIG, items, seed=3)
+    assert read(tmp_path / "run") == record
+
+
+def test_fingerprints_of_different_runs_differ(items: Any, tmp_path: Path) -> None:
+    runs = [(CONFIG, 3), (CONFIG, 4), (CONFIG | {"lr": 1.0}, 3)]
+    prints = {open_run(tmp_path / str(n), *run[:1], items, seed=run[1]).fingerprint for n, run in enumerate(runs)}
+    assert len(prints) == 3
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", '{"seed": 3}', ""])
+def test_a_damaged_description_is_named(damage: str, items: Any, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(damage)
+    with pytest.raises(ValueError, match=r"run\.json is damaged: give another output folder"):
+        open_run(tmp_path, CONFIG, items, seed=3)
+
+
+def test_a_missing_scan_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        open_run(tmp_path / "run", CONFIG, {"training": [{"image": "gone.nii.gz"}]}, seed=3)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_was_not_opened_cannot_be_finished(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"open_run\(\) must come before"):
+        finish_run(tmp_path)

@@ -1,0 +1,120 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Networks of a stage: order, starts and refusals."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from monai.networks.nets import UNETR, ViT
+
+from monai_essa import adapt, merge, save_adapter
+from monai_essa.engines import merged_network, pretext_network, supervised_network
+from monai_essa.methods import APLA, FullTuning, HeadOnly, LoRA
+
+DECODER = [r"(encoder|decoder)\d+\..*", r"out\..*"]
+
+
+def vit(seed: int = 0) -> ViT:
+    torch.manual_seed(seed)
+    return ViT(1, 32, 16, 24, 48, 12, 4, spatial_dims=2)
+
+
+def unetr(seed: int = 1) -> UNETR:
+    torch.manual_seed(seed)
+    return UNETR(1, 2, 32, 4, 24, 48, 4, spatial_dims=2)
+
+
+@pytest.fixture
+def base_file(tmp_path):
+    torch.save(vit().state_dict(), tmp_path / "vit.pt")
+    return tmp_path / "vit.pt"
+
+
+@pytest.mark.parametrize("method", [APLA(), LoRA(), [APLA(columns=2), LoRA()], HeadOnly()])
+def test_a_frozen_random_encoder_is_refused(method):
+    with pytest.raises(ValueError, match="no pretrained weights: .* would freeze random tensors; give pretrained=FILE"):
+        pretext_network(vit(), method)
+
+
+def test_full_tuning_pre_trains_from_nothing():
+    assert pretext_network(vit(), FullTuning()).norm.weight.requires_grad
+
+
+def test_weights_are_loaded_before_the_network_is_adapted(base_file):
+    net = pretext_network(unetr(), APLA(columns=3), base_file)
+    layer = net.vit.blocks[0].attn.out_proj
+    expected = vit().blocks[0].attn.out_proj.weight[layer.columns]
+    assert torch.equal(layer.rows, expected)
+
+
+def test_start_adapter_trains_the_files_methods_on(base_file, tmp_path):
+    stage = adapt(vit(), APLA(columns=3, seed=7))
+    with torch.no_grad():
+        stage.blocks[2].attn.out_proj.rows.add_(1)
+    adapter = save_adapter(stage, tmp_path / "adapter.safetensors")
+    net = supervised_network(unetr(), "adapter", LoRA(), DECODER, base_file, adapter)
+    assert torch.equal(net.vit.blocks[2].attn.out_proj.rows, stage.blocks[2].attn.out_proj.rows)
+    assert net.vit.blocks[2].attn.out_proj.rows.requires_grad and net.out.conv.conv.weight.requires_grad
+    assert torch.equal(merge(net).vit(torch.ones(1, 1, 32, 32))[0], stage(torch.ones(1, 1, 32, 32))[0])
+
+
+def test_start_encoder_adapts_anew(base_file):
+    net = supervised_network(unetr(), "encoder", LoRA(rank=2), DECODER, base_file)
+    assert torch.equal(net.vit.blocks[5].mlp.linear1.weight, vit().blocks[5].mlp.linear1.weight)
+    assert net.vit.blocks[5].attn.qkv.lora_A["q"].requires_grad
+
+
+def test_start_random_trains_everything_that_lives():
+    net = supervised_network(unetr(), "random", FullTuning(), DECODER)
+    assert {name for name, p in net.named_parameters() if not p.requires_grad} == {
+        name for name, _ in net.named_parameters() if "norm_cross_attn" in name
+    }
+
+
+@pytest.mark.parametrize("also_train", [(), DECODER[:1], DECODER[1:]])
+def test_a_decoder_or_head_that_stays_random_is_refused(base_file, also_train):
+    with pytest.raises(ValueError, match="is neither loaded nor trained: it would stay random"):
+        supervised_network(unetr(), "encoder", APLA(), also_train, base_file)
+
+
+def test_a_loaded_decoder_may_stay_frozen(tmp_path):
+    torch.save(unetr().state_dict(), tmp_path / "unetr.pt")
+    net = supervised_network(unetr(2), "encoder", APLA(), (), tmp_path / "unetr.pt")
+    assert not net.out.conv.conv.weight.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("start", "files", "message"),
+    [
+        ("scratch", {}, "start must be one of random, encoder, adapter, got 'scratch'"),
+        ("encoder", {}, "start 'encoder' needs pretrained=FILE"),
+        ("adapter", {"pretrained": "vit.pt"}, "start 'adapter' needs adapter=FILE"),
+    ],
+)
+def test_a_start_without_its_file_is_refused(start, files, message):
+    with pytest.raises(ValueError, match=message):
+        supervised_network(unetr(), start, APLA(), DECODER, **files)
+
+
+def test_merged_network_takes_the_encoder_of_a_stage(base_file):
+    net = merged_network(unetr(), base_file)
+    assert torch.equal(net.vit.norm.weight, vit().norm.weight)
+    assert all(parameter.requires_grad for parameter in net.parameters())
+
+
+def test_merged_network_refuses_half_an_encoder(tmp_path):
+    state = vit().state_dict()
+    del state["blocks.11.mlp.linear1.weight"]
+    torch.save(state, tmp_path / "half.pt")
+    with pytest.raises(ValueError, match="half.pt"):
+        merged_network(unetr(), tmp_path / "half.pt")
