@@ -1,5 +1,6 @@
 # make test              ruff, mypy and pytest
 # make lint              ruff and mypy only
+# make test-oldest       the contract test on the lowest MONAI that setup.cfg allows
 # make demo [DATA=DIR]   the whole path on the demo cohort, or on your MSD-style folder
 # make clean             removes what these targets made
 #
@@ -14,10 +15,19 @@ DATA ?=
 PINS := setup.cfg pyproject.toml constraints.txt
 BIN := $(VENV)/bin
 
-.PHONY: test lint demo clean
+.PHONY: test test-oldest lint demo clean
 
 test: lint
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# MONAI alone is the oldest: its blocks are what the contract depends on. Beside, not inside, the environment.
+test-oldest: $(VENV)/monai-oldest
+	PYTHONPATH="$<:." $(BIN)/python -m pytest $(PYTEST_ARGS) -m "not slow" tests/test_contract.py tests/test_blocks.py \
+		tests/test_adaptation.py tests/test_adapter_file.py tests/methods
+
+$(VENV)/monai-oldest: constraints-lowest.txt | $(VENV)/installed-dev
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $@ "$$(grep ^monai== $<)"
+	touch $@
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check
