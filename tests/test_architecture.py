@@ -52,7 +52,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "efficiency": BRICKS,
     "evaluation": BRICKS,
     "report": BRICKS,
-    "cli": BRICKS | TOOLS,
+    "cli": BRICKS | TOOLS | {"demo"},
     "label": {"bundle_folder"},
     "__init__": BRICKS | TOOLS,
 }

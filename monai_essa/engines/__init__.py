@@ -14,8 +14,9 @@
 from __future__ import annotations
 
 from monai_essa.engines.best_metric import BestMetric
+from monai_essa.engines.crop_size import check_crop_size
 from monai_essa.engines.error_line import root_cause, show_cause_last
-from monai_essa.engines.fingerprint import config_fingerprints, datalist_fingerprint
+from monai_essa.engines.fingerprint import config_fingerprints, datalist_fingerprint, file_fingerprint
 from monai_essa.engines.frozen_check import FrozenCheck
 from monai_essa.engines.loss_log import LossLog
 from monai_essa.engines.parameter_groups import parameter_groups
@@ -46,8 +47,10 @@ __all__ = [
     "TrainStep",
     "TrainingProgress",
     "ValidationStep",
+    "check_crop_size",
     "config_fingerprints",
     "datalist_fingerprint",
+    "file_fingerprint",
     "finish_run",
     "load_pretext_head",
     "merged_network",

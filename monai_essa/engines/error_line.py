@@ -13,28 +13,35 @@
 
 from __future__ import annotations
 
+import re
 import sys
+import traceback
 from types import TracebackType
 
 __all__ = ["root_cause", "show_cause_last"]
 
+_NEXT = "\n\nThe above exception was the direct cause of the following exception:\n\n"
+_KIND = re.compile(r"[\w.]+(Error|Exception|Warning): ")
+
 
 def root_cause(error: BaseException) -> BaseException:
-    """Follow the chain of an error to the one that started it.
+    """Go through the errors that MONAI raises over that of a component, to the one that says why.
 
-    ``monai.bundle`` raises its own error about the config item over each error of a component, several times.
+    ``monai.bundle`` and ``monai.transforms`` put their own error over each error of a component, several times. An
+    error that is raised elsewhere is the cause, even if it stands over another: it says what to do about that one.
 
     Example:
+        >>> from monai.bundle.config_item import ConfigExpression
         >>> try:
-        ...     try:
-        ...         raise FileNotFoundError("no weight file at vit.pt")
-        ...     except FileNotFoundError as error:
-        ...         raise RuntimeError("Failed to instantiate component") from error
+        ...     ConfigExpression("$open('vit.pt')").evaluate()
         ... except RuntimeError as error:
         ...     root_cause(error)
-        FileNotFoundError('no weight file at vit.pt')
+        FileNotFoundError(2, 'No such file or directory')
     """
-    while (earlier := error.__cause__ or (None if error.__suppress_context__ else error.__context__)) is not None:
+    while _is_raised_by_monai(error):
+        earlier = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+        if earlier is None:
+            return error
         error = earlier
     return error
 
@@ -48,8 +55,27 @@ def show_cause_last() -> None:
     sys.excepthook = _hook
 
 
-def _hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-    sys.__excepthook__(kind, error, traceback)
+def _is_raised_by_monai(error: BaseException) -> bool:
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return bool(frames) and frames[-1].f_globals.get("__name__", "").startswith("monai.")
+
+
+def _hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    sys.__excepthook__(kind, error, trace)
     cause = root_cause(error)
     if cause is not error:
-        sys.stderr.write(f"\nerror: {' '.join(str(cause).split()) or type(cause).__name__}\n")
+        sys.stderr.write(f"\nerror: {_line(cause)}\n")
+
+
+def _line(cause: BaseException) -> str:
+    text = str(cause)
+    if "Original Traceback" in text:
+        text = _line_of_worker(text)
+    return " ".join(text.split()) or type(cause).__name__
+
+
+def _line_of_worker(text: str) -> str:
+    """An error in a worker process of a data loader comes as the text of its traceback, MONAI's errors included."""
+    last_lines = [part.rstrip().rpartition("\n")[2] for part in text.split(_NEXT)]
+    cause = next((line for line in reversed(last_lines) if "applying transform" not in line), last_lines[0])
+    return _KIND.sub("", cause, count=1)

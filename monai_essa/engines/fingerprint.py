@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["config_fingerprints", "datalist_fingerprint"]
+__all__ = ["config_fingerprints", "datalist_fingerprint", "file_fingerprint"]
 
 
 def config_fingerprints(config: Mapping[str, Any]) -> dict[str, str]:
@@ -65,6 +65,29 @@ def datalist_fingerprint(sections: Mapping[str, Sequence[Any]]) -> str:
         TypeError: if an item holds neither a path nor a plain value.
     """
     return _digest(_with_sizes(sections, "data list"), digits=64)
+
+
+def file_fingerprint(path: str | Path | None) -> str | None:
+    """Digest the content of a file that a run starts from, such as its pretrained weights.
+
+    Args:
+        path: the file; None, for a run without it, gives None.
+
+    Returns:
+        A sha256.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+    """
+    if path is None:
+        return None
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such file; check the path")
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _digest(value: Any, digits: int = 16) -> str:

@@ -25,7 +25,7 @@ import torch
 
 from monai_essa.engines.atomic_write import sync_and_rename
 
-__all__ = ["read_resume_file", "write_resume_file"]
+__all__ = ["has_resume_files", "read_resume_file", "write_resume_file"]
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +85,11 @@ def read_resume_file(folder: Path) -> dict[str, Any] | None:
             "delete the folder to start the run again"
         )
     return None
+
+
+def has_resume_files(folder: Path) -> bool:
+    """Say whether a run has written such files in a folder or below it."""
+    return any(_NAME.fullmatch(file.name) for file in folder.rglob("resume_*.pt"))
 
 
 def _files(folder: Path) -> list[Path]:

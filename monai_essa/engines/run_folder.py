@@ -31,6 +31,7 @@ import torch.distributed as dist
 
 from monai_essa.engines.atomic_write import write_text_atomically
 from monai_essa.engines.fingerprint import config_fingerprints, datalist_fingerprint
+from monai_essa.engines.resume_file import has_resume_files
 from monai_essa.version import __version__
 
 __all__ = ["RunRecord", "finish_run", "open_run"]
@@ -61,6 +62,8 @@ def open_run(
 ) -> RunRecord:
     """Begin a run in a folder, or go on with the unfinished run that is there.
 
+    A run that ended before its first checkpoint, say for an unreadable scan, is begun again with any values.
+
     Writes ``run.json``: seed, versions, digests of configuration and data, number of items, command, status and time.
     It travels with the results, so it names no file of the data, and no folder.
 
@@ -72,7 +75,8 @@ def open_run(
 
     Raises:
         FileExistsError: if the run there is finished.
-        ValueError: if the run there is unfinished and of another configuration, data or seed, or run.json is damaged.
+        ValueError: if the run there has checkpoints and is of another configuration, data or seed, or run.json is
+            damaged.
         FileNotFoundError: if a file of the data list is missing.
 
     Example:
@@ -84,8 +88,7 @@ def open_run(
     """
     folder = Path(folder)
     identity = {"seed": seed, "data": datalist_fingerprint(sections), "config": config_fingerprints(config)}
-    if (folder / _FILE).exists():
-        _check_same_run(folder, identity)
+    if _goes_on(folder, identity):
         logger.info("going on with the unfinished run in %s", folder)
     elif _is_first_process():
         folder.mkdir(parents=True, exist_ok=True)
@@ -110,18 +113,22 @@ def finish_run(folder: str | Path) -> None:
         _write(folder, _read(folder) | {"status": "finished", "finished": _now()})
 
 
-def _check_same_run(folder: Path, identity: Mapping[str, Any]) -> None:
+def _goes_on(folder: Path, identity: Mapping[str, Any]) -> bool:
+    """Say whether the folder holds this very run, unfinished; raise if it holds one that would be lost."""
+    if not (folder / _FILE).exists():
+        return False
     there = _read(folder)
     if there["status"] == "finished":
         raise FileExistsError(f"{folder} holds a finished run: give another output folder, or delete this one")
     differ = [name for name in ("seed", "data") if there[name] != identity[name]]
     names = sorted(set(there["config"]) | set(identity["config"]))
     differ += [name for name in names if there["config"].get(name) != identity["config"].get(name)]
-    if differ:
+    if differ and has_resume_files(folder):
         raise ValueError(
             f"{folder} holds an unfinished run with other values of {', '.join(differ)}: "
             "give another output folder, the old values to go on with it, or delete it"
         )
+    return not differ
 
 
 def _read(folder: Path) -> dict[str, Any]:

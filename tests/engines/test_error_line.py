@@ -17,14 +17,24 @@ import subprocess
 import sys
 
 import pytest
+from monai.bundle.config_item import ConfigExpression
+from monai.networks.nets import ViT
+from monai.transforms import Compose, Lambda
 
 from monai_essa.engines.error_line import root_cause
 
-CHAIN = """
-try:
-    raise ValueError("columns must be\\n between 1 and 24")
-except ValueError as error:
-    raise RuntimeError("item") from error
+FAIL = """
+import torch
+from monai.bundle.config_item import ConfigExpression
+from monai.data import DataLoader, Dataset
+from monai.transforms import Compose, Lambda
+def refuse(item):
+    try:
+        1 / item
+    except ZeroDivisionError as error:
+        raise ValueError("columns must be between 1 and 24") from error
+loader = DataLoader(Dataset([0], Compose([Lambda(refuse)])), num_workers={workers})
+ConfigExpression("$list(loader)", globals={{"loader": loader}}).evaluate()
 """
 
 
@@ -35,15 +45,42 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_cause_is_the_last_line_and_the_traceback_stays():
-    result = run(CHAIN)
+    result = run(FAIL.format(workers=0))
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1] == "error: columns must be between 1 and 24"
-    assert result.stderr.count("RuntimeError: item") == 1
+    assert result.stderr.count("RuntimeError: Failed to evaluate") == 1
 
 
-def test_context_counts_unless_it_is_suppressed():
-    error, first = RuntimeError("second"), KeyError("first")
-    error.__context__ = first
-    assert root_cause(error) is first
-    error.__suppress_context__ = True
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the worker runs a function of the script, so it must be a fork")
+def test_the_cause_in_a_worker_process_is_found_in_its_text():
+    assert run(FAIL.format(workers=1)).stderr.splitlines()[-1] == "error: columns must be between 1 and 24"
+
+
+def raised(call) -> BaseException:
+    with pytest.raises(Exception) as caught:
+        call()
+    return caught.value
+
+
+def refuse(_: object) -> None:
+    try:
+        raise OSError("Error -3 while decompressing")
+    except OSError as error:
+        raise ValueError("scan.nii.gz: damaged; copy it again") from error
+
+
+def test_errors_of_monai_lead_to_the_error_of_the_component():
+    error = raised(ConfigExpression("$f(0)", globals={"f": Compose([Lambda(refuse)])}).evaluate)
+    assert str(error).startswith("Failed to evaluate")
+    assert str(root_cause(error)) == "scan.nii.gz: damaged; copy it again"
+
+
+def test_an_error_of_monai_without_a_cause_is_the_cause():
+    error = raised(lambda: ViT(1, 16, 16, hidden_size=47, num_heads=4))
+    assert root_cause(error) is error
+
+
+def test_an_error_of_another_package_is_the_cause():
+    error = raised(lambda: refuse(None))
     assert root_cause(error) is error

@@ -11,13 +11,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch.nn as nn
 
-from monai_essa.engines.fingerprint import config_fingerprints, datalist_fingerprint
+from monai_essa.engines.fingerprint import config_fingerprints, datalist_fingerprint, file_fingerprint
 
 
 @dataclass(frozen=True)
@@ -103,3 +104,13 @@ def test_several_files_of_one_item_are_taken(tmp_path: Path) -> None:
 def test_a_missing_file_is_named_with_its_place(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"data list#training#0#image names .*gone.nii.gz"):
         datalist_fingerprint({"training": [{"image": str(tmp_path / "gone.nii.gz")}]})
+
+
+def test_a_file_is_told_by_its_content(tmp_path: Path) -> None:
+    for name, content in (("a.pt", b"one"), ("b.pt", b"one"), ("c.pt", b"two")):
+        (tmp_path / name).write_bytes(content)
+    first, second, third = (file_fingerprint(tmp_path / name) for name in ("a.pt", "b.pt", "c.pt"))
+    assert first == second == hashlib.sha256(b"one").hexdigest() != third
+    assert file_fingerprint(None) is None
+    with pytest.raises(FileNotFoundError, match=r"gone\.pt: no such file; check the path"):
+        file_fingerprint(tmp_path / "gone.pt")

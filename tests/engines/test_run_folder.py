@@ -20,6 +20,7 @@ import monai
 import pytest
 import torch
 
+from monai_essa.engines.resume_file import write_resume_file
 from monai_essa.engines.run_folder import finish_run, open_run
 
 CONFIG = {"lr": 1.0e-3, "method": "apla"}
@@ -79,6 +80,10 @@ def test_an_unfinished_run_goes_on_and_keeps_its_start(items: Any, tmp_path: Pat
     assert (tmp_path / "run" / "run.json").read_text() == before
 
 
+def checkpoint(run: Path) -> None:
+    write_resume_file(run / "resume", 1, {})
+
+
 @pytest.mark.parametrize(
     ("config", "seed", "named"), [(CONFIG | {"lr": 1.0e-4}, 3, "lr"), (CONFIG, 4, "seed"), ({}, 3, "lr, method")]
 )
@@ -86,6 +91,7 @@ def test_an_unfinished_run_with_other_values_is_refused_by_their_names(
     config: Any, seed: int, named: str, items: Any, tmp_path: Path
 ) -> None:
     open_run(tmp_path / "run", CONFIG, items, seed=3)
+    checkpoint(tmp_path / "run")
     before = (tmp_path / "run" / "run.json").read_text()
     with pytest.raises(ValueError, match=f"unfinished run with other values of {named}: give another output folder"):
         open_run(tmp_path / "run", config, items, seed=seed)
@@ -94,9 +100,20 @@ def test_an_unfinished_run_with_other_values_is_refused_by_their_names(
 
 def test_an_unfinished_run_on_other_data_is_refused(items: Any, tmp_path: Path) -> None:
     open_run(tmp_path / "run", CONFIG, items, seed=3)
+    checkpoint(tmp_path / "run")
     Path(items["training"][0]["image"]).write_bytes(b"other voxels")
     with pytest.raises(ValueError, match="other values of data"):
         open_run(tmp_path / "run", CONFIG, items, seed=3)
+
+
+def test_a_run_that_ended_before_its_first_checkpoint_begins_again_with_other_values(
+    items: Any, tmp_path: Path
+) -> None:
+    first = open_run(tmp_path / "run", CONFIG, items, seed=3)
+    Path(items["training"][0]["image"]).write_bytes(b"repaired voxels")
+    second = open_run(tmp_path / "run", CONFIG | {"lr": 1.0e-4}, items, seed=4)
+    assert second.fingerprint != first.fingerprint
+    assert read(tmp_path / "run")["seed"] == 4
 
 
 def test_a_finished_run_is_never_written_over(items: Any, tmp_path: Path) -> None:

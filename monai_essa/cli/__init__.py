@@ -1,0 +1,88 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The command line `monai-essa`: this module parses and reports, each family of commands has a module of its own.
+
+Commands import what they need when they run, so that `monai-essa --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import yaml
+
+from monai_essa.cli import adapter_commands, bundle_commands, data_commands, demo_command, predict_command, run_command
+from monai_essa.cli.one_line import one_line
+from monai_essa.version import __version__
+
+__all__ = ["main"]
+
+_DESCRIPTION = """\
+Adapt pretrained MONAI networks to unlabelled scans and few labels, by training a few tensors only.
+Research software, not a medical device.
+
+from your scans to a model:
+  monai-essa data datalist DIR --labels DIR      pair images with labels, split by patient
+  monai-essa data check DIR/dataset.json         find what would go wrong
+  monai-essa run --dry-run --args_file my_site.yaml
+  python -m monai.bundle run --args_file my_site.yaml
+"""
+# What a wrong file, value or config raises. Anything else is a fault of ours and keeps its traceback.
+_EXPECTED = (OSError, ValueError, LookupError, RuntimeError, ArithmeticError, ImportError, yaml.YAMLError)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: the arguments; default: those of the process.
+
+    Returns:
+        The exit code: 0, or 1 after an error, which is one line on stderr.
+
+    Raises:
+        SystemExit: with code 2 if the arguments are wrong, 0 after ``--help``.
+
+    Example:
+        >>> main(["bundles", "list"])  # doctest: +SKIP
+        0
+    """
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if rest and not arguments.passes_on:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    arguments.rest = rest
+    if arguments.traceback:
+        return arguments.run(arguments)
+    try:
+        return arguments.run(arguments)
+    except _EXPECTED as error:
+        print(f"monai-essa: {one_line(error)}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("monai-essa: interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="monai-essa", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--version", action="version", version=f"monai-essa {__version__}")
+    parser.add_argument("--traceback", action="store_true", help="show where an error came from")
+    parser.set_defaults(passes_on=False)  # a command may hand the arguments that it does not know to monai.bundle
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for family in (data_commands, bundle_commands, run_command, predict_command, adapter_commands, demo_command):
+        family.add_to(commands)
+    return parser

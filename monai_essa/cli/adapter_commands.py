@@ -1,0 +1,125 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""`monai-essa adapter info`, `adapter merge` and `adapter diff`."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from monai_essa.cli.bundle_config import find_config
+from monai_essa.cli.command import Commands, add_command, add_family
+from monai_essa.cli.config_values import add_values_argument, config_values
+
+if TYPE_CHECKING:
+    from monai_essa.adapter_file import AdapterFile
+
+__all__ = ["add_to"]
+
+
+def add_to(commands: Commands) -> None:
+    """Add the commands ``adapter info``, ``adapter merge`` and ``adapter diff``."""
+    family = add_family(commands, "adapter", "look at adapter files, merge them, compare them")
+    info = add_command(
+        family, "info", _info, "say what an adapter file holds", "monai-essa adapter info adapter.safetensors"
+    )
+    info.add_argument("file", type=Path, metavar="FILE", help="an adapter file")
+    _add_merge(family)
+    diff = add_command(
+        family, "diff", _diff, "compare two adapter files", "monai-essa adapter diff site_a.safetensors b.safetensors"
+    )
+    diff.add_argument("first", type=Path, metavar="A", help="an adapter file, the reference")
+    diff.add_argument("second", type=Path, metavar="B", help="another")
+
+
+def _add_merge(family: Commands) -> None:
+    parser = add_command(
+        family,
+        "merge",
+        _merge,
+        "fold an adapter into its base weights and write the weights of a plain MONAI network",
+        "monai-essa adapter merge adapter.safetensors --base vit.pt --bundle essa_ssa --out model.pt",
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="an adapter file")
+    parser.add_argument(
+        "--base", type=Path, required=True, metavar="WEIGHTS", help="the weight file that it was trained on"
+    )
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--bundle", metavar="BUNDLE", help="a bundle's folder or name, whose network_def is built")
+    source.add_argument("--config-file", type=Path, nargs="+", metavar="FILE", help="configs with a network_def")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="a new file, as model.pt")
+    add_values_argument(parser, "the config")
+
+
+def _info(arguments: argparse.Namespace) -> int:
+    from monai_essa.adapter_file import read_adapter
+
+    lines = dict(_facts(read_adapter(arguments.file)))
+    width = max(map(len, lines))
+    print(*(f"{name:<{width}}  {text}" for name, text in lines.items()), sep="\n")
+    return 0
+
+
+def _merge(arguments: argparse.Namespace) -> int:
+    from monai_essa.cli.adapter_merge import merge_adapter_file, network_of_config, save_weights
+
+    configs = arguments.config_file or [find_config(arguments.bundle, ("inference", "train"))]
+    network = network_of_config(configs, config_values(arguments.args))
+    plain, report = merge_adapter_file(network, arguments.base, arguments.file)
+    save_weights(plain, arguments.out)
+    print(report)
+    print(f"wrote {arguments.out}: a plain {type(plain).__name__}, for load_state_dict without monai_essa")
+    return 0
+
+
+def _diff(arguments: argparse.Namespace) -> int:
+    from monai_essa.adapter_file import read_adapter
+    from monai_essa.cli.adapter_difference import compare_adapters
+    from monai_essa.report.tables import format_table
+
+    found = compare_adapters(read_adapter(arguments.first), read_adapter(arguments.second))
+    print(f"methods: {found.methods}")
+    print(f"base: {found.base}")
+    rows = [[tensor.name, " x ".join(map(str, tensor.shape)), _digits(tensor.relative)] for tensor in found.tensors]
+    if rows:
+        print(format_table(["tensor", "shape", "|B - A| / |A|"], rows))
+        print(f"all values together: {_digits(found.total)}")
+    for label, names in (("A", found.only_first), ("B", found.only_second)):
+        if names:
+            print(f"only in {label}: {', '.join(names)}")
+    return 0
+
+
+def _facts(file: AdapterFile) -> Iterator[tuple[str, str]]:
+    from monai_essa.cli.adapter_difference import methods_text
+
+    record = file.record
+    of_method = set(record["method_tensors"])
+    values = sum(tensor.numel() for tensor in file.tensors.values())
+    yield "file", f"{file.path}, {file.path.stat().st_size / 1e6:.2f} MB, format {record['format_version']}"
+    yield "method", methods_text(file)
+    yield "also trained", ", ".join(record["also_train"]) or "nothing"
+    yield "network", record["network"]
+    yield "tensors", f"{len(file.tensors)} with {values:,} values, {len(of_method)} of them of the method"
+    yield "made with", ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    card = [f"{name} {value}" for name, value in record["preprocessing"].items()]
+    yield "preprocessing", ", ".join(card) or "not said"
+    digest = hashlib.sha256(json.dumps(record["fingerprint"], sort_keys=True).encode()).hexdigest()
+    yield "base", f"{digest[:12]}, over {len(record['fingerprint'])} frozen encoder tensors"
+
+
+def _digits(value: float | None) -> str:
+    return "other shape" if value is None else f"{value:.3g}"

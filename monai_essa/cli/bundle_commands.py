@@ -1,0 +1,102 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""`monai-essa bundles list` and `monai-essa bundles copy`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from monai_essa.bundle_folder import bundle_folder, list_bundles
+from monai_essa.cli.bundle_config import find_bundle
+from monai_essa.cli.bundle_variant import OVERLAYS, overlay_names
+from monai_essa.cli.command import Commands, add_command, add_family
+from monai_essa.cli.config_values import add_values_argument, config_values
+
+__all__ = ["add_to"]
+
+
+def add_to(commands: Commands) -> None:
+    """Add the commands ``bundles list`` and ``bundles copy``."""
+    family = add_family(commands, "bundles", "list the bundles that ship with monai_essa, make one of your own")
+    add_command(family, "list", _list, "list the bundles that ship with monai_essa", "monai-essa bundles list")
+    parser = add_command(
+        family,
+        "copy",
+        _copy,
+        "make a finished bundle of your own: one network, its metadata and, from a run, its weights",
+        "monai-essa bundles copy essa_segmentation --network swin_unetr --name spleen_ct_segmentation \\\n"
+        "    --intensity ct --labels dataset.json --args spacing=[1.5,1.5,2.0] --run runs/spleen",
+    )
+    parser.add_argument("bundle", metavar="NAME", help="the name or the folder of a bundle")
+    parser.add_argument(
+        "destination",
+        type=Path,
+        nargs="?",
+        default=Path("."),
+        metavar="DEST",
+        help="where to make its folder (default: .)",
+    )
+    parser.add_argument("--name", metavar="NEW_NAME", help="of the new bundle and its folder (default: NAME)")
+    for kind in OVERLAYS:
+        parser.add_argument(f"--{kind}", metavar="VARIANT", help=f"make the bundle's {kind}_VARIANT.yaml the default")
+    parser.add_argument(
+        "--labels", type=Path, metavar="DATALIST", help="take the label names from this datalist's 'labels'"
+    )
+    parser.add_argument(
+        "--run", type=Path, metavar="RUN_FOLDER", dest="run_folder", help="take model.pt and the adapter of this run"
+    )
+    add_values_argument(parser, "train.yaml and inference.yaml")
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from monai_essa.report.tables import format_table
+
+    rows = []
+    for name in list_bundles():
+        folder = bundle_folder(name)
+        metadata = json.loads((folder / "configs" / "metadata.json").read_text(encoding="utf-8"))
+        rows.append([name, metadata["task"], ", ".join(overlay_names(folder, "network"))])
+    print(format_table(["bundle", "task", "networks"], rows))
+    return 0
+
+
+def _copy(arguments: argparse.Namespace) -> int:
+    from monai_essa.cli.bundle_copy import BundleVariant, copy_bundle
+
+    values = config_values(arguments.args)
+    if arguments.labels is not None:
+        values["labels"] = _label_names(arguments.labels)
+    source = find_bundle(arguments.bundle)
+    overlays = {kind: getattr(arguments, kind) for kind in OVERLAYS if getattr(arguments, kind) is not None}
+    variant = BundleVariant(arguments.name or source.resolve().name, overlays, values, arguments.run_folder)
+    folder = copy_bundle(source, arguments.destination, variant)
+    print(f"wrote {folder}")
+    if variant.run is None:
+        print(f"it has no weights: train it, then put the run's model.pt at {folder / 'models' / 'model.pt'}")
+    return 0
+
+
+def _label_names(path: Path) -> dict[str, int]:
+    from monai_essa.data.datalist_file import read_datalist
+
+    labels: Any = read_datalist(path).get("labels")
+    if not isinstance(labels, dict) or not labels:
+        raise ValueError(f'{path}: expected \'labels\' such as {{"0": "background", "1": "spleen"}}; add them')
+    # MSD writes {"1": "spleen"}, nnU-Net {"spleen": 1}.
+    pairs = [(str(name), key) if str(key).isdigit() else (str(key), name) for key, name in labels.items()]
+    names = {name: int(number) for name, number in sorted(pairs, key=lambda pair: int(pair[1]))}
+    if list(names.values()) != list(range(len(names))):
+        raise ValueError(f"{path}: expected label ids 0, 1, 2 ... without a gap, got {list(names.values())}; renumber")
+    return names

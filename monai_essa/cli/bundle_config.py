@@ -1,0 +1,63 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Finds a bundle and its config files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from monai_essa.bundle_folder import bundle_folder
+
+__all__ = ["find_bundle", "find_config"]
+
+_SUFFIXES = (".yaml", ".yml", ".json")
+
+
+def find_bundle(bundle: str | Path) -> Path:
+    """Give the folder of a bundle.
+
+    Args:
+        bundle: a folder with ``configs`` in it, or the name of a bundle that ships with monai_essa.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: if it is neither.
+    """
+    if (Path(bundle) / "configs").is_dir():
+        return Path(bundle)
+    if Path(bundle).exists():
+        raise ValueError(f"{bundle} is no bundle: expected a folder with a folder 'configs' in it")
+    return bundle_folder(str(bundle))
+
+
+def find_config(bundle: str | Path, names: Sequence[str]) -> Path:
+    """Give the first of some configs that a bundle has.
+
+    Args:
+        bundle: as in :func:`find_bundle`.
+        names: without suffix, the preferred one first.
+
+    Returns:
+        The YAML or JSON file.
+
+    Raises:
+        ValueError: if the bundle has none of them.
+    """
+    configs = find_bundle(bundle) / "configs"
+    for name in names:
+        for suffix in _SUFFIXES:
+            if (configs / f"{name}{suffix}").is_file():
+                return configs / f"{name}{suffix}"
+    raise ValueError(f"{configs} holds no {' or '.join(names)} config ({', '.join(_SUFFIXES)})")

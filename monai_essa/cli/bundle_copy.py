@@ -1,0 +1,75 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""A finished bundle of the user's own out of one that ships with monai_essa."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from monai_essa.cli.bundle_metadata import write_metadata
+from monai_essa.cli.bundle_variant import write_variant
+from monai_essa.cli.bundle_weights import take_weights
+
+__all__ = ["BundleVariant", "copy_bundle"]
+
+
+@dataclass(frozen=True)
+class BundleVariant:
+    """What is to be another in the copy.
+
+    Args:
+        name: of the new bundle.
+        overlays: the chosen name for each kind of :data:`monai_essa.cli.bundle_variant.OVERLAYS`.
+        values: over those of the configs, by top-level key of train.yaml.
+        run: folder of a finished run whose model.pt becomes the bundle's.
+    """
+
+    name: str
+    overlays: Mapping[str, str] = field(default_factory=dict)
+    values: Mapping[str, Any] = field(default_factory=dict)
+    run: Path | None = None
+
+
+def copy_bundle(source: Path, destination: Path, variant: BundleVariant) -> Path:
+    """Copy a bundle and make a variant its default; the folder appears under its name only when complete.
+
+    Args:
+        source: the bundle's folder.
+        destination: where the new folder is made.
+        variant: what is to be another.
+
+    Returns:
+        The new folder.
+
+    Raises:
+        FileExistsError: if there is a file or folder of that name.
+        ValueError: if the bundle has no such overlay or key, or the run is of another configuration.
+    """
+    target = destination / variant.name
+    if target.exists():
+        raise FileExistsError(f"{target} exists; expected a new folder: give another --name or move the old one away")
+    destination.mkdir(parents=True, exist_ok=True)
+    partial = destination / f".{variant.name}.part"
+    try:
+        shutil.copytree(source, partial, ignore=shutil.ignore_patterns("__pycache__", "*.pt", "*.safetensors"))
+        write_variant(partial, variant.overlays, variant.values)
+        if variant.run is not None:
+            take_weights(partial, variant.run)
+        write_metadata(partial, variant.name, variant.overlays)
+        partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return target

@@ -1,0 +1,97 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Makes metadata.json of a bundle say what its configs are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle import ConfigParser
+
+from monai_essa.cli.adapter_merge import network_of_config
+
+__all__ = ["write_metadata"]
+
+_MODALITIES = {"ct": "CT", "mr": "MR", "us": "US"}
+_NO_WEIGHTS = " The bundle holds no weights: a site trains its own."  # how the shipped descriptions end
+
+
+def write_metadata(bundle: Path, name: str, overlays: Mapping[str, str]) -> None:
+    """Set the name, the description and the data format of a bundle after its inference.yaml and its weights.
+
+    Args:
+        bundle: folder of a variant of a bundle.
+        name: of the variant.
+        overlays: the chosen name for each kind, for the description.
+
+    Raises:
+        ValueError: if inference.yaml has no ``network_def``, or the network refuses the bundle's ``img_size``.
+    """
+    path = bundle / "configs" / "metadata.json"
+    metadata = json.loads(path.read_text(encoding="utf-8"))
+    parser = ConfigParser()
+    parser.read_config(str(bundle / "configs" / "inference.yaml"))
+
+    if (bundle / "models" / "model.pt").is_file():
+        metadata["description"] = metadata["description"].removesuffix(_NO_WEIGHTS)
+    chosen = ", ".join(f"{kind} {overlay}" for kind, overlay in overlays.items())
+    metadata["description"] += f" This is a variant of {metadata['name']} {metadata['version']}"
+    metadata["description"] += f": {chosen}." if chosen else "."
+    metadata["name"] = name
+    data_format = metadata["network_data_format"]
+    _set_input(data_format["inputs"]["image"], parser)
+    _set_output(data_format["outputs"]["pred"], parser, bundle / "configs" / "inference.yaml")
+    if "intensity" in overlays:
+        _set_intensity(metadata, bundle / "configs" / f"intensity_{overlays['intensity']}.yaml")
+    if "labels" in parser:
+        _set_labels(metadata, parser.get_parsed_content("labels"))
+    path.write_text(json.dumps(metadata, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _set_input(image: dict[str, Any], parser: ConfigParser) -> None:
+    image["num_channels"] = parser.get_parsed_content("in_channels")
+    image["spatial_shape"] = list(parser.get_parsed_content("img_size"))
+    if image["num_channels"] != len(image["channel_def"]):
+        image["channel_def"] = {str(number): f"image {number}" for number in range(image["num_channels"])}
+
+
+def _set_output(pred: dict[str, Any], parser: ConfigParser, inference: Path) -> None:
+    shape = (1, parser.get_parsed_content("in_channels"), *parser.get_parsed_content("img_size"))
+    # On the device "meta" nothing but the shapes is computed.
+    network = network_of_config([inference], {}).to("meta").eval()
+    with torch.no_grad():
+        output = network(torch.empty(shape, device="meta"))
+    pred["num_channels"], pred["spatial_shape"] = output.shape[1], list(output.shape[2:])
+
+
+def _set_intensity(metadata: dict[str, Any], overlay: Path) -> None:
+    """The overlay's first line says what it does: "# CT, soft tissue: Hounsfield units ... For training and ..."."""
+    comment = overlay.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ").partition(" For ")[0]
+    image = metadata["network_data_format"]["inputs"]["image"]
+    channels = "single" if image["num_channels"] == 1 else str(image["num_channels"])
+    metadata["image_classes"] = f"{channels} channel data; {comment.rstrip('.')}"
+    image["modality"] = _MODALITIES.get(overlay.stem.split("_")[1], image["modality"])
+
+
+def _set_labels(metadata: dict[str, Any], labels: Mapping[str, int]) -> None:
+    channel_def = {str(number): name for name, number in labels.items()}
+    metadata["network_data_format"]["outputs"]["pred"]["channel_def"] = channel_def
+    metadata["label_classes"] = "single channel data, " + ", ".join(
+        f"{key} is {name}" for key, name in channel_def.items()
+    )
+    metadata["pred_classes"] = "one channel of logits for each label, " + ", ".join(
+        f"channel {key} is {name}" for key, name in channel_def.items()
+    )

@@ -1,0 +1,114 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Changes top-level entries of a YAML config in its text, so that order and comments stay."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+__all__ = ["config_entries", "entry_text", "replace_entries"]
+
+_KEY = re.compile(r"""^(?:'([^']+)'|"([^"]+)"|([^\s#'"\-][^:]*?)):(?:\s|$)""")
+_HEADING = "# ----"
+_END = "\n...\n"  # what PyYAML writes after a scalar
+
+
+@dataclass
+class _Entry:
+    """Lines of the file that begin with an entry; what follows it, up to the next one, are headings and blank lines."""
+
+    key: str  # empty for what stands before the first entry
+    lines: list[str]
+    after: list[str]
+
+
+def config_entries(text: str) -> dict[str, str]:
+    """Split a config into its top-level entries.
+
+    Args:
+        text: of a YAML file whose top level is a block mapping.
+
+    Returns:
+        The text of each entry by its key, with the comment lines directly above it.
+
+    Example:
+        >>> config_entries("# voxels\\nimg_size: [96, 96]\\nlr: 1.0e-3\\n")
+        {'img_size': '# voxels\\nimg_size: [96, 96]\\n', 'lr': 'lr: 1.0e-3\\n'}
+    """
+    return {entry.key: "".join(entry.lines) for entry in _entries(text) if entry.key}
+
+
+def entry_text(key: str, value: Any) -> str:
+    """Write an entry.
+
+    Args:
+        key: of the entry.
+        value: plain values, lists and dictionaries.
+
+    Returns:
+        One line.
+
+    Example:
+        >>> entry_text("labels", {"background": 0, "spleen": 1})
+        'labels: {background: 0, spleen: 1}\\n'
+    """
+    text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=math.inf)
+    return f"{key}: {text.removesuffix(_END).strip()}\n"
+
+
+def replace_entries(text: str, entries: Mapping[str, str]) -> str:
+    """Put entries in the place of those with the same key; new ones go to the end.
+
+    Args:
+        text: of the config.
+        entries: by key, as :func:`config_entries` gives them.
+
+    Returns:
+        The new text.
+    """
+    parts = _entries(text)
+    for part in parts:
+        if part.key in entries:
+            part.lines = [entries[part.key]]
+    new = [entry for key, entry in entries.items() if key not in {part.key for part in parts}]
+    return "".join(["".join(part.lines + part.after) for part in parts] + new)
+
+
+def _entries(text: str) -> list[_Entry]:
+    parts = [_Entry("", [], [])]
+    for line in text.splitlines(keepends=True):
+        match = _KEY.match(line)
+        if match:
+            above = _comment_above(parts[-1].after)
+            parts.append(_Entry(next(filter(None, match.groups())), [*above, line], []))
+        elif line.startswith("#") or not line.strip():
+            parts[-1].after.append(line)
+        else:  # a comment between indented lines belongs to their entry
+            parts[-1].lines += [*parts[-1].after, line]
+            parts[-1].after = []
+    return parts
+
+
+def _comment_above(lines: list[str]) -> list[str]:
+    """Take the comment that ends the lines off them."""
+    start = len(lines)
+    while start and lines[start - 1].startswith("#") and not lines[start - 1].startswith(_HEADING):
+        start -= 1
+    above = lines[start:]
+    del lines[start:]
+    return above

@@ -1,0 +1,156 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""`monai-essa data datalist` and `monai-essa data check`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from monai_essa.cli.command import Commands, add_command, add_family
+
+if TYPE_CHECKING:
+    from monai_essa.data import DataCheck
+
+__all__ = ["add_to", "print_check"]
+
+
+def add_to(commands: Commands) -> None:
+    """Add the commands ``data datalist`` and ``data check``."""
+    family = add_family(commands, "data", "make and check datalists")
+    _add_datalist(family)
+    _add_check(family)
+
+
+def print_check(check: DataCheck) -> None:
+    """Print the problems of a data check, one a line, then the summary and the counts."""
+    for problem in check.problems:
+        print(problem)
+    print(*check.summary, sep="\n")
+    counts = Counter(problem.severity for problem in check.problems)
+    print(f"{_count(counts['error'], 'error')}, {_count(counts['warning'], 'warning')}")
+
+
+def _add_datalist(family: Commands) -> None:
+    parser = add_command(
+        family,
+        "datalist",
+        _datalist,
+        "pair images with labels, take one series of each study, split by patient and write the datalist",
+        "monai-essa data datalist scans --labels masks --fractions training=3 validation=2 testing=0.2",
+    )
+    parser.add_argument("images", type=Path, metavar="DIR", help="searched with its sub-folders for volumes")
+    parser.add_argument("--labels", type=Path, metavar="DIR", help="where the labels are (default: under DIR)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="a new JSON file (default: DIR/dataset.json)")
+    parser.add_argument(
+        "--fractions",
+        type=_share,
+        nargs="+",
+        metavar="SECTION=SHARE",
+        help="of the patients with labels: a fraction (0.7) or a number (3) for each section; what is left over is "
+        "used without its labels (default: training=0.7 validation=0.1 testing=0.2)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the split (default: %(default)s)")
+    parser.add_argument(
+        "--group-by",
+        choices=("folder", "name"),
+        default="folder",
+        help="what makes a patient where neither DICOM nor BIDS names tell (default: the first sub-folder)",
+    )
+    parser.add_argument(
+        "--pattern", default="*", help="take only images whose name fits, as '*_T1w.nii.gz' (default: all)"
+    )
+
+
+def _add_check(family: Commands) -> None:
+    parser = add_command(
+        family,
+        "check",
+        _check,
+        "read every file of a datalist once and say what is wrong; exit code 1 if there are errors",
+        "monai-essa data check scans/dataset.json --section training validation",
+    )
+    parser.add_argument("datalist", type=Path, metavar="DATALIST", help="a JSON file")
+    parser.add_argument(
+        "--section", nargs="+", metavar="NAME", help="check these only, as source#training (default: all)"
+    )
+    parser.add_argument(
+        "--base-dir", type=Path, metavar="DIR", help="what its paths are relative to (default: its own folder)"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the findings here, too")
+
+
+def _datalist(arguments: argparse.Namespace) -> int:
+    from monai_essa.data import make_datalist, write_datalist
+    from monai_essa.data.splits import DEFAULT_SHARES
+
+    datalist, left_out = make_datalist(
+        arguments.images,
+        arguments.labels,
+        shares=dict(arguments.fractions) if arguments.fractions else DEFAULT_SHARES,
+        seed=arguments.seed,
+        group_by=arguments.group_by,
+        pattern=arguments.pattern,
+    )
+    path = write_datalist(datalist, arguments.out or arguments.images / "dataset.json")
+    _print_sections(datalist)
+    print(*(f"left out: {line}" for line in left_out), sep="\n", end="\n" if left_out else "")
+    print(f"wrote {path}; next: monai-essa data check {path}")
+    return 0
+
+
+def _print_sections(datalist: Mapping[str, Any]) -> None:
+    from monai_essa.report.tables import format_table
+
+    rows = [
+        [
+            section,
+            f"{len({item['patient'] for item in items})}",
+            f"{len(items)}",
+            f"{sum('label' in item for item in items)}",
+        ]
+        for section, items in datalist.items()
+        if isinstance(items, list)
+    ]
+    print(format_table(["section", "patients", "images", "labels"], rows))
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from monai_essa.data import check_datalist
+
+    check = check_datalist(arguments.datalist, arguments.section, arguments.base_dir)
+    print_check(check)
+    if arguments.json is not None:
+        findings = {
+            "problems": [dataclasses.asdict(problem) for problem in check.problems],
+            "summary": list(check.summary),
+            "errors": len(check.errors),
+        }
+        arguments.json.write_text(json.dumps(findings, indent=1) + "\n", encoding="utf-8")
+    return 1 if check.errors else 0
+
+
+def _share(text: str) -> tuple[str, float]:
+    section, _, share = text.partition("=")
+    try:
+        return section, int(share) if share.isdigit() else float(share)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected SECTION=SHARE such as training=0.7, got {text!r}") from error
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,59 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""How much of a scan the network sees at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from nibabel.affines import voxel_sizes
+from nibabel.orientations import io_orientation
+
+from monai_essa.data import read_volume
+
+__all__ = ["patch_line"]
+
+_MOST_SCANS = 20  # each is read whole, so a part of a large datalist must do
+
+
+def patch_line(img_size: Sequence[int], spacing: Sequence[float], items: Sequence[Mapping[str, Any]]) -> str:
+    """Say how large a patch is in mm and which share of the median scan it holds.
+
+    Args:
+        img_size: voxels of a patch along the axes R, A, S.
+        spacing: mm of a voxel.
+        items: of a datalist, with an ``image`` each.
+
+    Returns:
+        One line.
+    """
+    patch = np.multiply(img_size, spacing)
+    chosen = items[:: -(-len(items) // _MOST_SCANS)]
+    scan = np.median([_extent(item["image"]) for item in chosen], axis=0)[: len(patch)]
+    share = float(np.prod(np.minimum(patch, scan) / scan))
+    count = f"{len(chosen)} scan{'' if len(chosen) == 1 else 's'}"
+    return f"{_mm(patch)}, holds {share:.0%} of the median scan ({_mm(scan)}; {count} read)"
+
+
+def _extent(image: str | Sequence[str]) -> np.ndarray:
+    """Give the size in mm along R, A, S; orientations are the nearest ones for oblique scans."""
+    array, affine = read_volume(image)
+    rank = array.ndim - 1
+    extent = np.zeros(3)
+    extent[io_orientation(affine)[:rank, 0].astype(int)] = np.multiply(array.shape[1:], voxel_sizes(affine)[:rank])
+    return extent
+
+
+def _mm(extent: np.ndarray) -> str:
+    return " x ".join(f"{size:.0f}" for size in extent) + " mm"

@@ -1,0 +1,78 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""`monai-essa run`: what `python -m monai.bundle run` does, or with --dry-run a check of everything that it needs."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from monai_essa.cli.command import Commands, add_command
+
+__all__ = ["add_to"]
+
+
+def add_to(commands: Commands) -> None:
+    """Add the command ``run``."""
+    parser = add_command(
+        commands,
+        "run",
+        _run,
+        "run a bundle as `python -m monai.bundle run` does, with its options; --dry-run only checks that it would work",
+        "monai-essa run --dry-run --args_file my_site.yaml\n"
+        "monai-essa run --dry-run --config_file essa_ssa/configs/train.yaml --dataset_dir DIR --pretrained vit.pt",
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="check the data, take two training steps, and print memory, time and disk; nothing is written",
+    )
+    parser.set_defaults(passes_on=True)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    if arguments.dry_run:
+        from monai_essa.cli.dry_run import dry_run
+
+        config_files, values = _bundle_options(arguments.rest)
+        return dry_run(config_files, values)
+
+    import fire
+    from monai.bundle.scripts import run as run_bundle
+
+    fire.Fire(run_bundle, command=arguments.rest, name="monai-essa run")
+    return 0
+
+
+def _bundle_options(rest: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """Read the options exactly as `python -m monai.bundle run` reads them: by fire, over those of --args_file."""
+    import fire
+    from monai.bundle.scripts import update_kwargs
+    from monai.utils import ensure_tuple
+
+    options: dict[str, Any] = {}
+
+    def take(
+        run_id: str | None = None,
+        config_file: str | Sequence[str] | None = None,
+        args_file: str | None = None,
+        **override: Any,
+    ) -> None:
+        options.update(update_kwargs(args=args_file, config_file=config_file, **override))
+
+    fire.Fire(take, command=list(rest), name="monai-essa run --dry-run")
+    if not options.get("config_file"):
+        raise ValueError("no config: give --config_file FILE, or --args_file FILE with a 'config_file' in it")
+    not_of_config = ("config_file", "run_id", "init_id", "final_id", "meta_file", "logging_file", "tracking")
+    values = {key: value for key, value in options.items() if key not in not_of_config}
+    return [str(path) for path in ensure_tuple(options["config_file"])], values

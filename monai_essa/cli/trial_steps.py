@@ -1,0 +1,112 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Two training steps of a bundle, timed, with nothing written."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from monai.bundle import ConfigParser
+
+__all__ = ["Trial", "try_steps"]
+
+_STEPS = 2  # the first compiles kernels and fills memory pools; the second is measured
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What the steps showed.
+
+    Attributes:
+        loss: of the last step.
+        step_seconds: forward, backward and optimizer, of the last step.
+        batch_seconds: to load the last batch, without a cache.
+        steps: that the run will take.
+        device: where the steps ran.
+        memory_bytes: the largest use of CUDA memory; None on another device.
+    """
+
+    loss: float
+    step_seconds: float
+    batch_seconds: float
+    steps: int
+    device: torch.device
+    memory_bytes: int | None
+
+
+def try_steps(parser: ConfigParser) -> Trial:
+    """Take the first steps of a bundle's trainer without its handlers, since those write.
+
+    Args:
+        parser: of a training config with MONAI's usual ids; caching and the handlers are switched off in it.
+
+    Returns:
+        The measurement.
+
+    Raises:
+        ValueError: if the config has no ``train#trainer``.
+    """
+    if "train#trainer" not in parser:
+        raise ValueError("the config has no 'train#trainer'; --dry-run is for training configs")
+    parser["train#trainer#train_handlers"] = []
+    if "cache_rate" in parser:
+        parser["cache_rate"] = 0.0
+    parser.parse(reset=True)
+    trainer: Any = parser.get_parsed_content("train#trainer")
+    steps = trainer.state.max_epochs * trainer.state.epoch_length
+    if trainer.state.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(trainer.state.device)
+    trainer.logger.disabled = True  # it would print an error twice before the one line of the command
+    watch = _Stopwatch(trainer, min(steps, _STEPS))
+    trainer.run()
+
+    on_cuda = trainer.state.device.type == "cuda"
+    output = trainer.state.output[0] if isinstance(trainer.state.output, list) else trainer.state.output
+    return Trial(
+        loss=float(output["loss"]),
+        step_seconds=watch.step_seconds,
+        batch_seconds=watch.batch_seconds,
+        steps=steps,
+        device=trainer.state.device,
+        memory_bytes=torch.cuda.max_memory_allocated(trainer.state.device) if on_cuda else None,
+    )
+
+
+class _Stopwatch:
+    """Times the last batch and the last step of an engine, and ends it after some steps."""
+
+    def __init__(self, engine: Engine, steps: int) -> None:
+        self.batch_seconds = 0.0
+        self.step_seconds = 0.0
+        self._steps = steps
+        self._since = 0.0
+        engine.add_event_handler(Events.GET_BATCH_STARTED, self._start)
+        engine.add_event_handler(Events.GET_BATCH_COMPLETED, self._batch)
+        engine.add_event_handler(Events.ITERATION_STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._step)
+
+    def _start(self, _: Engine) -> None:
+        self._since = time.perf_counter()
+
+    def _batch(self, _: Engine) -> None:
+        self.batch_seconds = time.perf_counter() - self._since
+
+    def _step(self, engine: Engine) -> None:
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
+        self.step_seconds = time.perf_counter() - self._since
+        if engine.state.iteration >= self._steps:
+            engine.terminate()

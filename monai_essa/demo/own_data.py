@@ -1,0 +1,137 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The demo on a folder of one's own: a small part of it, in the sections that the demo needs."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nibabel.affines import voxel_sizes
+from nibabel.orientations import io_orientation
+
+from monai_essa.data import hold_out, load_datalist, read_volume
+from monai_essa.data.cohort import CohortSize
+from monai_essa.data.datalist_file import read_datalist
+from monai_essa.demo.demo_data import DemoData, ImageCard
+
+__all__ = ["own_data"]
+
+_MOST_UNLABELLED = 64  # the demo is short: more scans would be read and not be seen
+_HELD_OUT = {"test": 0.2, "validation": 0.1}  # share of the training cases, where the folder lacks the section
+_MEASURED = 16  # scans that the spacing is chosen by; each is read whole
+
+_Items = list[dict[str, Any]]
+
+
+def own_data(folder: Path, datalist: Path, size: CohortSize, img_size: Sequence[int], seed: int) -> DemoData:
+    """Derive the demo's sections from an MSD-style folder, and write them as a datalist.
+
+    The images of ``training`` are taken without their labels for pre-training and SSA, and some with them. ``test``
+    and ``validation`` are those of the folder where they have labels, else held out of ``training`` by patient.
+
+    Args:
+        folder: with a ``dataset.json`` whose ``training`` items have an ``image`` and a ``label``.
+        datalist: JSON file to write.
+        size: the most volumes that ``training``, ``validation`` and ``test`` get.
+        img_size: crop of the network in voxels; the spacing is chosen so that the median scan fits into it.
+        seed: of the choices.
+
+    Returns:
+        The data.
+
+    Raises:
+        FileNotFoundError: if the folder has no ``dataset.json``, or a file that it names is missing.
+        ValueError: if there are too few labelled cases, or the labels are not 0, 1, 2, ... by name.
+    """
+    source = folder / "dataset.json"
+    content = read_datalist(source)
+    sections = _sections(source, size, seed)
+    modality = content.get("modality") or {"0": "MRI"}
+    card = ImageCard(
+        spacing=_fitting_spacing([item["image"] for item in sections["unlabeled"][:_MEASURED]], img_size),
+        labels=_label_ids(content.get("labels"), source),
+        in_channels=len(modality),
+        intensity="ct" if "CT" in str(modality).upper() else "mr",
+    )
+    datalist.write_text(json.dumps(sections, indent=1), encoding="utf-8")
+    names = {"source": "unlabeled"} | {name: name for name in sections}
+    return DemoData(datalist, names, card, _about(sections, card), template_derived=False)
+
+
+def _sections(source: Path, size: CohortSize, seed: int) -> dict[str, _Items]:
+    pool: Sequence[Mapping[str, Any]] = load_datalist(source, "training")
+    held: dict[str, Sequence[Mapping[str, Any]]] = {}
+    for name, fraction in _HELD_OUT.items():
+        held[name] = _labelled(source, name)
+        if not held[name]:
+            pool, held[name] = hold_out(pool, fraction, seed)
+    if len(pool) < size.training:
+        raise ValueError(f"{source}: expected {size.training} labelled cases to train on, got {len(pool)}; add some")
+    images = [{"image": item["image"]} for item in pool]
+    return {
+        "unlabeled": _some(images, _MOST_UNLABELLED, seed),
+        "training": _some(pool, size.training, seed),
+        "validation": _some(held["validation"], size.validation, seed),
+        "test": _some(held["test"], size.test, seed),
+    }
+
+
+def _labelled(source: Path, section: str) -> _Items:
+    """The items of a section; none where it is missing, empty or, as a Decathlon's test section, without labels."""
+    try:
+        return load_datalist(source, section)
+    except ValueError:
+        return []
+
+
+def _some(items: Sequence[Mapping[str, Any]], count: int, seed: int) -> _Items:
+    return [dict(item) for item in random.Random(seed).sample(list(items), min(count, len(items)))]
+
+
+def _label_ids(labels: Any, source: Path) -> dict[str, int]:
+    """Ids by name, from the id-to-name table of the Decathlon or the name-to-id table of nnU-Net."""
+    table = labels.items() if isinstance(labels, Mapping) else ()
+    pairs = [(name, key) if str(key).isdigit() else (key, name) for key, name in table]
+    ids = {str(name): int(number) for name, number in pairs if str(number).isdigit()}
+    if len(ids) < 2 or sorted(ids.values()) != list(range(len(pairs))):
+        raise ValueError(f'{source}: expected "labels" such as {{"0": "background", "1": "liver"}}, got {labels}')
+    return dict(sorted(ids.items(), key=lambda pair: pair[1]))
+
+
+def _fitting_spacing(images: Sequence[Any], img_size: Sequence[int]) -> tuple[float, float, float]:
+    """The median voxel, made as large as the median scan needs to fit into the crop; along R, A and S."""
+    sizes, extents = np.zeros((len(images), 3)), np.zeros((len(images), 3))
+    for number, image in enumerate(images):
+        array, affine = read_volume(image)
+        axes = io_orientation(affine)[:, 0].astype(int)
+        sizes[number, axes] = voxel_sizes(affine)
+        extents[number, axes] = voxel_sizes(affine) * array.shape[1:]
+    spacing = np.maximum(np.median(sizes, axis=0), np.median(extents, axis=0) / img_size)
+    right, anterior, superior = (float(size) for size in spacing.round(2))
+    return right, anterior, superior
+
+
+def _about(sections: Mapping[str, _Items], card: ImageCard) -> tuple[str, ...]:
+    count = {name: len(items) for name, items in sections.items()}
+    spacing = " x ".join(f"{size:g}" for size in card.spacing)
+    return (
+        f"The volumes are your own, read with {spacing} mm voxels, so that the median scan fits into one crop.",
+        f"Pre-training and SSA take the same {count['unlabeled']} images of the training section without their labels: "
+        "there is no second scanner here, so SSA can only add what more steps on the same images add. "
+        f"{count['training']} of these cases are taken with their labels to train on; {count['validation']} others "
+        f"choose the best epoch and {count['test']} test.",
+    )

@@ -1,0 +1,162 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The stages of the demo: which bundle, which overlays, which keys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from monai_essa.data.cohort import CohortSize
+from monai_essa.demo.demo_data import DemoData
+from monai_essa.demo.stage import Stage
+
+__all__ = ["DemoPlan", "DemoSize", "Epochs"]
+
+_HEADS = 6
+_PRETEXT_STEPS = {"batch_size": 4, "samples_per_epoch": 96}
+_SEGMENTATION_STEPS = {"batch_size": 2, "samples_per_epoch": 24}
+
+
+@dataclass(frozen=True)
+class Epochs:
+    """How long each kind of stage trains: 24 steps an epoch without labels, 12 with them."""
+
+    pretraining: int = 10
+    adaptation: int = 8
+    segmentation: int = 10
+
+
+@dataclass(frozen=True)
+class DemoSize:
+    """How large the demo is; the defaults take less than four minutes on two cores.
+
+    Args:
+        cohort: volumes per section.
+        img_size: crop in voxels, multiples of 16.
+        hidden_size: width of the encoder, a multiple of 6.
+        feature_size: width of the decoder at full resolution.
+        epochs: of the stages.
+    """
+
+    cohort: CohortSize = field(default_factory=CohortSize)
+    img_size: tuple[int, int, int] = (48, 64, 48)
+    hidden_size: int = 192
+    feature_size: int = 8
+    epochs: Epochs = field(default_factory=Epochs)
+
+
+@dataclass(frozen=True)
+class DemoPlan:
+    """The stages of a demo; the run folder of a stage is ``output / stage.name``.
+
+    Args:
+        data: what the stages run on.
+        size: how large they are.
+        output: folder of the demo.
+        seed: of every run.
+    """
+
+    data: DemoData
+    size: DemoSize
+    output: Path
+    seed: int
+
+    def pretraining(self) -> Stage:
+        """Pre-train an encoder from nothing on the source: masked autoencoding, every parameter."""
+        values = {"section": self.data.sections["source"], "max_epochs": self.size.epochs.pretraining, "lr": 1.0e-3}
+        return self._pretext("pretrain", "pre-training on the source (MAE, all parameters)", "full", values)
+
+    def adaptation(self) -> Stage:
+        """Adapt that encoder to the unlabelled target: SSA with APLA."""
+        values = {"section": self.data.sections["unlabeled"], "max_epochs": self.size.epochs.adaptation}
+        return self._pretext("ssa", "SSA on the target (MAE, APLA)", "apla", values | self._base())
+
+    def segmentations(self) -> list[Stage]:
+        """Segment the target from three starts, with the same labels, decoder and number of steps."""
+        adapter = {"adapter": str(self.output / "ssa" / "adapter.safetensors")}
+        return [
+            self._segmentation("with_ssa", "segmentation after SSA", (), {"start": "adapter"} | self._base() | adapter),
+            self._segmentation(
+                "without_ssa", "segmentation without SSA", ("method_apla.yaml",), {"start": "encoder"} | self._base()
+            ),
+            self._segmentation("from_nothing", "segmentation from random weights", ("start_random.yaml",), {}),
+        ]
+
+    def evaluation(self, segmentation: Stage) -> Stage:
+        """Measure a finished segmentation on the test volumes."""
+        return Stage(
+            f"{segmentation.name}_test",
+            f"test of the {segmentation.title}",
+            segmentation.bundle,
+            (*segmentation.configs, "evaluate.yaml"),
+            segmentation.values | {"validation_section": self.data.sections["test"]},
+        )
+
+    def prediction(self, segmentation: Stage, image: Any, name: str) -> Stage:
+        """Segment an image with a finished segmentation by the published inference config.
+
+        Args:
+            segmentation: the finished one.
+            image: file, or one file for each channel.
+            name: of the stage.
+        """
+        values = {
+            "checkpoint": str(self.output / segmentation.name / "model.pt"),
+            "data": [{"image": image}],
+            "output_dir": str(self.output / name),
+            "labels": dict(self.data.card.labels),
+            "feature_size": self.size.feature_size,
+            "load#0#reader": "monai_essa.data.VolumeReader",  # MONAI's own lack NRRD and DICOM where itk is missing
+        }
+        configs = ("inference.yaml", *self._intensity())
+        return Stage(name, f"{name}, one test volume", segmentation.bundle, configs, values | self._network())
+
+    def _pretext(self, name: str, title: str, method: str, values: Mapping[str, Any]) -> Stage:
+        configs = ("train.yaml", f"method_{method}.yaml", "objective_mae.yaml", *self._intensity())
+        return Stage(name, title, "essa_ssa", configs, self._run(name) | _PRETEXT_STEPS | values)
+
+    def _segmentation(self, name: str, title: str, overlays: Sequence[str], values: Mapping[str, Any]) -> Stage:
+        task = {
+            "section": self.data.sections["training"],
+            "validation_section": self.data.sections["validation"],
+            "labels": dict(self.data.card.labels),
+            "feature_size": self.size.feature_size,
+            "max_epochs": self.size.epochs.segmentation,
+        }
+        configs = ("train.yaml", *overlays, *self._intensity())
+        return Stage(
+            name, title, "essa_segmentation", configs, self._run(name) | _SEGMENTATION_STEPS | task | values
+        )
+
+    def _run(self, name: str) -> dict[str, Any]:
+        place = {"output_dir": str(self.output / name), "datalist": str(self.data.datalist), "seed": self.seed}
+        return place | self._network()
+
+    def _network(self) -> dict[str, Any]:
+        """The keys that every stage must agree on, since the encoder moves from one to the next."""
+        return {
+            "spacing": list(self.data.card.spacing),
+            "in_channels": self.data.card.in_channels,
+            "img_size": list(self.size.img_size),
+            "hidden_size": self.size.hidden_size,
+            "mlp_dim": 4 * self.size.hidden_size,
+            "num_heads": _HEADS,
+        }
+
+    def _intensity(self) -> tuple[str, ...]:
+        return (f"intensity_{self.data.card.intensity}.yaml",)
+
+    def _base(self) -> dict[str, Any]:
+        return {"pretrained": str(self.output / "pretrain" / "model.pt")}

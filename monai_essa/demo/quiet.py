@@ -1,0 +1,55 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Silence around the bars of the demo: what the libraries log and warn about belongs to a run, not to a tour."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+__all__ = ["quiet_libraries"]
+
+# The workflows of monai.bundle warn that no logging.conf is applied, which is the point here.
+_LEVELS = {
+    "monai": logging.WARNING,
+    "monai.bundle.workflows": logging.ERROR,
+    "monai_essa": logging.WARNING,
+    "ignite": logging.WARNING,
+}
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Within this context the libraries log warnings and errors only; Python's warnings are not shown.
+
+    Afterwards the levels, the warnings and ``sys.excepthook``, which the bundles set, are as they were.
+
+    Example:
+        >>> with quiet_libraries():
+        ...     logging.getLogger("ignite").getEffectiveLevel() == logging.WARNING
+        True
+    """
+    before = {name: logging.getLogger(name).level for name in _LEVELS}
+    hook = sys.excepthook
+    try:
+        for name, level in _LEVELS.items():
+            logging.getLogger(name).setLevel(level)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        sys.excepthook = hook
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)

@@ -1,0 +1,100 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""A stage of the demo: a shipped bundle and the keys that a site would set, written to a file and run from it."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from monai.bundle import ConfigParser, ConfigWorkflow
+
+from monai_essa.bundle_folder import bundle_folder
+
+__all__ = ["Stage", "run_stage", "stage_command", "write_stage"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One run of a bundle.
+
+    Args:
+        name: of its file.
+        title: what it does, for who watches.
+        bundle: one that ships with monai_essa.
+        configs: files of the bundle's ``configs`` folder, merged in order.
+        values: over those of the configs, by id.
+    """
+
+    name: str
+    title: str
+    bundle: str
+    configs: Sequence[str]
+    values: Mapping[str, Any]
+
+
+def write_stage(stage: Stage, folder: Path) -> Path:
+    """Write a stage as a file of arguments, as a site's ``my_site.yaml`` is one.
+
+    Args:
+        stage: the stage.
+        folder: where the file goes; made if missing.
+
+    Returns:
+        The file, for ``python -m monai.bundle run --args_file`` and :func:`run_stage`.
+    """
+    configs = bundle_folder(stage.bundle) / "configs"
+    arguments = {"config_file": [str(configs / name) for name in stage.configs], **stage.values}
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{stage.name}.yaml"
+    path.write_text(f"# {stage.title}\n{yaml.safe_dump(arguments, sort_keys=False)}", encoding="utf-8")
+    return path
+
+
+def stage_command(path: Path, output_dir: Path | None = None) -> str:
+    """Give the command that runs a stage from the folder that the demo was started in.
+
+    Args:
+        path: the file of :func:`write_stage`.
+        output_dir: another run folder than that of the file, since a finished run is never written over.
+
+    Returns:
+        The command line.
+    """
+    parts = ["python", "-m", "monai.bundle", "run", "--args_file", path.as_posix()]
+    return shlex.join(parts + (["--output_dir", output_dir.as_posix()] if output_dir is not None else []))
+
+
+def run_stage(path: Path) -> tuple[ConfigParser, float]:
+    """Run a stage in this process, as its command does but for the logging and the bars of the caches.
+
+    Args:
+        path: the file of :func:`write_stage`.
+
+    Returns:
+        The parser, which gives by id what the run made; and the seconds from the first file read to the last written.
+    """
+    arguments = ConfigParser.load_config_file(path)
+    start = time.perf_counter()
+    workflow = ConfigWorkflow(workflow_type="train", logging_file=False, **arguments)
+    for dataset in ("train#dataset", "validate#dataset"):
+        if dataset in workflow.parser:
+            workflow.parser[f"{dataset}#progress"] = False
+    workflow.initialize()
+    workflow.run()
+    workflow.finalize()
+    return workflow.parser, time.perf_counter() - start

@@ -1,0 +1,135 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""A bundle run that is killed and started again by the same command ends as the unbroken run does, to the last bit."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from monai.bundle import ConfigWorkflow
+from safetensors.torch import load_file
+
+from monai_essa.engines import root_cause
+
+RunBundle = Callable[..., ConfigWorkflow]
+BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
+# 3 epochs of 4 iterations, a checkpoint after every second one.
+STEPS = {"max_epochs": 3, "batch_size": 1, "samples_per_epoch": 4, "cache_rate": 0.0, "train#handlers#0#every": 2}
+TINY = {"img_size": [32, 32, 32], "hidden_size": 48, "mlp_dim": 96, "num_heads": 4}
+SIZES: dict[str, dict[str, Any]] = {
+    "essa_ssa": TINY | {"num_layers": 12},
+    "essa_segmentation": TINY | {"feature_size": 8, "labels": {"background": 0, "anterior": 1, "posterior": 2}},
+}
+
+
+def iterations_done(run: Path) -> int:
+    """The iteration of the newest checkpoint; 0 for a run that has begun, -1 for none."""
+    if not (run / "run.json").exists():
+        return -1
+    numbers = [re.match(r"resume_(\d+)-", path.name) for path in (run / "resume").glob("resume_*.pt")]
+    return max((int(number[1]) for number in numbers if number), default=0)
+
+
+def kill_after(iteration: int, command: list[str], run: Path) -> None:
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and iterations_done(run) < iteration:
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, f"it ended before it could be killed after iteration {iteration}"
+
+
+def results(run: Path) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], str]:
+    plain = torch.load(run / "model.pt", weights_only=True)
+    return load_file(run / "adapter.safetensors"), plain, (run / "losses.jsonl").read_text(encoding="utf-8")
+
+
+def assert_same_results(one: Path, other: Path) -> None:
+    for got, expected in zip(results(one)[:2], results(other)[:2], strict=True):
+        assert got.keys() == expected.keys()
+        assert [name for name in expected if not torch.equal(got[name], expected[name])] == []
+    assert results(one)[2] == results(other)[2]
+
+
+def unfinish(run: Path) -> None:
+    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    (run / "run.json").write_text(json.dumps(record | {"status": "running"}), encoding="utf-8")
+
+
+@pytest.fixture
+def values(request: pytest.FixtureRequest, stages, volumes: Path) -> dict[str, Any]:
+    """Of a stage that starts from the pretrained file."""
+    start = {"dataset_dir": str(volumes), "pretrained": str(stages.pretrained / "model.pt")}
+    if request.node.callspec.params["bundle"] == "essa_segmentation":
+        start["adapter"] = str(stages.adapted / "adapter.safetensors")
+    return start | STEPS
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+@pytest.mark.parametrize("bundle", sorted(SIZES))
+def test_a_run_killed_three_times_ends_as_the_unbroken_one(
+    bundle: str, values: dict[str, Any], run_bundle: RunBundle, tmp_path: Path
+) -> None:
+    run_bundle(bundle, "train.yaml", output_dir=tmp_path / "unbroken", **values)
+
+    run = tmp_path / "killed"
+    site = {"config_file": str(BUNDLES / bundle / "configs" / "train.yaml"), "output_dir": str(run)}
+    (tmp_path / "site.json").write_text(json.dumps(site | values | SIZES[bundle]), encoding="utf-8")
+    command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", "--args_file", str(tmp_path / "site.json")]
+    for iteration in (0, 2, 6):  # before the first checkpoint, within the first epoch, within the second
+        kill_after(iteration, command, run)
+    subprocess.run(command, check=True, capture_output=True)
+
+    assert_same_results(run, tmp_path / "unbroken")
+
+
+@pytest.mark.parametrize("bundle", sorted(SIZES))
+def test_a_run_killed_while_it_wrote_its_results_writes_them_again(
+    bundle: str, values: dict[str, Any], run_bundle: RunBundle, tmp_path: Path
+) -> None:
+    run, values = tmp_path / "run", values | {"max_epochs": 1}
+    run_bundle(bundle, "train.yaml", output_dir=run, **values)
+    shutil.copytree(run, tmp_path / "unbroken")
+    unfinish(run)
+    for name in ("adapter.safetensors", "model.pt"):
+        (run / name).unlink()
+
+    run_bundle(bundle, "train.yaml", output_dir=run, **values)
+    assert_same_results(run, tmp_path / "unbroken")
+    assert json.loads((run / "run.json").read_text(encoding="utf-8"))["status"] == "finished"
+
+
+@pytest.mark.parametrize("bundle", ["essa_ssa"])
+def test_another_pretrained_file_is_another_run(
+    bundle: str, values: dict[str, Any], run_bundle: RunBundle, tmp_path: Path
+) -> None:
+    """Its frozen tensors come from that file, and the checkpoint holds the others only."""
+    run, values = tmp_path / "run", values | {"max_epochs": 1}
+    run_bundle(bundle, "train.yaml", output_dir=run, **values)
+    unfinish(run)
+    other = torch.load(values["pretrained"], weights_only=True)
+    other["norm.weight"] += 1
+    torch.save(other, tmp_path / "model.pt")
+    with pytest.raises(RuntimeError) as caught:
+        run_bundle(bundle, "train.yaml", output_dir=run, **(values | {"pretrained": tmp_path / "model.pt"}))
+    assert "other values of weights" in str(root_cause(caught.value))

@@ -1,0 +1,246 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The main job through the bundles: what each stage writes, and that it is a plain MONAI network afterwards."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigWorkflow
+from monai.networks.nets import UNETR, SwinUNETR, ViT
+from monai.networks.nets.swin_unetr import SwinTransformer
+
+from monai_essa import load_adapter
+from monai_essa.adapter_file import read_adapter
+
+RunBundle = Callable[..., ConfigWorkflow]
+STAGE_FILES = {"adapter.safetensors", "losses.jsonl", "model.pt", "resume", "run.json", "summary.txt", "tensorboard"}
+CUBE = [64, 64, 64]  # the smallest that a SwinUNETR takes
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return torch.load(run / "model.pt", weights_only=True)
+
+
+def vit() -> ViT:
+    return ViT(1, [32] * 3, 16, hidden_size=48, mlp_dim=96, num_layers=12, num_heads=4, qkv_bias=True).eval()
+
+
+def unetr() -> UNETR:
+    return UNETR(1, 3, [32] * 3, feature_size=8, hidden_size=48, mlp_dim=96, num_heads=4, qkv_bias=True).eval()
+
+
+def test_each_stage_writes_its_results(stages) -> None:
+    for run in (stages.pretrained, stages.adapted):
+        assert {path.name for path in run.iterdir()} == STAGE_FILES | {"pretext_head.safetensors", "reconstruction.png"}
+    assert {path.name for path in stages.segmented.iterdir()} == STAGE_FILES | {"best.pt"}
+    for run in (stages.pretrained, stages.adapted, stages.segmented):
+        assert json.loads((run / "run.json").read_text())["status"] == "finished"
+        rows = [json.loads(line) for line in (run / "losses.jsonl").read_text().splitlines()]
+        assert [row["epoch"] for row in rows] == [1]
+        assert np.isfinite(rows[0]["loss"]) and rows[0]["validation"]
+
+
+def test_nothing_that_travels_names_a_file_of_the_data(stages, volumes: Path) -> None:
+    for run in (stages.adapted, stages.segmented):
+        for file in (path for path in run.rglob("*") if path.is_file()):
+            assert not re.search(rb"image_\d\d|label_\d\d|" + str(volumes).encode(), file.read_bytes()), file
+
+
+def test_the_encoder_checkpoint_is_a_stock_vit(stages) -> None:
+    vit().load_state_dict(weights(stages.adapted), strict=True)
+
+
+def test_the_segmentation_checkpoint_is_a_stock_unetr(stages) -> None:
+    unetr().load_state_dict(weights(stages.segmented), strict=True)
+
+
+@pytest.mark.parametrize("run", ["adapted", "segmented"])
+def test_the_merged_network_computes_what_the_adapted_one_does(stages, run: str) -> None:
+    folder = getattr(stages, run)
+    network = vit() if run == "adapted" else unetr()
+    encoder = network if run == "adapted" else network.vit
+    encoder.load_state_dict(weights(stages.pretrained))
+    image = torch.randn(1, 1, 32, 32, 32)
+
+    adapted = load_adapter(network, folder / "adapter.safetensors").eval()
+    merged = vit() if run == "adapted" else unetr()
+    merged.load_state_dict(weights(folder))
+
+    with torch.no_grad():
+        expected, got = adapted(image), merged(image)
+    if run == "adapted":
+        expected, got = expected[0], got[0]
+    assert (expected - got).abs().max() <= 1e-5
+    assert expected.std() > 0
+
+
+def test_only_output_projections_of_the_encoder_learn(stages) -> None:
+    base, adapted, segmented = (weights(run) for run in (stages.pretrained, stages.adapted, stages.segmented))
+    segmented = {name.removeprefix("vit."): tensor for name, tensor in segmented.items() if name.startswith("vit.")}
+    assert base.keys() == adapted.keys() == segmented.keys()
+    for before, after in ((base, adapted), (adapted, segmented)):
+        changed = {name for name in before if not torch.equal(before[name], after[name])}
+        assert changed == {f"blocks.{i}.attn.out_proj.{kind}" for i in range(12) for kind in ("weight", "bias")}
+
+
+def test_the_adapter_of_segmentation_stays_relative_to_the_public_base(stages) -> None:
+    first, second = (read_adapter(run / "adapter.safetensors") for run in (stages.adapted, stages.segmented))
+    assert first.record["fingerprint"] == second.record["fingerprint"]
+    assert first.record["methods"] == second.record["methods"]
+    assert second.record["preprocessing"]["labels"] == {"background": 0, "anterior": 1, "posterior": 2}
+
+
+def test_unlabelled_items_are_what_adaptation_learns_from(stages) -> None:
+    assert json.loads((stages.adapted / "run.json").read_text())["items"] == {"training": 5, "validation": 1}
+
+
+@pytest.mark.parametrize("method", ["apla", "lora", "full"])
+def test_segmentation_starts_from_an_encoder_with_each_method(
+    method: str, stages, volumes: Path, run_bundle: RunBundle, tmp_path: Path
+) -> None:
+    run_bundle(
+        "essa_segmentation",
+        "train.yaml",
+        f"method_{method}.yaml",
+        dataset_dir=volumes,
+        output_dir=tmp_path,
+        start="encoder",
+        pretrained=stages.adapted / "model.pt",
+        limit=1,
+    )
+    unetr().load_state_dict(weights(tmp_path), strict=True)
+
+
+def test_segmentation_starts_from_nothing(volumes: Path, run_bundle: RunBundle, tmp_path: Path) -> None:
+    run_bundle(
+        "essa_segmentation", "train.yaml", "start_random.yaml", dataset_dir=volumes, output_dir=tmp_path, limit=1
+    )
+    unetr().load_state_dict(weights(tmp_path), strict=True)
+
+
+def test_inference_writes_a_label_map_for_each_volume(
+    stages, volumes: Path, run_bundle: RunBundle, tmp_path: Path
+) -> None:
+    checkpoint = stages.segmented / "model.pt"
+    run_bundle(
+        "essa_segmentation",
+        "inference.yaml",
+        dataset_dir=volumes,
+        pattern="image_0[0-2]*",
+        output_dir=tmp_path,
+        checkpoint=checkpoint,
+    )
+    files = sorted(tmp_path.glob("*.nii.gz"))
+    assert [file.name for file in files] == [f"image_0{number}_seg.nii.gz" for number in range(3)]
+    label = nib.load(files[0])
+    assert label.get_data_dtype() == np.uint8
+    assert label.shape == nib.load(volumes / "image_00.nii.gz").shape
+    assert set(np.unique(label.get_fdata())) <= {0, 1, 2}
+
+
+@pytest.mark.parametrize("pretext", ["objective_mae.yaml", "objective_simmim.yaml"])
+def test_a_unetr_is_adapted_by_its_vit(
+    pretext: str, stages, volumes: Path, run_bundle: RunBundle, tmp_path: Path
+) -> None:
+    files = ("train.yaml", "network_unetr.yaml", pretext)
+    pretrained = stages.pretrained / "model.pt"
+    run_bundle("essa_ssa", *files, dataset_dir=volumes, output_dir=tmp_path, pretrained=pretrained)
+    vit().load_state_dict(weights(tmp_path), strict=True)
+
+
+def test_features_of_the_adapted_encoder_are_written(
+    stages, volumes: Path, run_bundle: RunBundle, tmp_path: Path
+) -> None:
+    checkpoint = stages.adapted / "model.pt"
+    run_bundle(
+        "essa_ssa",
+        "inference.yaml",
+        dataset_dir=volumes,
+        pattern="image_0[0-2]*",
+        output_dir=tmp_path,
+        checkpoint=checkpoint,
+    )
+    rows = [row.split(",") for row in (tmp_path / "features.csv").read_text().splitlines()]
+    assert [Path(row[0]).name for row in rows] == [f"image_0{number}.nii.gz" for number in range(3)]
+    features = np.array([row[1:] for row in rows], dtype=float)
+    assert features.shape == (3, 48)
+    assert features.std(0).min() > 0
+
+
+def test_a_finished_run_reconstructs_its_held_out_scans(
+    stages, volumes: Path, run_bundle: RunBundle, tmp_path: Path
+) -> None:
+    for name in ("model.pt", "pretext_head.safetensors"):
+        (tmp_path / name).write_bytes((stages.adapted / name).read_bytes())
+    run_bundle("essa_ssa", "train.yaml", "reconstruct.yaml", dataset_dir=volumes, output_dir=tmp_path)
+    assert [path.name for path in (tmp_path / "reconstructions").iterdir()] == ["0000.png"]
+    same = (tmp_path / "reconstructions" / "0000.png").read_bytes() == (
+        stages.adapted / "reconstruction.png"
+    ).read_bytes()
+    assert same, "the merged network and the loaded head give the picture that the training ended with"
+
+
+def test_evaluation_scores_each_case_and_leaves_the_run_alone(
+    stages, volumes: Path, run_bundle: RunBundle, tmp_path: Path
+) -> None:
+    run = shutil.copytree(stages.segmented, tmp_path / "run")
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
+    files, section = ("train.yaml", "evaluate.yaml"), "validation"
+    run_bundle("essa_segmentation", *files, dataset_dir=volumes, output_dir=run, validation_section=section)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    rows = [line.split(",") for line in (run / "test" / "dice_raw.csv").read_text().splitlines()]
+    assert rows[0] == ["filename", "class0", "class1", "mean"]
+    assert [Path(row[0]).name for row in rows[1:]] == ["image_04.nii.gz", "image_05.nii.gz"]
+    best = json.loads((run / "losses.jsonl").read_text())["validation"]["val_mean_dice"]
+    assert np.mean([float(row[3]) for row in rows[1:]]) == pytest.approx(best, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_a_swin_unetr_is_adapted_with_its_decoder_and_segments(
+    volumes: Path, run_bundle: RunBundle, tmp_path: Path
+) -> None:
+    small = {"dataset_dir": volumes, "img_size": CUBE, "feature_size": 12, "batch_size": 1}
+    files = ("train.yaml", "network_swin_unetr.yaml")
+    first, second, third = (tmp_path / name for name in ("full", "apla", "segmentation"))
+    run_bundle(
+        "essa_ssa", *files, "objective_simmim.yaml", "method_full.yaml", output_dir=first, samples_per_epoch=2, **small
+    )
+    SwinTransformer(
+        1, 12, (7,) * 3, (2,) * 3, depths=(2,) * 4, num_heads=(3, 6, 12, 24), qkv_bias=True
+    ).load_state_dict(weights(first), strict=True)
+
+    run_bundle(
+        "essa_ssa",
+        *files,
+        "objective_simmim_decoder.yaml",
+        output_dir=second,
+        pretrained=first / "model.pt",
+        samples_per_epoch=1,
+        **small,
+    )
+    SwinUNETR(1, 1, feature_size=12).load_state_dict(weights(second), strict=True)
+
+    start = {"start": "encoder", "pretrained": second / "model.pt", "limit": 1}
+    run_bundle("essa_segmentation", *files, output_dir=third, **start, **small)
+    before, after = weights(second), weights(third)
+    SwinUNETR(1, 3, feature_size=12).load_state_dict(after, strict=True)
+    frozen = [name for name in before if name.startswith("swinViT.") and ".attn.proj." not in name]
+    assert all(torch.equal(before[name], after[name]) for name in frozen)

@@ -1,0 +1,104 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""`adapter info`, `merge` and `diff` say what a file holds, and write a network that needs no monai_essa."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from monai_essa.adapter_file import read_adapter
+from monai_essa.bundle_folder import bundle_folder
+
+WIDTH = ["--args", "img_size=[32,32,32]", "hidden_size=48", "mlp_dim=96", "num_heads=4"]
+
+
+def test_info_names_method_size_network_versions_card_and_base(monai_essa, files) -> None:
+    given = monai_essa("adapter", "info", files.adapters[0])
+    lines = dict(line.split("  ", 1) for line in given.out.splitlines())
+    facts = {name: text.strip() for name, text in lines.items()}
+    assert given.code == 0
+    assert facts["method"] == "APLA(columns=None, seed=0)"
+    assert facts["also trained"] == "nothing"
+    assert facts["network"] == "ViT"
+    assert facts["tensors"] == "24 with 28,224 values, 24 of them of the method"  # 12 blocks of 48 x 48 + 48
+    assert f"torch {torch.__version__}" in facts["made with"]
+    assert facts["preprocessing"] == "spacing [1.0, 1.0, 1.0], intensity mr"
+    assert "0.1" in facts["file"] and "MB" in facts["file"]
+    assert f"over {len(read_adapter(files.adapters[0]).record['fingerprint'])} frozen" in facts["base"]
+
+
+def test_info_gives_adapters_of_one_base_one_digest(monai_essa, files) -> None:
+    last = [monai_essa("adapter", "info", path).out.splitlines()[-1] for path in files.adapters]
+    assert last[0] == last[1]
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense"])
+def test_info_refuses_what_is_no_adapter(content: bytes, monai_essa, tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(content)
+    given = monai_essa("adapter", "info", path)
+    assert given.code == 1
+    assert len(given.err.splitlines()) == 1 and str(path) in given.err
+
+
+def test_merge_writes_the_weights_of_the_stock_network(monai_essa, files, tmp_path: Path) -> None:
+    out = tmp_path / "model.pt"
+    command = ("adapter", "merge", files.adapters[1], "--base", files.base, "--out", out)
+    given = monai_essa(*command, "--bundle", "essa_ssa", *WIDTH)
+    assert given.code == 0
+    assert "100.0% of the encoder" in given.out and f"wrote {out}: a plain ViT" in given.out
+    state = torch.load(out, weights_only=True)
+    assert state.keys() == files.merged[1].keys()
+    assert all(torch.equal(state[name], tensor) for name, tensor in files.merged[1].items())
+
+
+def test_merge_takes_config_files_too(monai_essa, files, tmp_path: Path) -> None:
+    config = bundle_folder("essa_ssa") / "configs" / "train.yaml"
+    command = ("adapter", "merge", files.adapters[0], "--base", files.base, "--out", tmp_path / "model.pt")
+    assert monai_essa(*command, "--config-file", config, *WIDTH).code == 0
+
+
+def test_merge_leaves_an_existing_file_alone(monai_essa, files, tmp_path: Path) -> None:
+    out = tmp_path / "model.pt"
+    out.write_text("mine", encoding="utf-8")
+    command = ("adapter", "merge", files.adapters[0], "--base", files.base, "--out", out)
+    given = monai_essa(*command, "--bundle", "essa_ssa", *WIDTH)
+    assert given.code == 1
+    assert out.read_text() == "mine"
+
+
+def test_merge_into_a_network_of_another_width_is_one_line(monai_essa, files, tmp_path: Path) -> None:
+    command = ("adapter", "merge", files.adapters[0], "--base", files.base, "--out", tmp_path / "model.pt")
+    given = monai_essa(*command, "--bundle", "essa_ssa", "--args", "img_size=[32,32,32]", "hidden_size=96")
+    assert given.code == 1
+    assert len(given.err.splitlines()) == 1 and "hidden_size is 48 in the file and 96 in the network" in given.err
+    assert not (tmp_path / "model.pt").exists()
+
+
+def test_diff_lists_each_tensor_and_the_whole(monai_essa, files) -> None:
+    given = monai_essa("adapter", "diff", *files.adapters)
+    lines = given.out.splitlines()
+    assert given.code == 0
+    assert lines[0] == "methods: the same: APLA(columns=None, seed=0)"
+    assert lines[1].startswith("base: the same in the")
+    tensors = [line.split() for line in lines if line.startswith("encoder:")]
+    assert len(tensors) == 24
+    assert all(float(row[-1]) > 0 for row in tensors)
+    assert float(lines[-1].removeprefix("all values together: ")) > 0
+
+
+def test_diff_of_a_file_with_itself_is_zero(monai_essa, files) -> None:
+    given = monai_essa("adapter", "diff", files.adapters[0], files.adapters[0])
+    assert given.out.splitlines()[-1] == "all values together: 0"

@@ -1,0 +1,54 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""A bundle is a folder or a name; of its configs the first that is there is taken."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from monai_essa.bundle_folder import bundle_folder
+from monai_essa.cli.bundle_config import find_bundle, find_config
+
+
+def test_a_name_is_a_bundle_that_ships() -> None:
+    assert find_bundle("essa_ssa") == bundle_folder("essa_ssa")
+
+
+def test_a_folder_is_a_bundle(tmp_path: Path) -> None:
+    (tmp_path / "configs").mkdir()
+    assert find_bundle(tmp_path) == tmp_path
+
+
+def test_a_folder_without_configs_is_none(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is no bundle: expected a folder with a folder 'configs'"):
+        find_bundle(tmp_path)
+
+
+def test_a_misspelt_name_is_answered_with_the_near_one() -> None:
+    with pytest.raises(ValueError, match="did you mean essa_ssa"):
+        find_bundle("esa_ssa")
+
+
+def test_the_preferred_config_comes_first(tmp_path: Path) -> None:
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "train.json").touch()
+    assert find_config(tmp_path, ("inference", "train")).name == "train.json"
+    (tmp_path / "configs" / "inference.yaml").touch()
+    assert find_config(tmp_path, ("inference", "train")).name == "inference.yaml"
+
+
+def test_a_bundle_without_the_config_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "configs").mkdir()
+    with pytest.raises(ValueError, match="holds no inference or train config"):
+        find_config(tmp_path, ("inference", "train"))

@@ -1,0 +1,107 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""A copy is a whole bundle or nothing, and every verb of monai.bundle takes it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle.scripts import ckpt_export, verify_net_in_out
+
+from monai_essa.bundle_folder import bundle_folder
+from monai_essa.cli.adapter_merge import network_of_config
+from monai_essa.cli.bundle_copy import BundleVariant, copy_bundle
+
+WIDTH: dict[str, Any] = {"img_size": [32] * 3, "hidden_size": 48, "mlp_dim": 96, "num_heads": 4}
+SWIN: dict[str, Any] = {"img_size": [64] * 3, "feature_size": 12}
+VARIANTS = [
+    ("essa_segmentation", "unetr", WIDTH | {"feature_size": 4, "labels": {"background": 0, "a": 1, "b": 2}}),
+    ("essa_segmentation", "swin_unetr", SWIN),
+    ("essa_ssa", "vit", WIDTH),
+    ("essa_ssa", "unetr", WIDTH),
+    ("essa_ssa", "swin_unetr", SWIN),
+]
+
+
+def names(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_copy_has_the_files_of_the_bundle_but_for_the_overlays_of_the_network(tmp_path: Path) -> None:
+    source = bundle_folder("essa_segmentation")
+    folder = copy_bundle(source, tmp_path, BundleVariant("spleen", {"network": "unetr"}, WIDTH))
+    gone = {name for name in names(source) if name.startswith("configs/network_")}
+    assert folder == tmp_path / "spleen"
+    assert names(folder) == {name for name in names(source) - gone if "__pycache__" not in name}
+    assert [path.name for path in tmp_path.iterdir()] == ["spleen"]
+
+
+def test_the_weights_of_a_run_come_with_it(segmentation_runs, tmp_path: Path) -> None:
+    values = WIDTH | {"feature_size": 4, "labels": {"background": 0, "ball": 1}}
+    variant = BundleVariant("ball", {}, values, segmentation_runs[0])
+    folder = copy_bundle(bundle_folder("essa_segmentation"), tmp_path, variant)
+    assert {"models/model.pt", "models/adapter.safetensors"} <= names(folder)
+    assert "holds no weights" not in json.loads((folder / "configs" / "metadata.json").read_text())["description"]
+
+
+def test_an_existing_folder_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "spleen").mkdir()
+    (tmp_path / "spleen" / "notes.txt").touch()
+    with pytest.raises(FileExistsError, match="expected a new folder"):
+        copy_bundle(bundle_folder("essa_ssa"), tmp_path, BundleVariant("spleen"))
+    assert names(tmp_path) == {"spleen/notes.txt"}
+
+
+@pytest.mark.parametrize("variant", [BundleVariant("x", {"network": "no"}), BundleVariant("x", run=Path("nowhere"))])
+def test_nothing_stays_of_a_copy_that_fails(variant: BundleVariant, tmp_path: Path) -> None:
+    with pytest.raises((ValueError, FileNotFoundError)):
+        copy_bundle(bundle_folder("essa_ssa"), tmp_path, variant)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize(("bundle", "network", "values"), VARIANTS, ids=lambda value: str(value)[:12])
+def test_every_variant_passes_the_verbs_of_monai_bundle(
+    bundle: str, network: str, values: dict[str, Any], volumes: Path, tmp_path: Path
+) -> None:
+    folder = copy_bundle(bundle_folder(bundle), tmp_path, BundleVariant("mine", {"network": network}, values))
+    inference, meta = folder / "configs" / "inference.yaml", folder / "configs" / "metadata.json"
+    verify_net_in_out("network_def", meta_file=str(meta), config_file=str(inference), device="cpu")
+
+    model = network_of_config([inference], {}).eval()
+    (folder / "models").mkdir()
+    torch.save(model.state_dict(), folder / "models" / "model.pt")
+    ckpt_export("network_def", config_file=str(inference), bundle_root=str(folder), use_trace=True)
+    image = torch.randn(1, 1, *values["img_size"])
+    with torch.no_grad():
+        exported, expected = torch.jit.load(folder / "models" / "model.ts")(image), model(image)
+    assert torch.allclose(exported, expected, atol=1e-5)
+
+    places = {"bundle_root": str(folder), "dataset_dir": str(volumes)}
+    workflow = ConfigWorkflow(str(inference), workflow_type="infer", logging_file=False, **places)
+    workflow.initialize()
+    assert workflow.check_properties() == []
+
+
+def test_the_metadata_of_the_copy_is_what_its_workflow_reads(tmp_path: Path) -> None:
+    folder = copy_bundle(bundle_folder("essa_ssa"), tmp_path, BundleVariant("mine", {}, WIDTH))
+    parser = ConfigParser()
+    parser.read_config(str(folder / "configs" / "inference.yaml"))
+    parser.read_meta(str(folder / "configs" / "metadata.json"))
+    assert parser["_meta_#name"] == "mine"
+    assert parser["_meta_#network_data_format#inputs#image#spatial_shape"] == parser["img_size"]

@@ -1,0 +1,150 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Datalists are made and checked; the output names counts, what was left out, problems and what to do."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from monai_essa.cli import main
+from monai_essa.data import load_datalist
+
+
+def save(path: Path, array: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(array, np.eye(4)), path)
+
+
+@pytest.fixture
+def scans(tmp_path: Path) -> Path:
+    """Ten labelled patients, and two images that fit one label."""
+    rng = np.random.default_rng(0)
+    for number in range(10):
+        save(tmp_path / "images" / f"p{number:02d}.nii.gz", rng.integers(0, 99, (6, 6, 6)).astype(np.int16))
+        save(tmp_path / "masks" / f"p{number:02d}_seg.nii.gz", rng.integers(0, 2, (6, 6, 6)).astype(np.uint8))
+    save(tmp_path / "images" / "p03_T2.nii.gz", rng.integers(0, 99, (6, 6, 6)).astype(np.int16))
+    return tmp_path
+
+
+@pytest.fixture
+def own_volumes(volumes: Path, tmp_path: Path) -> Path:
+    """A copy of the volumes that a test may damage."""
+    return shutil.copytree(volumes, tmp_path / "volumes")
+
+
+def test_a_datalist_is_written_beside_the_images_with_its_counts(monai_essa, scans: Path) -> None:
+    given = monai_essa("data", "datalist", scans / "images", "--labels", scans / "masks")
+    path = scans / "images" / "dataset.json"
+    rows = [line.split() for line in given.out.splitlines()]
+    assert given.code == 0
+    assert ["training", "7", "7", "7"] in rows
+    assert ["validation", "1", "1", "1"] in rows
+    assert ["testing", "2", "2", "2"] in rows
+    assert f"next: monai-essa data check {path}" in given.out
+    assert len(load_datalist(path, "training")) == 7
+
+
+def test_what_was_left_out_is_said_with_the_reason(monai_essa, scans: Path) -> None:
+    given = monai_essa("data", "datalist", scans / "images", "--labels", scans / "masks")
+    (line,) = (line for line in given.out.splitlines() if line.startswith("left out: "))
+    assert line.startswith("left out: p03_T2.nii.gz: p03.nii.gz of the same study was taken")
+
+
+def test_the_shares_are_numbers_or_fractions_of_patients(monai_essa, scans: Path) -> None:
+    out = scans / "own.json"
+    given = monai_essa(
+        *("data", "datalist", scans / "images", "--labels", scans / "masks", "--out", out),
+        *("--fractions", "training=3", "validation=0.2", "--seed", 5),
+    )
+    assert given.code == 0
+    datalist = json.loads(out.read_text())
+    assert {name: len(items) for name, items in datalist.items() if isinstance(items, list)} == {
+        "training": 3,
+        "validation": 2,
+        "unlabeled": 5,
+    }
+    assert datalist["seed"] == 5
+
+
+def test_an_existing_datalist_is_left_alone(monai_essa, scans: Path) -> None:
+    path = scans / "images" / "dataset.json"
+    path.write_text("{}", encoding="utf-8")
+    given = monai_essa("data", "datalist", scans / "images")
+    assert given.code == 1
+    assert len(given.err.splitlines()) == 1 and f"{path} exists" in given.err
+    assert path.read_text() == "{}"
+
+
+def test_a_folder_without_images_is_one_line(monai_essa, tmp_path: Path) -> None:
+    given = monai_essa("data", "datalist", tmp_path)
+    assert given.code == 1
+    assert len(given.err.splitlines()) == 1 and "found none" in given.err
+
+
+@pytest.mark.parametrize("text", ["training", "training=many", "=0.5x"])
+def test_a_share_that_is_no_number_is_a_wrong_argument(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["data", "datalist", "scans", "--fractions", text])
+    assert stopped.value.code == 2
+    assert f"expected SECTION=SHARE such as training=0.7, got '{text}'" in capsys.readouterr().err
+
+
+def test_sound_data_pass_with_a_summary(monai_essa, volumes: Path) -> None:
+    given = monai_essa("data", "check", volumes / "dataset.json")
+    assert given.code == 0
+    assert "images: training 3, validation 1" in given.out
+    assert "size in voxels: median 32 x 32 x 32" in given.out
+    assert given.out.splitlines()[-1] == "0 errors, 0 warnings"
+
+
+def test_each_problem_is_a_line_with_file_problem_and_advice(monai_essa, own_volumes: Path) -> None:
+    save(own_volumes / "case1.nii.gz", np.zeros((32, 32, 32), np.int16))
+    given = monai_essa("data", "check", own_volumes / "dataset.json")
+    assert given.code == 1
+    assert given.out.splitlines()[0] == "error: case1.nii.gz (image): every voxel is 0; leave out the file"
+    assert given.out.splitlines()[-1] == "1 error, 0 warnings"
+
+
+def test_only_the_sections_asked_for_are_checked(monai_essa, own_volumes: Path) -> None:
+    save(own_volumes / "case3.nii.gz", np.zeros((32, 32, 32), np.int16))
+    assert monai_essa("data", "check", own_volumes / "dataset.json", "--section", "training").code == 0
+    assert monai_essa("data", "check", own_volumes / "dataset.json", "--section", "training", "validation").code == 1
+
+
+def test_the_findings_are_written_as_json(monai_essa, own_volumes: Path, tmp_path: Path) -> None:
+    (own_volumes / "case2.nii.gz").unlink()
+    monai_essa("data", "check", own_volumes / "dataset.json", "--json", tmp_path / "findings.json")
+    findings = json.loads((tmp_path / "findings.json").read_text())
+    assert findings["errors"] == 1
+    assert findings["problems"][0]["file"] == "case2.nii.gz"
+    assert set(findings["problems"][0]) == {"severity", "file", "key", "problem", "advice"}
+    assert "images: training 3, validation 1" in findings["summary"]
+
+
+def test_paths_may_be_relative_to_another_folder(monai_essa, volumes: Path, tmp_path: Path) -> None:
+    shutil.copy(volumes / "dataset.json", tmp_path)
+    assert monai_essa("data", "check", tmp_path / "dataset.json").code == 1
+    assert monai_essa("data", "check", tmp_path / "dataset.json", "--base-dir", volumes).code == 0
+
+
+def test_real_cases_are_split_and_pass_the_check(monai_essa, hippocampus_tiny: Path, tmp_path: Path) -> None:
+    out = tmp_path / "dataset.json"
+    assert monai_essa("data", "datalist", hippocampus_tiny, "--out", out).code == 0
+    given = monai_essa("data", "check", out)
+    assert given.code == 0
+    assert "label ids (files): 0 (16), 1 (16), 2 (16)" in given.out
