@@ -13,11 +13,16 @@
 
 from __future__ import annotations
 
-from monai_essa.adaptation import adapt, disable_adapter, merge
-from monai_essa.adapter_file import load_adapter, save_adapter
-from monai_essa.parameter_summary import summary
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from monai_essa.version import __version__
-from monai_essa.weights import load_weights
+
+if TYPE_CHECKING:
+    from monai_essa.adaptation import adapt, disable_adapter, merge
+    from monai_essa.adapter_file import load_adapter, save_adapter
+    from monai_essa.parameter_summary import summary
+    from monai_essa.weights import load_weights
 
 __all__ = [
     "__version__",
@@ -29,3 +34,24 @@ __all__ = [
     "save_adapter",
     "summary",
 ]
+
+# Imported at the first use, so that `monai-essa --help` need not wait for torch and MONAI.
+_MODULE_OF = {
+    "adapt": "adaptation",
+    "disable_adapter": "adaptation",
+    "load_adapter": "adapter_file",
+    "load_weights": "weights",
+    "merge": "adaptation",
+    "save_adapter": "adapter_file",
+    "summary": "parameter_summary",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 import yaml
 
 from monai_essa.cli import adapter_commands, bundle_commands, data_commands, demo_command, predict_command, run_command
-from monai_essa.cli.one_line import one_line
+from monai_essa.error_line import one_line
 from monai_essa.version import __version__
 
 __all__ = ["main"]

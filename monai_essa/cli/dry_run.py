@@ -22,10 +22,10 @@ import torch.nn as nn
 from monai.bundle import ConfigParser
 
 from monai_essa.cli.data_commands import print_check
-from monai_essa.cli.patch_share import patch_line
 from monai_essa.cli.trial_steps import Trial, try_steps
 from monai_essa.data import DataCheck, check_datalist
 from monai_essa.data.datalist_file import read_datalist, section_items
+from monai_essa.data.patch_share import patch_line
 from monai_essa.parameter_summary import summary
 
 __all__ = ["dry_run"]

@@ -19,6 +19,7 @@ from monai_essa.data.data_problem import Problem
 from monai_essa.data.datalist_file import load_datalist, section_names, unlabelled_items
 from monai_essa.data.datalist_maker import make_datalist, write_datalist
 from monai_essa.data.keyed import KeyedDataset, KeyedSampler
+from monai_essa.data.patch_share import patch_line
 from monai_essa.data.simpleitk_reader import SimpleITKReader
 from monai_essa.data.splits import hold_out, split_patients
 from monai_essa.data.volume_reader import VolumeReader, read_volume
@@ -34,6 +35,7 @@ __all__ = [
     "hold_out",
     "load_datalist",
     "make_datalist",
+    "patch_line",
     "patient_of",
     "read_volume",
     "section_names",

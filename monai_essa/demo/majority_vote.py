@@ -17,7 +17,8 @@ from collections.abc import Sequence
 
 import torch
 from monai.metrics import compute_dice
-from monai.transforms import AsDiscrete, Compose, LoadImage, Orientation, ResizeWithPadOrCrop, Spacing, VoteEnsemble
+from monai.networks import one_hot
+from monai.transforms import Compose, LoadImage, Orientation, ResizeWithPadOrCrop, Spacing, VoteEnsemble
 
 from monai_essa.data import VolumeReader, load_datalist
 from monai_essa.demo.demo_data import DemoData
@@ -42,7 +43,7 @@ def majority_vote(labels: Sequence[torch.Tensor], shape: Sequence[int], num_clas
         tensor([[0, 1, 1]])
     """
     fit = ResizeWithPadOrCrop(shape)
-    return VoteEnsemble(num_classes)([torch.as_tensor(fit(label)) for label in labels])
+    return torch.as_tensor(VoteEnsemble(num_classes)([torch.as_tensor(fit(label)) for label in labels]))
 
 
 def majority_vote_dice(data: DemoData) -> dict[str, list[float]]:
@@ -66,11 +67,10 @@ def majority_vote_dice(data: DemoData) -> dict[str, list[float]]:
         [load(item["label"]).as_tensor() for item in load_datalist(data.datalist, data.sections[section])]
         for section in ("training", "test")
     )
-    one_hot = AsDiscrete(to_onehot=len(names))
     dice = [
         compute_dice(
-            one_hot(majority_vote(training, label.shape[1:], len(names)))[None],
-            one_hot(label)[None],
+            one_hot(majority_vote(training, label.shape[1:], len(names))[None], len(names)),
+            one_hot(label[None], len(names)),
             include_background=False,
         )[0]
         for label in test

@@ -13,7 +13,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,8 @@ from monai_essa.demo.stage import Stage
 __all__ = ["DemoPlan", "DemoSize", "Epochs"]
 
 _HEADS = 6
-_PRETEXT_STEPS = {"batch_size": 4, "samples_per_epoch": 96}
-_SEGMENTATION_STEPS = {"batch_size": 2, "samples_per_epoch": 24}
+_PRETEXT_STEPS: dict[str, Any] = {"batch_size": 4, "samples_per_epoch": 96}
+_SEGMENTATION_STEPS: dict[str, Any] = {"batch_size": 2, "samples_per_epoch": 24}
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,10 @@ class DemoPlan:
             self._segmentation("from_nothing", "segmentation from random weights", ("start_random.yaml",), {}),
         ]
 
+    def training(self) -> list[Stage]:
+        """List every stage that trains, in the order in which they must run."""
+        return [self.pretraining(), self.adaptation(), *self.segmentations()]
+
     def evaluation(self, segmentation: Stage) -> Stage:
         """Measure a finished segmentation on the test volumes."""
         return Stage(
@@ -101,7 +105,7 @@ class DemoPlan:
             f"test of the {segmentation.title}",
             segmentation.bundle,
             (*segmentation.configs, "evaluate.yaml"),
-            segmentation.values | {"validation_section": self.data.sections["test"]},
+            {**segmentation.values, "validation_section": self.data.sections["test"]},
         )
 
     def prediction(self, segmentation: Stage, image: Any, name: str) -> Stage:
@@ -123,11 +127,11 @@ class DemoPlan:
         configs = ("inference.yaml", *self._intensity())
         return Stage(name, f"{name}, one test volume", segmentation.bundle, configs, values | self._network())
 
-    def _pretext(self, name: str, title: str, method: str, values: Mapping[str, Any]) -> Stage:
+    def _pretext(self, name: str, title: str, method: str, values: dict[str, Any]) -> Stage:
         configs = ("train.yaml", f"method_{method}.yaml", "objective_mae.yaml", *self._intensity())
         return Stage(name, title, "essa_ssa", configs, self._run(name) | _PRETEXT_STEPS | values)
 
-    def _segmentation(self, name: str, title: str, overlays: Sequence[str], values: Mapping[str, Any]) -> Stage:
+    def _segmentation(self, name: str, title: str, overlays: Sequence[str], values: dict[str, Any]) -> Stage:
         task = {
             "section": self.data.sections["training"],
             "validation_section": self.data.sections["validation"],
@@ -136,9 +140,7 @@ class DemoPlan:
             "max_epochs": self.size.epochs.segmentation,
         }
         configs = ("train.yaml", *overlays, *self._intensity())
-        return Stage(
-            name, title, "essa_segmentation", configs, self._run(name) | _SEGMENTATION_STEPS | task | values
-        )
+        return Stage(name, title, "essa_segmentation", configs, self._run(name) | _SEGMENTATION_STEPS | task | values)
 
     def _run(self, name: str) -> dict[str, Any]:
         place = {"output_dir": str(self.output / name), "datalist": str(self.data.datalist), "seed": self.seed}

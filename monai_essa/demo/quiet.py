@@ -25,6 +25,7 @@ __all__ = ["quiet_libraries"]
 _LEVELS = {
     "monai": logging.WARNING,
     "monai.bundle.workflows": logging.ERROR,
+    "monai.data.image_writer": logging.WARNING,  # it has a level and a handler of its own
     "monai_essa": logging.WARNING,
     "ignite": logging.WARNING,
 }

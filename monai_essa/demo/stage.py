@@ -25,7 +25,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 
 from monai_essa.bundle_folder import bundle_folder
 
-__all__ = ["Stage", "run_stage", "stage_command", "write_stage"]
+__all__ = ["Stage", "run_stage", "stage_command", "stage_file", "write_stage"]
 
 
 @dataclass(frozen=True)
@@ -47,20 +47,25 @@ class Stage:
     values: Mapping[str, Any]
 
 
-def write_stage(stage: Stage, folder: Path) -> Path:
+def stage_file(stage: Stage, output: Path) -> Path:
+    """Name the file of a stage within the folder of the demo."""
+    return output / "stages" / f"{stage.name}.yaml"
+
+
+def write_stage(stage: Stage, output: Path) -> Path:
     """Write a stage as a file of arguments, as a site's ``my_site.yaml`` is one.
 
     Args:
         stage: the stage.
-        folder: where the file goes; made if missing.
+        output: folder of the demo.
 
     Returns:
         The file, for ``python -m monai.bundle run --args_file`` and :func:`run_stage`.
     """
     configs = bundle_folder(stage.bundle) / "configs"
     arguments = {"config_file": [str(configs / name) for name in stage.configs], **stage.values}
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{stage.name}.yaml"
+    path = stage_file(stage, output)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"# {stage.title}\n{yaml.safe_dump(arguments, sort_keys=False)}", encoding="utf-8")
     return path
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from monai_essa.engines.best_metric import BestMetric
 from monai_essa.engines.crop_size import check_crop_size
-from monai_essa.engines.error_line import root_cause, show_cause_last
 from monai_essa.engines.fingerprint import config_fingerprints, datalist_fingerprint, file_fingerprint
 from monai_essa.engines.frozen_check import FrozenCheck
 from monai_essa.engines.loss_log import LossLog
@@ -32,6 +31,7 @@ from monai_essa.engines.supervised import Supervised
 from monai_essa.engines.train_step import TrainStep
 from monai_essa.engines.training_progress import TrainingProgress
 from monai_essa.engines.validation_step import ValidationStep
+from monai_essa.error_line import root_cause, show_cause_last
 
 __all__ = [
     "BestMetric",

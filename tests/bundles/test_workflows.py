@@ -166,23 +166,21 @@ def test_a_unetr_is_adapted_by_its_vit(
     vit().load_state_dict(weights(tmp_path), strict=True)
 
 
-def test_features_of_the_adapted_encoder_are_written(
+def test_features_are_the_mean_tokens_of_the_adapted_encoder(
     stages, volumes: Path, run_bundle: RunBundle, tmp_path: Path
 ) -> None:
-    checkpoint = stages.adapted / "model.pt"
-    run_bundle(
-        "essa_ssa",
-        "inference.yaml",
-        dataset_dir=volumes,
-        pattern="image_0[0-2]*",
-        output_dir=tmp_path,
-        checkpoint=checkpoint,
-    )
+    files = {"dataset_dir": volumes, "pattern": "image_0[0-2]*", "checkpoint": stages.adapted / "model.pt"}
+    workflow = run_bundle("essa_ssa", "inference.yaml", output_dir=tmp_path, **files)
     rows = [row.split(",") for row in (tmp_path / "features.csv").read_text().splitlines()]
     assert [Path(row[0]).name for row in rows] == [f"image_0{number}.nii.gz" for number in range(3)]
-    features = np.array([row[1:] for row in rows], dtype=float)
-    assert features.shape == (3, 48)
-    assert features.std(0).min() > 0
+
+    encoder = vit()
+    encoder.load_state_dict(weights(stages.adapted))
+    images = torch.stack([item["image"].as_tensor() for item in workflow.parser.get_parsed_content("dataset")])
+    with torch.no_grad():
+        expected = encoder(images)[0].mean(1)
+    got = torch.tensor([[float(value) for value in row[1:]] for row in rows])
+    torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_a_finished_run_reconstructs_its_held_out_scans(

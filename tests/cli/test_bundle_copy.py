@@ -20,12 +20,13 @@ from typing import Any
 import pytest
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
-from monai.bundle.scripts import ckpt_export, verify_net_in_out
+from monai.bundle.scripts import ckpt_export, verify_metadata, verify_net_in_out
 
 from monai_essa.bundle_folder import bundle_folder
 from monai_essa.cli.adapter_merge import network_of_config
 from monai_essa.cli.bundle_copy import BundleVariant, copy_bundle
 
+SCHEMA = Path(__file__).resolve().parents[1] / "bundles" / "metadata_schema.json"
 WIDTH: dict[str, Any] = {"img_size": [32] * 3, "hidden_size": 48, "mlp_dim": 96, "num_heads": 4}
 SWIN: dict[str, Any] = {"img_size": [64] * 3, "feature_size": 12}
 VARIANTS = [
@@ -81,6 +82,7 @@ def test_every_variant_passes_the_verbs_of_monai_bundle(
 ) -> None:
     folder = copy_bundle(bundle_folder(bundle), tmp_path, BundleVariant("mine", {"network": network}, values))
     inference, meta = folder / "configs" / "inference.yaml", folder / "configs" / "metadata.json"
+    verify_metadata(str(meta), filepath=SCHEMA)
     verify_net_in_out("network_def", meta_file=str(meta), config_file=str(inference), device="cpu")
 
     model = network_of_config([inference], {}).eval()

@@ -21,7 +21,6 @@ import pytest
 
 import monai_essa.demo
 
-
 RUN_DEMO = inspect.signature(monai_essa.demo.run_demo)
 
 

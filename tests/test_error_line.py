@@ -17,11 +17,14 @@ import subprocess
 import sys
 
 import pytest
+import yaml
+from monai.bundle import ConfigParser
 from monai.bundle.config_item import ConfigExpression
+from monai.data import DataLoader
 from monai.networks.nets import ViT
 from monai.transforms import Compose, Lambda
 
-from monai_essa.engines.error_line import root_cause
+from monai_essa.error_line import one_line, root_cause
 
 FAIL = """
 import torch
@@ -39,7 +42,7 @@ ConfigExpression("$list(loader)", globals={{"loader": loader}}).evaluate()
 
 
 def run(code: str) -> subprocess.CompletedProcess[str]:
-    start = "from monai_essa.engines.error_line import show_cause_last\nshow_cause_last()\nshow_cause_last()\n"
+    start = "from monai_essa.error_line import show_cause_last\nshow_cause_last()\nshow_cause_last()\n"
     return subprocess.run([sys.executable, "-W", "ignore", "-c", start + code], capture_output=True, text=True)
 
 
@@ -84,3 +87,50 @@ def test_an_error_of_monai_without_a_cause_is_the_cause():
 def test_an_error_of_another_package_is_the_cause():
     error = raised(lambda: refuse(None))
     assert root_cause(error) is error
+
+
+def refuse_value(value: object) -> None:
+    raise ValueError(f"{value}: expected another; give one\nand a second line")
+
+
+def test_the_first_line_of_a_message_is_given() -> None:
+    assert one_line(ValueError("a.nii: no such file\nlong story")) == "a.nii: no such file"
+
+
+def test_an_error_without_a_message_is_its_name() -> None:
+    assert one_line(RuntimeError()) == "RuntimeError"
+
+
+def test_a_bare_key_says_that_it_is_a_missing_key() -> None:
+    assert one_line(KeyError("image")) == "KeyError: image"
+    assert one_line(KeyError("id='x' is not in the config")) == "id='x' is not in the config"
+
+
+def test_the_wrappers_of_the_config_parser_are_taken_off() -> None:
+    parser = ConfigParser({"a": "$refuse_value('a')", "b": {"_target_": "builtins.dict", "c": "@a"}}, globals={})
+    parser.globals["refuse_value"] = refuse_value
+    assert one_line(raised(lambda: parser.get_parsed_content("b"))) == "a: expected another; give one"
+
+
+def test_the_wrappers_of_transforms_are_taken_off() -> None:
+    assert one_line(raised(lambda: Compose([Lambda(refuse_value)])(1))) == "1: expected another; give one"
+
+
+def test_a_message_of_ours_is_kept_though_it_has_a_cause() -> None:
+    def reread() -> None:
+        try:
+            refuse_value("inner")
+        except ValueError as error:
+            raise ValueError("a.nii: damaged; copy it again") from error
+
+    assert one_line(raised(reread)) == "a.nii: damaged; copy it again"
+
+
+def test_the_error_of_a_loader_process_is_found_in_its_text() -> None:
+    loader = DataLoader([Compose([Lambda(refuse_value)])], num_workers=1, collate_fn=lambda items: items[0](5))
+    assert one_line(raised(lambda: list(loader))) == "5: expected another; give one"
+
+
+def test_a_yaml_error_has_its_place_on_the_same_line() -> None:
+    line = one_line(raised(lambda: yaml.safe_load("a: [1")))
+    assert "line 1, column 4" in line and "\n" not in line

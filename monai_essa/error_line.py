@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Let a run that fails end with the one line that says why."""
+"""One line that says why something failed, from under the errors that MONAI raises over it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ import sys
 import traceback
 from types import TracebackType
 
-__all__ = ["root_cause", "show_cause_last"]
+import yaml
 
-_NEXT = "\n\nThe above exception was the direct cause of the following exception:\n\n"
-_KIND = re.compile(r"[\w.]+(Error|Exception|Warning): ")
+__all__ = ["one_line", "root_cause", "show_cause_last"]
+
+_IN_WORKER = re.compile(r"^Caught \w+ in DataLoader worker")
+_RAISED = re.compile(r"^(?:[\w.]+\.)?\w+(?:Error|Exception): (.+)$", re.MULTILINE)
 
 
 def root_cause(error: BaseException) -> BaseException:
@@ -46,6 +48,32 @@ def root_cause(error: BaseException) -> BaseException:
     return error
 
 
+def one_line(error: BaseException) -> str:
+    """Give the line that tells the user what was expected, what came and what to do.
+
+    Args:
+        error: as it was caught.
+
+    Returns:
+        The first line of its root cause's message; the class name where there is no message.
+
+    Example:
+        >>> one_line(KeyError("no such section"))
+        'no such section'
+    """
+    cause = root_cause(error)
+    # str() of a KeyError is the repr() of its key.
+    message = str(cause.args[0]) if isinstance(cause, KeyError) and cause.args else str(cause)
+    if _IN_WORKER.match(message):
+        raised = [line for line in _RAISED.findall(message) if not line.startswith("applying transform")]
+        message = raised[-1] if raised else message
+    # A YAML error has its place in the file on lines of its own.
+    lines = [" ".join(message.split())] if isinstance(cause, yaml.YAMLError) else message.strip().splitlines()
+    line = lines[0] if lines and lines[0] else type(cause).__name__
+    # The bare key of a KeyError says too little without its name.
+    return f"KeyError: {line}" if isinstance(cause, KeyError) and " " not in line else line
+
+
 def show_cause_last() -> None:
     """From here on, print the cause of an uncaught error once more, as the last line after the traceback.
 
@@ -62,20 +90,5 @@ def _is_raised_by_monai(error: BaseException) -> bool:
 
 def _hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     sys.__excepthook__(kind, error, trace)
-    cause = root_cause(error)
-    if cause is not error:
-        sys.stderr.write(f"\nerror: {_line(cause)}\n")
-
-
-def _line(cause: BaseException) -> str:
-    text = str(cause)
-    if "Original Traceback" in text:
-        text = _line_of_worker(text)
-    return " ".join(text.split()) or type(cause).__name__
-
-
-def _line_of_worker(text: str) -> str:
-    """An error in a worker process of a data loader comes as the text of its traceback, MONAI's errors included."""
-    last_lines = [part.rstrip().rpartition("\n")[2] for part in text.split(_NEXT)]
-    cause = next((line for line in reversed(last_lines) if "applying transform" not in line), last_lines[0])
-    return _KIND.sub("", cause, count=1)
+    if root_cause(error) is not error:
+        sys.stderr.write(f"\nerror: {one_line(error)}\n")

@@ -19,7 +19,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from monai_essa.cli.patch_share import patch_line
+from monai_essa.data.patch_share import patch_line
 
 
 def scan(path: Path, shape: tuple[int, ...], affine: np.ndarray) -> dict[str, str]:

@@ -1,0 +1,75 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What the README of a bundle says exists: configs, keys of commands, overlays and site files."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from monai.bundle import ConfigParser
+
+BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
+NAMES = ("essa_ssa", "essa_segmentation")
+MONAI_OPTIONS = {"args_file", "meta_file", "filepath", "ckpt_file", "use_trace", "input_shape"}
+
+
+def readme(bundle: str) -> str:
+    return (BUNDLES / bundle / "docs" / "README.md").read_text(encoding="utf-8")
+
+
+def commands(bundle: str) -> Iterator[dict[str, Any]]:
+    """The options of each command that is given."""
+    for line in re.findall(r"^python -m monai\.bundle .*$", readme(bundle), re.MULTILINE):
+        words = shlex.split(line)
+        options = {word.removeprefix("--"): words[place + 1] for place, word in enumerate(words) if word[:2] == "--"}
+        yield {key: ast.literal_eval(value) if value[0] in "[{" else value for key, value in options.items()}
+
+
+def config_of(bundle: str, files: Any) -> ConfigParser:
+    names = files if isinstance(files, list) else [files]
+    parser = ConfigParser()
+    parser.read_config([str(BUNDLES / bundle / name) for name in names])
+    return parser
+
+
+@pytest.mark.parametrize("bundle", NAMES)
+def test_commands_name_configs_and_keys_that_exist(bundle: str) -> None:
+    given = list(commands(bundle))
+    assert len(given) >= 8
+    for options in given:
+        assert not options.get("meta_file") or (BUNDLES / bundle / options["meta_file"]).exists()
+        if "config_file" in options:
+            parser = config_of(bundle, options.pop("config_file"))
+            assert not [key for key in options.keys() - MONAI_OPTIONS if key not in parser]
+
+
+@pytest.mark.parametrize("bundle", NAMES)
+def test_the_site_file_names_configs_and_keys_that_exist(bundle: str) -> None:
+    (text,) = re.findall(r"^```yaml\n(.*?)^```", readme(bundle), re.MULTILINE | re.DOTALL)
+    site = yaml.safe_load(text)
+    parser = config_of(bundle, site.pop("config_file"))
+    assert not [key for key in site if key not in parser]
+
+
+@pytest.mark.parametrize("bundle", NAMES)
+def test_the_table_lists_every_overlay(bundle: str) -> None:
+    files = {path.name for path in (BUNDLES / bundle / "configs").glob("*.yaml")} - {"train.yaml", "inference.yaml"}
+    rows = [line for line in readme(bundle).splitlines() if line.startswith("| `") and ".yaml`" in line]
+    listed = {name for row in rows for name in re.findall(r"`(\w+\.yaml)`", row.split("|")[1])}
+    assert listed == files

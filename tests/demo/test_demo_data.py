@@ -1,0 +1,34 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The demo cohort as the stages take it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from monai_essa.data import load_datalist, unlabelled_items
+from monai_essa.data.cohort import CohortSize
+from monai_essa.demo.demo_data import cohort_data
+
+SIZE = CohortSize(source=2, unlabeled=1, training=1, validation=1, test=2)
+
+
+def test_each_section_is_in_the_datalist(tmp_path: Path) -> None:
+    pytest.importorskip("nilearn")
+    data = cohort_data(tmp_path / "cohort", SIZE, seed=0)
+
+    without = {name: unlabelled_items(data.datalist, data.sections[name]) for name in ("source", "unlabeled")}
+    labelled = {name: load_datalist(data.datalist, data.sections[name]) for name in ("training", "validation", "test")}
+    assert {name: len(items) for name, items in (without | labelled).items()} == vars(SIZE)
+    assert data.template_derived and "template-derived" in data.about[0]

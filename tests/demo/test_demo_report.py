@@ -1,0 +1,50 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The report repeats what ran, and names no file of the user's."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from monai_essa.demo.demo_report import commands, findings
+from monai_essa.demo.plan import DemoPlan
+from monai_essa.report.results import MethodResult
+
+
+def test_the_commands_repeat_each_stage_into_another_folder(plan: DemoPlan) -> None:
+    lines = commands(plan)
+    parts = [shlex.split(line) for line in lines if line.startswith("python")]
+
+    assert [Path(part[part.index("--args_file") + 1]).stem for part in parts] == [
+        *("pretrain", "ssa", "with_ssa", "without_ssa", "from_nothing"),
+        *("with_ssa_test", "without_ssa_test", "from_nothing_test"),
+    ]
+    again = [part[part.index("--output_dir") + 1] for part in parts[:5]]
+    assert not {Path(folder) for folder in again} & {plan.output / stage.name for stage in plan.training()}
+
+
+def test_the_folder_of_own_data_is_not_named(plan: DemoPlan) -> None:
+    whole = shlex.split(commands(plan)[0])
+
+    assert whole[:4] == ["monai-essa", "demo", "--data", "DIR"]
+    assert whole[whole.index("--seed") + 1] == "3"
+
+
+def test_every_method_is_compared_and_the_caution_is_last() -> None:
+    names = ("after SSA", "without SSA", "majority vote")
+    results = [MethodResult(name, {"liver": [0.5]}, trainable=1, total=2, seconds=3.0) for name in names]
+
+    lines = findings(results)
+
+    assert "(without SSA)" in lines[0] and "(majority vote)" in lines[1]
+    assert "not which start is better" in lines[-1]

@@ -1,0 +1,61 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The floor: a vote by hand, and what it reaches where the answer is known."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from monai_essa.demo.demo_data import DemoData, ImageCard
+from monai_essa.demo.majority_vote import majority_vote, majority_vote_dice
+
+
+def test_the_most_frequent_class_wins_and_a_tie_goes_to_the_lowest() -> None:
+    labels = [torch.tensor([voxels]) for voxels in ([0, 1, 2, 2], [1, 1, 2, 0], [2, 0, 2, 1])]
+
+    assert majority_vote(labels, (4,), num_classes=3).tolist() == [[0, 1, 2, 0]]
+
+
+def test_maps_of_other_shapes_lie_centre_on_centre() -> None:
+    small, large = torch.ones(1, 2, 2), torch.zeros(1, 6, 6)
+    large[:, 2:4, 2:4] = 1
+
+    vote = majority_vote([small, large], (4, 4), num_classes=2)
+
+    assert vote[0, 1:3, 1:3].tolist() == [[1, 1], [1, 1]]
+    assert vote.sum() == 4
+
+
+def test_dice_is_that_of_the_vote_on_each_test_case(write_volume: Callable[..., Path], tmp_path: Path) -> None:
+    liver, nothing = np.zeros((6, 6, 6), dtype=np.uint8), np.zeros((6, 6, 6), dtype=np.uint8)
+    liver[1:3] = 1
+    half = liver.copy()
+    half[1] = 0  # Dice with liver: 2 * 36 / (36 + 72)
+    maps = {"training": [liver, liver, nothing], "test": [liver, half]}
+    items = {
+        section: [
+            dict.fromkeys(("image", "label"), str(write_volume(tmp_path / f"{section}{number}.nii.gz", voxels)))
+            for number, voxels in enumerate(volumes)
+        ]
+        for section, volumes in maps.items()
+    }
+    (tmp_path / "datalist.json").write_text(json.dumps(items), encoding="utf-8")
+    card = ImageCard((1.0, 1.0, 1.0), {"background": 0, "liver": 1})
+    data = DemoData(tmp_path / "datalist.json", {"training": "training", "test": "test"}, card, (), False)
+
+    assert majority_vote_dice(data) == {"liver": pytest.approx([1.0, 2 / 3])}

@@ -1,0 +1,72 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What is read back from a run, and the sentence that compares two of them."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from monai.handlers.utils import write_metrics_reports
+
+from monai_essa.demo.outcome import TrainedStage, comparison, mean_by_case, read_dice, stages_table
+from monai_essa.demo.stage import Stage
+from monai_essa.parameter_summary import Summary
+from monai_essa.report.results import MethodResult
+
+
+def result(name: str, *cases: float) -> MethodResult:
+    return MethodResult(name, {"liver": list(cases)}, trainable=1, total=2, seconds=3.0)
+
+
+def test_dice_is_what_monai_wrote(tmp_path: Path) -> None:
+    details = {"dice": np.array([[0.25, 0.5], [0.75, math.nan]])}
+    write_metrics_reports(tmp_path, ["a.nii", "b.nii"], None, details, None)
+
+    dice = read_dice(tmp_path / "dice_raw.csv", ["liver", "spleen"])
+
+    assert dice["liver"] == [0.25, 0.75]
+    assert dice["spleen"] == [0.5, pytest.approx(math.nan, nan_ok=True)]
+
+
+def test_another_number_of_classes_is_refused(tmp_path: Path) -> None:
+    write_metrics_reports(tmp_path, ["a.nii"], None, {"dice": np.array([[0.25, 0.5]])}, None)
+
+    with pytest.raises(ValueError, match="holds 2 classes, expected 1: liver"):
+        read_dice(tmp_path / "dice_raw.csv", ["liver"])
+
+
+def test_absent_classes_are_left_out_of_the_mean_of_a_case() -> None:
+    means = mean_by_case({"liver": [0.5, 0.75, math.nan], "spleen": [0.7, math.nan, math.nan]})
+
+    np.testing.assert_allclose(means, [0.6, 0.75, math.nan])
+
+
+def test_a_comparison_says_who_is_higher_whoever_it_is() -> None:
+    text = comparison(result("after SSA", 0.5, 0.5, 0.6, 0.2), result("without SSA", 0.6, 0.5, 0.5, 0.6))
+
+    assert "0.450 (after SSA) and 0.550 (without SSA), a difference of -0.100" in text
+    assert "the first is higher in 1 and lower in 2 of 4 cases" in text
+
+
+def test_a_row_of_the_stages_holds_steps_parameters_and_file_size(tmp_path: Path) -> None:
+    rows = [{"epoch": 1, "iteration": 24, "loss": 1.0}, {"epoch": 2, "iteration": 48, "loss": 0.5}]
+    (tmp_path / "losses.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    (tmp_path / "adapter.safetensors").write_bytes(bytes(1_500_000))
+    stage = Stage("ssa", "SSA", "essa_ssa", (), {"output_dir": str(tmp_path)})
+
+    table = stages_table([TrainedStage(stage, 12.34, Summary({"encoder": (1000, 20000)}, 0))])
+
+    assert table.rows == [["SSA", "48", "1,000 of 20,000", "12.3", "1.50 MB"]]

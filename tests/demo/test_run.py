@@ -1,0 +1,145 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The demo from end to end, at the smallest size that runs every stage."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from monai_essa.data.cohort import CohortSize
+from monai_essa.demo import DemoSize, Epochs, run_demo
+from monai_essa.demo import run as run_module
+from monai_essa.demo.outcome import read_dice
+
+SIZE = DemoSize(
+    CohortSize(source=2, unlabeled=2, training=3, validation=1, test=2),
+    img_size=(48, 64, 48),
+    hidden_size=24,
+    feature_size=4,
+    epochs=Epochs(1, 1, 1),
+)
+STAGES = ("pretrain", "ssa", "with_ssa", "without_ssa", "from_nothing")
+
+
+@pytest.fixture(scope="module")
+def printed() -> io.StringIO:
+    return io.StringIO()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, printed: io.StringIO) -> Path:
+    pytest.importorskip("nilearn")
+    output = tmp_path_factory.mktemp("run") / "demo"
+    with contextlib.redirect_stdout(printed):
+        assert run_demo(None, output, 0, SIZE) == 0
+    return output
+
+
+@pytest.mark.slow
+def test_every_stage_leaves_a_plain_network_and_an_adapter(finished: Path) -> None:
+    for name in STAGES:
+        assert (finished / name / "adapter.safetensors").is_file(), name
+        assert torch.load(finished / name / "model.pt", weights_only=True), name
+
+
+@pytest.mark.slow
+def test_ssa_starts_from_the_pretraining_and_moves_output_projections_only(finished: Path) -> None:
+    before, after = (torch.load(finished / name / "model.pt", weights_only=True) for name in ("pretrain", "ssa"))
+
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert all(".attn.out_proj." in name for name in changed)
+
+
+@pytest.mark.slow
+def test_the_report_says_what_it_must(finished: Path) -> None:
+    page = (finished / "report.html").read_text(encoding="utf-8")
+
+    assert "not a medical device" in page and "Template-derived data" in page
+    assert page.count("data:image/png;base64,") == 7
+    for name in STAGES:
+        assert f"stages/{name}.yaml" in page
+    for method in ("after SSA", "without SSA", "from random weights", "majority vote"):
+        assert f'<th scope="row">{method}</th>' in page
+
+
+@pytest.mark.slow
+def test_the_printed_table_holds_the_dice_on_file(finished: Path, printed: io.StringIO) -> None:
+    text = printed.getvalue()
+    dice = read_dice(finished / "without_ssa" / "test" / "dice_raw.csv", ["gray matter", "white matter"])
+
+    (row,) = (line for line in text.splitlines() if line.startswith("without SSA "))
+    assert row.split()[2:4] == [f"{np.mean(cases):.3f}" for cases in dice.values()]
+    assert text.rstrip().endswith(f"report: {finished / 'report.html'}")
+
+
+@pytest.mark.slow
+def test_dice_of_each_test_case_is_on_file(finished: Path) -> None:
+    for name in STAGES[2:]:
+        dice = read_dice(finished / name / "test" / "dice_raw.csv", ["gray matter", "white matter"])
+        assert [len(cases) for cases in dice.values()] == [2, 2]
+
+
+@pytest.mark.slow
+def test_a_stage_is_repeated_by_its_command(finished: Path, tmp_path: Path) -> None:
+    page = (finished / "report.html").read_text(encoding="utf-8")
+    (line,) = (line for line in page.splitlines() if "stages/ssa.yaml" in line)
+    command = shlex.split(line)
+    command[-1] = str(tmp_path / "again")
+    subprocess.run([sys.executable, *command[1:]], check=True, capture_output=True)
+
+    folders = (finished / "ssa", tmp_path / "again")
+    first, second = (torch.load(folder / "model.pt", weights_only=True) for folder in folders)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.slow
+def test_a_finished_demo_is_left_alone(finished: Path) -> None:
+    report = (finished / "report.html").read_bytes()
+
+    with pytest.raises(FileExistsError, match="give --output a new folder, or delete this one"):
+        run_demo(None, finished, 0, SIZE)
+
+    assert (finished / "report.html").read_bytes() == report
+
+
+@pytest.mark.slow
+def test_a_folder_of_ones_own_runs_the_same_way(hippocampus_tiny: Path, tmp_path: Path) -> None:
+    assert run_demo(hippocampus_tiny, tmp_path / "demo", 0, SIZE) == 0
+
+    page = (tmp_path / "demo" / "report.html").read_text(encoding="utf-8")
+    assert "Dice, anterior" in page and "The volumes are your own" in page
+    assert "Template-derived" not in page
+    assert "hippocampus" not in page and str(hippocampus_tiny) not in page
+
+
+def test_a_missing_package_is_said_before_anything_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_module, "find_spec", lambda name: None if name == "jinja2" else "found")
+
+    with pytest.raises(ImportError, match=r'the demo needs jinja2: pip install "monai_essa\[demo\]"'):
+        run_demo(None, tmp_path / "demo", 0, SIZE)
+
+    assert not (tmp_path / "demo").exists()
+
+
+def test_a_folder_that_is_no_data_set_leaves_an_error_of_one_line(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no such datalist"):
+        run_demo(tmp_path, tmp_path / "demo", 0, SIZE)
