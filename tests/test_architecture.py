@@ -30,7 +30,17 @@ HIDING_NAMES = {"util", "utils", "helper", "helpers", "common", "misc", "manager
 EXTRAS = ("peft", "matplotlib", "jinja2", "nilearn", "monailabel", "transformers", "onnx", "onnxscript", "mlflow")
 
 ADAPTERS = {"blocks", "methods", "adaptation", "adapter_file", "adapter_base", "parameter_summary"}
-BRICKS = ADAPTERS | {"losses", "networks", "pretext", "weights", "transforms", "data", "version", "bundle_folder", "error_line"}
+BRICKS = ADAPTERS | {
+    "losses",
+    "networks",
+    "pretext",
+    "weights",
+    "transforms",
+    "data",
+    "version",
+    "bundle_folder",
+    "error_line",
+}
 TOOLS = {"engines", "efficiency", "evaluation", "report"}
 # What each part of monai_essa may import from monai_essa: a new part joins by one line.
 MAY_IMPORT: dict[str, set[str]] = {

@@ -169,8 +169,8 @@ def _pretext(outcome: DemoOutcome) -> ReportSection:
     logs = {trained.stage.title: trained.log for trained in outcome.pretext}
     curves = ReportFigure(
         figure_png(loss_curves(logs, title="Masked autoencoding: mean loss of each epoch")),
-        "Mean squared error of the masked patches in units of their own variance. Each stage starts with a fresh "
-        "decoder of the masked patches, so that its curve starts high again.",
+        "Mean squared error of the masked patches, each normalised to mean 0 and variance 1. SSA goes on with the "
+        "decoder of the pre-training, on other scans.",
         "Loss of pre-training and of SSA over the steps.",
     )
     pictures = [_reconstruction(trained) for trained in outcome.pretext]

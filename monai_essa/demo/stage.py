@@ -66,7 +66,9 @@ def write_stage(stage: Stage, output: Path) -> Path:
     arguments = {"config_file": [str(configs / name) for name in stage.configs], **stage.values}
     path = stage_file(stage, output)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"# {stage.title}\n{yaml.safe_dump(arguments, sort_keys=False)}", encoding="utf-8")
+    path.write_text(
+        f"# {stage.title}\n{yaml.safe_dump(arguments, sort_keys=False, default_flow_style=None)}", encoding="utf-8"
+    )
     return path
 
 

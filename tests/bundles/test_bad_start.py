@@ -27,7 +27,7 @@ from monai.networks.nets import ViT
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from monai_essa.engines import root_cause
+from monai_essa.error_line import root_cause
 
 RunBundle = Callable[..., ConfigWorkflow]
 Refused = Callable[..., str]
@@ -57,6 +57,7 @@ NO_STARTS = {
     ),
     "missing base": ("essa_ssa", {"pretrained": "gone.pt"}, r"gone.pt: no such .*file; check the path"),
     "missing adapter": ("essa_segmentation", SSA | {"adapter": "gone.safetensors"}, r"gone.safetensors"),
+    "missing head": ("essa_ssa", SSA | {"pretext_head": "gone.safetensors"}, r"gone.safetensors: no such file; check"),
     "no such name": (
         "essa_ssa",
         SSA | {"also_train": ["decodr.*"]},

@@ -29,7 +29,7 @@ import torch
 from monai.bundle import ConfigWorkflow
 from safetensors.torch import load_file
 
-from monai_essa.engines import root_cause
+from monai_essa.error_line import root_cause
 
 RunBundle = Callable[..., ConfigWorkflow]
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"

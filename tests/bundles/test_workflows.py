@@ -26,6 +26,7 @@ import torch
 from monai.bundle import ConfigWorkflow
 from monai.networks.nets import UNETR, SwinUNETR, ViT
 from monai.networks.nets.swin_unetr import SwinTransformer
+from safetensors.torch import load_file
 
 from monai_essa import load_adapter
 from monai_essa.adapter_file import read_adapter
@@ -110,6 +111,17 @@ def test_the_adapter_of_segmentation_stays_relative_to_the_public_base(stages) -
 
 def test_unlabelled_items_are_what_adaptation_learns_from(stages) -> None:
     assert json.loads((stages.adapted / "run.json").read_text())["items"] == {"training": 5, "validation": 1}
+
+
+def test_adaptation_goes_on_with_the_head_of_the_pretraining(
+    stages, volumes: Path, open_bundle: RunBundle, tmp_path: Path
+) -> None:
+    head = stages.pretrained / "pretext_head.safetensors"
+    start = {"pretrained": stages.pretrained / "model.pt", "pretext_head": head}
+    workflow = open_bundle("essa_ssa", "train.yaml", dataset_dir=volumes, output_dir=tmp_path, **start)
+    workflow.initialize()
+    state = workflow.parser.get_parsed_content("train#trainer").network.state_dict()
+    assert all(torch.equal(state[name], tensor) for name, tensor in load_file(head).items())
 
 
 @pytest.mark.parametrize("method", ["apla", "lora", "full"])
