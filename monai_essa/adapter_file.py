@@ -120,7 +120,9 @@ def read_adapter(path: str | Path) -> AdapterFile:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"no adapter file at {path}")
+        raise FileNotFoundError(
+            f"no adapter file at {path}; a finished stage writes adapter.safetensors into its run folder"
+        )
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

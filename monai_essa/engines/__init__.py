@@ -25,7 +25,7 @@ from monai_essa.engines.restore_best import RestoreBest
 from monai_essa.engines.run_checkpoint import RunCheckpoint
 from monai_essa.engines.run_folder import RunRecord, finish_run, open_run
 from monai_essa.engines.sampler_epoch import SamplerEpoch
-from monai_essa.engines.stage_network import merged_network, pretext_network, supervised_network
+from monai_essa.engines.stage_network import merged_network, pretext_network, supervised_network, trained_network
 from monai_essa.engines.stage_outputs import StageOutputs
 from monai_essa.engines.supervised import Supervised
 from monai_essa.engines.train_step import TrainStep
@@ -61,4 +61,5 @@ __all__ = [
     "root_cause",
     "show_cause_last",
     "supervised_network",
+    "trained_network",
 ]

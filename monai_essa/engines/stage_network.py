@@ -26,7 +26,7 @@ from monai_essa.methods import AdaptationMethod, FullTuning
 from monai_essa.parameter_summary import summary
 from monai_essa.weights import load_weights
 
-__all__ = ["merged_network", "pretext_network", "supervised_network"]
+__all__ = ["merged_network", "pretext_network", "supervised_network", "trained_network"]
 
 _logger = logging.getLogger(__name__)
 _STARTS = ("random", "encoder", "adapter")
@@ -126,6 +126,29 @@ def merged_network(network: nn.Module, checkpoint: str | Path) -> nn.Module:
         ValueError: if the encoder is not in it, whole.
     """
     load_weights(network, checkpoint, threshold=1.0)
+    return network
+
+
+def trained_network(network: nn.Module, checkpoint: str | Path) -> nn.Module:
+    """Load the ``model.pt`` of a finished supervised stage into a plain network of the same class. In place.
+
+    Args:
+        network: the plain network of that stage.
+        checkpoint: its ``model.pt``, decoder and head included.
+
+    Returns:
+        The same network.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if a tensor of the network is not in it, as in the ``model.pt`` of a self-supervised stage.
+    """
+    missing = load_weights(network, checkpoint, threshold=1.0).missing
+    if missing:
+        raise ValueError(
+            f"{checkpoint} lacks {len(missing)} tensors of {type(network).__name__}, first '{missing[0].name}'; "
+            "give the model.pt of a finished segmentation or classification, and the labels of that run"
+        )
     return network
 
 

@@ -11,7 +11,7 @@
 
 """APLA: train the attention output projection W_O, or a random subset of its columns.
 
-Sorkhei et al., "APLA: A Simple Adaptation AdaptationMethod for Vision Transformers", arXiv 2503.11335.
+Sorkhei et al., "APLA: A Simple Adaptation Method for Vision Transformers", arXiv 2503.11335.
 """
 
 from __future__ import annotations

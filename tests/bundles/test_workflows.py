@@ -15,14 +15,13 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
 import torch
+import torch.nn as nn
 from monai.bundle import ConfigWorkflow
 from monai.networks.nets import UNETR, SwinUNETR, ViT
 from monai.networks.nets.swin_unetr import SwinTransformer
@@ -65,32 +64,40 @@ def test_nothing_that_travels_names_a_file_of_the_data(stages, volumes: Path) ->
             assert not re.search(rb"image_\d\d|label_\d\d|" + str(volumes).encode(), file.read_bytes()), file
 
 
-def test_the_encoder_checkpoint_is_a_stock_vit(stages) -> None:
-    vit().load_state_dict(weights(stages.adapted), strict=True)
-
-
-def test_the_segmentation_checkpoint_is_a_stock_unetr(stages) -> None:
-    unetr().load_state_dict(weights(stages.segmented), strict=True)
-
-
-@pytest.mark.parametrize("run", ["adapted", "segmented"])
-def test_the_merged_network_computes_what_the_adapted_one_does(stages, run: str) -> None:
-    folder = getattr(stages, run)
-    network = vit() if run == "adapted" else unetr()
-    encoder = network if run == "adapted" else network.vit
-    encoder.load_state_dict(weights(stages.pretrained))
-    image = torch.randn(1, 1, 32, 32, 32)
-
-    adapted = load_adapter(network, folder / "adapter.safetensors").eval()
-    merged = vit() if run == "adapted" else unetr()
-    merged.load_state_dict(weights(folder))
-
+def assert_merged_is_adapted(run: Path, base: Path, build: Callable[[], nn.Module]) -> None:
+    """The adapter file on its base computes what model.pt in the stock class does."""
+    network, merged, image = build(), build(), torch.randn(1, 1, 32, 32, 32)
+    (network.vit if isinstance(network, UNETR) else network).load_state_dict(weights(base))
+    merged.load_state_dict(weights(run), strict=True)
+    load_adapter(network, run / "adapter.safetensors").eval()
     with torch.no_grad():
-        expected, got = adapted(image), merged(image)
-    if run == "adapted":
-        expected, got = expected[0], got[0]
+        expected, got = (net(image) if build is unetr else net(image)[0] for net in (network, merged))
     assert (expected - got).abs().max() <= 1e-5
     assert expected.std() > 0
+
+
+def test_the_merged_network_computes_what_the_adapted_one_does(stages) -> None:
+    assert_merged_is_adapted(stages.adapted, stages.pretrained, vit)
+    assert_merged_is_adapted(stages.segmented, stages.pretrained, unetr)
+
+
+def test_two_methods_are_handed_over_together(stages, volumes: Path, run_bundle: RunBundle, tmp_path: Path) -> None:
+    targets = ("monai_essa.methods.APLA", "monai_essa.methods.LoRA")
+    method = [{"_target_": targets[0], "columns": 8}, {"_target_": targets[1], "rank": 2, "targets": ["q", "v"]}]
+    base = {"dataset_dir": volumes, "pretrained": stages.pretrained / "model.pt"}
+    adapted, segmented = tmp_path / "adapted", tmp_path / "segmented"
+    run_bundle("essa_ssa", "train.yaml", method=method, output_dir=adapted, **base)
+    start = base | {"adapter": adapted / "adapter.safetensors", "limit": 1}
+    run_bundle("essa_segmentation", "train.yaml", output_dir=segmented, **start)
+    assert_merged_is_adapted(adapted, stages.pretrained, vit)
+    assert_merged_is_adapted(segmented, stages.pretrained, unetr)
+    first, second = (read_adapter(run / "adapter.safetensors") for run in (adapted, segmented))
+    assert [entry["name"] for entry in second.record["methods"]] == ["APLA", "LoRA"]
+    name = "encoder:blocks.0.attn.out_proj.columns"
+    assert torch.equal(first.tensors[name], second.tensors[name])
+    assert not torch.equal(
+        first.tensors[name.replace("columns", "rows")], second.tensors[name.replace("columns", "rows")]
+    )
 
 
 def test_only_output_projections_of_the_encoder_learn(stages) -> None:
@@ -148,26 +155,6 @@ def test_segmentation_starts_from_nothing(volumes: Path, run_bundle: RunBundle, 
     unetr().load_state_dict(weights(tmp_path), strict=True)
 
 
-def test_inference_writes_a_label_map_for_each_volume(
-    stages, volumes: Path, run_bundle: RunBundle, tmp_path: Path
-) -> None:
-    checkpoint = stages.segmented / "model.pt"
-    run_bundle(
-        "essa_segmentation",
-        "inference.yaml",
-        dataset_dir=volumes,
-        pattern="image_0[0-2]*",
-        output_dir=tmp_path,
-        checkpoint=checkpoint,
-    )
-    files = sorted(tmp_path.glob("*.nii.gz"))
-    assert [file.name for file in files] == [f"image_0{number}_seg.nii.gz" for number in range(3)]
-    label = nib.load(files[0])
-    assert label.get_data_dtype() == np.uint8
-    assert label.shape == nib.load(volumes / "image_00.nii.gz").shape
-    assert set(np.unique(label.get_fdata())) <= {0, 1, 2}
-
-
 @pytest.mark.parametrize("pretext", ["objective_mae.yaml", "objective_simmim.yaml"])
 def test_a_unetr_is_adapted_by_its_vit(
     pretext: str, stages, volumes: Path, run_bundle: RunBundle, tmp_path: Path
@@ -176,51 +163,6 @@ def test_a_unetr_is_adapted_by_its_vit(
     pretrained = stages.pretrained / "model.pt"
     run_bundle("essa_ssa", *files, dataset_dir=volumes, output_dir=tmp_path, pretrained=pretrained)
     vit().load_state_dict(weights(tmp_path), strict=True)
-
-
-def test_features_are_the_mean_tokens_of_the_adapted_encoder(
-    stages, volumes: Path, run_bundle: RunBundle, tmp_path: Path
-) -> None:
-    files = {"dataset_dir": volumes, "pattern": "image_0[0-2]*", "checkpoint": stages.adapted / "model.pt"}
-    workflow = run_bundle("essa_ssa", "inference.yaml", output_dir=tmp_path, **files)
-    rows = [row.split(",") for row in (tmp_path / "features.csv").read_text().splitlines()]
-    assert [Path(row[0]).name for row in rows] == [f"image_0{number}.nii.gz" for number in range(3)]
-
-    encoder = vit()
-    encoder.load_state_dict(weights(stages.adapted))
-    images = torch.stack([item["image"].as_tensor() for item in workflow.parser.get_parsed_content("dataset")])
-    with torch.no_grad():
-        expected = encoder(images)[0].mean(1)
-    got = torch.tensor([[float(value) for value in row[1:]] for row in rows])
-    torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
-
-
-def test_a_finished_run_reconstructs_its_held_out_scans(
-    stages, volumes: Path, run_bundle: RunBundle, tmp_path: Path
-) -> None:
-    for name in ("model.pt", "pretext_head.safetensors"):
-        (tmp_path / name).write_bytes((stages.adapted / name).read_bytes())
-    run_bundle("essa_ssa", "train.yaml", "reconstruct.yaml", dataset_dir=volumes, output_dir=tmp_path)
-    assert [path.name for path in (tmp_path / "reconstructions").iterdir()] == ["0000.png"]
-    same = (tmp_path / "reconstructions" / "0000.png").read_bytes() == (
-        stages.adapted / "reconstruction.png"
-    ).read_bytes()
-    assert same, "the merged network and the loaded head give the picture that the training ended with"
-
-
-def test_evaluation_scores_each_case_and_leaves_the_run_alone(
-    stages, volumes: Path, run_bundle: RunBundle, tmp_path: Path
-) -> None:
-    run = shutil.copytree(stages.segmented, tmp_path / "run")
-    before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
-    files, section = ("train.yaml", "evaluate.yaml"), "validation"
-    run_bundle("essa_segmentation", *files, dataset_dir=volumes, output_dir=run, validation_section=section)
-    assert {path: path.stat().st_mtime_ns for path in before} == before
-    rows = [line.split(",") for line in (run / "test" / "dice_raw.csv").read_text().splitlines()]
-    assert rows[0] == ["filename", "class0", "class1", "mean"]
-    assert [Path(row[0]).name for row in rows[1:]] == ["image_04.nii.gz", "image_05.nii.gz"]
-    best = json.loads((run / "losses.jsonl").read_text())["validation"]["val_mean_dice"]
-    assert np.mean([float(row[3]) for row in rows[1:]]) == pytest.approx(best, abs=1e-6)
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ import torch
 from monai.networks.nets import UNETR, ViT
 
 from monai_essa import adapt, merge, save_adapter
-from monai_essa.engines import merged_network, pretext_network, supervised_network
+from monai_essa.engines import merged_network, pretext_network, supervised_network, trained_network
 from monai_essa.methods import APLA, FullTuning, HeadOnly, LoRA
 
 DECODER = [r"(encoder|decoder)\d+\..*", r"out\..*"]
@@ -118,3 +118,12 @@ def test_merged_network_refuses_half_an_encoder(tmp_path):
     torch.save(state, tmp_path / "half.pt")
     with pytest.raises(ValueError, match="half.pt"):
         merged_network(unetr(), tmp_path / "half.pt")
+
+
+def test_trained_network_takes_a_whole_checkpoint_and_refuses_an_encoder(tmp_path, base_file):
+    torch.save(unetr(5).state_dict(), tmp_path / "model.pt")
+    assert torch.equal(
+        trained_network(unetr(), tmp_path / "model.pt").out.conv.conv.weight, unetr(5).out.conv.conv.weight
+    )
+    with pytest.raises(ValueError, match="vit.pt lacks .* tensors of UNETR, first"):
+        trained_network(unetr(), base_file)
