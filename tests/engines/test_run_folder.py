@@ -38,7 +38,8 @@ def read(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "run.json").read_text())
 
 
-def test_a_new_run_is_described(items: Any, tmp_path: Path) -> None:
+def test_a_new_run_is_described(items: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "monai.bundle", "run"])
     open_run(tmp_path / "run", CONFIG, items, seed=3)
     record = read(tmp_path / "run")
     assert record["status"] == "running"
@@ -47,7 +48,7 @@ def test_a_new_run_is_described(items: Any, tmp_path: Path) -> None:
     assert record["versions"]["monai"] == monai.__version__
     assert record["versions"]["torch"] == torch.__version__
     assert record["started"].endswith("+00:00")
-    assert "pytest" in record["command"]
+    assert record["command"] == "python -m monai.bundle run"
 
 
 def test_the_description_names_no_patient_and_no_folder(
