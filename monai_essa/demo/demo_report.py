@@ -23,7 +23,7 @@ import monai
 import torch
 
 from monai_essa.data.cohort import GENERATOR_VERSION
-from monai_essa.demo.outcome import TrainedStage, comparison, stages_table
+from monai_essa.demo.outcome import TrainedStage, comparison_table, stages_table
 from monai_essa.demo.plan import DemoPlan
 from monai_essa.demo.stage import stage_command, stage_file
 from monai_essa.report.charts import dice_by_case, loss_curves
@@ -34,7 +34,7 @@ from monai_essa.report.results import MethodResult, results_table
 from monai_essa.report.tables import ResultTable
 from monai_essa.version import __version__
 
-__all__ = ["DemoOutcome", "commands", "demo_content", "findings", "outcome_table"]
+__all__ = ["REMARKS", "DemoOutcome", "commands", "demo_content", "outcome_table"]
 
 _CAUTION = (
     "One seed, a small network and a few minutes of training: the numbers show that every step runs and what it costs, "
@@ -45,6 +45,7 @@ _FLOOR = (
     "The majority vote lays the label maps of the training cases over a test case without looking at its image: "
     "a floor that a network should pass."
 )
+REMARKS = (_FLOOR, _CAUTION)
 
 
 @dataclass(frozen=True)
@@ -85,18 +86,6 @@ def outcome_table(outcome: DemoOutcome) -> ResultTable:
     return ResultTable(table.title, table.headers, table.rows, note)
 
 
-def findings(results: Sequence[MethodResult]) -> list[str]:
-    """Say how the first method compares with each other one, and what that is worth.
-
-    Args:
-        results: of the demo.
-
-    Returns:
-        Sentences.
-    """
-    return [*(comparison(results[0], other) for other in results[1:]), _FLOOR, _CAUTION]
-
-
 def commands(plan: DemoPlan) -> list[str]:
     """List the commands that repeat the demo, at once and stage by stage.
 
@@ -107,15 +96,16 @@ def commands(plan: DemoPlan) -> list[str]:
         Lines for a shell. The folder of own data is not named, since the report may travel.
     """
     data = [] if plan.data.template_derived else ["--data", "DIR"]
-    output = plan.output.as_posix()
-    whole = shlex.join(["monai-essa", "demo", *data, "--output", f"{output}_again", "--seed", str(plan.seed)])
-    lines = [whole, "", "# stage by stage, from the same folder; each file holds the keys that a site would set"]
-    for stage in plan.training():
-        again = plan.output.with_name(f"{plan.output.name}_again") / stage.name
-        lines.append(stage_command(stage_file(stage, plan.output), again))
-    lines += ["", "# Dice of the test cases"]
-    lines += [stage_command(stage_file(plan.evaluation(stage), plan.output)) for stage in plan.segmentations()]
-    return lines
+    whole = ["monai-essa", "demo", *data, "--output", plan.output.as_posix(), "--seed", str(plan.seed)]
+    again = plan.output.with_name(f"{plan.output.name}_again")
+    return [
+        "# what ran; a finished folder is never written over, so give another one to run it again",
+        shlex.join(whole),
+        "# stage by stage, from the same place; each file holds the keys that a site would set",
+        *(stage_command(stage_file(stage, plan.output), again / stage.name) for stage in plan.training()),
+        "# Dice of the test cases",
+        *(stage_command(stage_file(plan.evaluation(stage), plan.output)) for stage in plan.segmentations()),
+    ]
 
 
 def demo_content(outcome: DemoOutcome) -> ReportContent:
@@ -151,14 +141,15 @@ def _result(outcome: DemoOutcome) -> ReportSection:
         "Each dot is a test case, a thin line joins the dots of one case, a bar is the mean.",
         "Dice of each test case by class and method.",
     )
-    return ReportSection("Result", findings(outcome.results), [outcome_table(outcome)], [figure])
+    tables = [outcome_table(outcome), comparison_table(outcome.results)]
+    return ReportSection("Result", REMARKS, tables, [figure])
 
 
 def _what_ran(outcome: DemoOutcome) -> ReportSection:
     path = (
         "A small ViT is pre-trained from nothing by masked autoencoding. SSA adapts it to the unlabelled target scans "
         "by APLA, which trains the output projections of the attention and nothing else. A UNETR around that ViT then "
-        "learns the labels. Without SSA the same UNETR starts from the pre-trained ViT; from random weights every "
+        "learns the labels. Without SSA the same UNETR starts from the pre-trained ViT; from a random start every "
         "parameter learns. Labels, decoder and number of steps are the same."
     )
     table = stages_table([*outcome.pretext, *outcome.segmentations])
@@ -174,7 +165,12 @@ def _pretext(outcome: DemoOutcome) -> ReportSection:
         "Loss of pre-training and of SSA over the steps.",
     )
     pictures = [_reconstruction(trained) for trained in outcome.pretext]
-    return ReportSection("Before the labels", figures=[curves, *pictures])
+    held_out = outcome.pretext[-1].log["validation.loss"]
+    ssa = (
+        "On target scans that SSA did not train on, under masks that stay the same, the loss went from "
+        f"{held_out[0]:.3f} after its first epoch to {held_out[-1]:.3f} after its last."
+    )
+    return ReportSection("Before the labels", [ssa], figures=[curves, *pictures])
 
 
 def _reconstruction(trained: TrainedStage) -> ReportFigure:

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What came out of the demo: Dice as the bundles wrote it, the tables, and a sentence that claims no more."""
+"""What came out of the demo: Dice as the bundles wrote it, and the tables."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from monai_essa.report.loss_log import read_loss_log
 from monai_essa.report.results import MethodResult
 from monai_essa.report.tables import ResultTable
 
-__all__ = ["TrainedStage", "comparison", "mean_by_case", "read_dice", "stages_table"]
+__all__ = ["TrainedStage", "comparison_table", "mean_by_case", "read_dice", "stages_table"]
 
 
 @dataclass(frozen=True)
@@ -93,24 +93,24 @@ def mean_by_case(dice: Mapping[str, Sequence[float]]) -> np.ndarray:
     return np.ma.filled(values.mean(axis=0), np.nan)
 
 
-def comparison(first: MethodResult, second: MethodResult) -> str:
-    """Say how two methods differ on the same cases, and no more than that.
+def comparison_table(results: Sequence[MethodResult]) -> ResultTable:
+    """Compare the first method with each other one, case by case, and claim no more than the counts.
 
     Args:
-        first: a method.
-        second: what it is compared with.
+        results: of the same cases, in the same order.
 
     Returns:
-        A sentence.
+        A table for the terminal or the HTML report.
     """
-    ours, theirs = mean_by_case(first.dice), mean_by_case(second.dice)
-    difference = ours - theirs
-    higher, lower = int((difference > 0).sum()), int((difference < 0).sum())
-    return (
-        f"Mean Dice over classes and cases: {np.nanmean(ours):.3f} ({first.name}) and {np.nanmean(theirs):.3f} "
-        f"({second.name}), a difference of {np.nanmean(difference):+.3f}; the first is higher in {higher} and lower in "
-        f"{lower} of {len(difference)} cases."
-    )
+    first, *others = results
+    ours = mean_by_case(first.dice)
+    rows = []
+    for other in others:
+        difference = ours - mean_by_case(other.dice)
+        counts = (difference > 0).sum(), (difference < 0).sum()
+        rows.append([other.name, f"{np.nanmean(difference):+.3f}", *(f"{count} of {len(ours)}" for count in counts)])
+    headers = ["against", "difference of mean Dice", "higher in", "lower in"]
+    return ResultTable(f"Case by case: {first.name}", headers, rows, "Dice of a case: mean over the classes.")
 
 
 def stages_table(stages: Sequence[TrainedStage]) -> ResultTable:

@@ -96,7 +96,7 @@ class DemoPlan:
             self._segmentation(
                 "without_ssa", "segmentation without SSA", ("method_apla.yaml",), {"start": "encoder"} | self._base()
             ),
-            self._segmentation("from_nothing", "segmentation from random weights", ("start_random.yaml",), {}),
+            self._segmentation("from_nothing", "segmentation from a random start", ("start_random.yaml",), {}),
         ]
 
     def training(self) -> list[Stage]:

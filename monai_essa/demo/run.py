@@ -22,9 +22,9 @@ from tqdm import tqdm
 
 from monai_essa.data import load_datalist
 from monai_essa.demo.demo_data import DemoData, cohort_data
-from monai_essa.demo.demo_report import DemoOutcome, demo_content, findings, outcome_table
+from monai_essa.demo.demo_report import REMARKS, DemoOutcome, demo_content, outcome_table
 from monai_essa.demo.majority_vote import majority_vote_dice
-from monai_essa.demo.outcome import TrainedStage, mean_by_case, read_dice
+from monai_essa.demo.outcome import TrainedStage, comparison_table, mean_by_case, read_dice
 from monai_essa.demo.own_data import own_data
 from monai_essa.demo.plan import DemoPlan, DemoSize
 from monai_essa.demo.quiet import quiet_libraries
@@ -38,7 +38,7 @@ from monai_essa.report.tables import format_table
 
 __all__ = ["run_demo"]
 
-_METHODS = ("after SSA", "without SSA", "from random weights")  # in the order of DemoPlan.segmentations
+_METHODS = ("after SSA", "without SSA", "random start")  # in the order of DemoPlan.segmentations
 _BAR = "{desc} |{bar}| {n_fmt} of {total_fmt} [{elapsed}]"
 
 
@@ -70,9 +70,9 @@ def run_demo(data: Path | None, output: Path, seed: int, size: DemoSize | None =
         demo_data = _data(data, output, size, seed)
         outcome = _run_stages(DemoPlan(demo_data, size, output, seed))
         report = write_report(output / "report.html", demo_content(outcome))
-    table = outcome_table(outcome)
-    tqdm.write("\n".join(["", table.title, format_table(table.headers, table.rows), table.note, ""]))
-    tqdm.write("\n".join([*findings(outcome.results), "", f"report: {report}"]))
+    for table in (outcome_table(outcome), comparison_table(outcome.results)):
+        tqdm.write("\n".join(["", table.title, format_table(table.headers, table.rows), table.note]))
+    tqdm.write("\n".join(["", *REMARKS, "", f"report: {report}"]))
     return 0
 
 

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What is read back from a run, and the sentence that compares two of them."""
+"""What is read back from a run, and the table that compares methods."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from monai.handlers.utils import write_metrics_reports
 
-from monai_essa.demo.outcome import TrainedStage, comparison, mean_by_case, read_dice, stages_table
+from monai_essa.demo.outcome import TrainedStage, comparison_table, mean_by_case, read_dice, stages_table
 from monai_essa.demo.stage import Stage
 from monai_essa.parameter_summary import Summary
 from monai_essa.report.results import MethodResult
@@ -54,11 +54,22 @@ def test_absent_classes_are_left_out_of_the_mean_of_a_case() -> None:
     np.testing.assert_allclose(means, [0.6, 0.75, math.nan])
 
 
-def test_a_comparison_says_who_is_higher_whoever_it_is() -> None:
-    text = comparison(result("after SSA", 0.5, 0.5, 0.6, 0.2), result("without SSA", 0.6, 0.5, 0.5, 0.6))
+def test_a_comparison_counts_cases_whoever_is_higher() -> None:
+    others = [result("without SSA", 0.6, 0.5, 0.5, 0.6), result("majority vote", 0.1, 0.1, 0.1, 0.1)]
 
-    assert "0.450 (after SSA) and 0.550 (without SSA), a difference of -0.100" in text
-    assert "the first is higher in 1 and lower in 2 of 4 cases" in text
+    table = comparison_table([result("after SSA", 0.5, 0.5, 0.6, 0.2), *others])
+
+    assert table.title.endswith("after SSA")
+    assert table.rows == [
+        ["without SSA", "-0.100", "1 of 4", "2 of 4"],
+        ["majority vote", "+0.350", "4 of 4", "0 of 4"],
+    ]
+
+
+def test_a_case_without_any_class_counts_for_nobody() -> None:
+    table = comparison_table([result("after SSA", 0.5, math.nan), result("without SSA", 0.4, math.nan)])
+
+    assert table.rows == [["without SSA", "+0.100", "1 of 2", "0 of 2"]]
 
 
 def test_a_row_of_the_stages_holds_steps_parameters_and_file_size(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def test_the_report_says_what_it_must(finished: Path) -> None:
     assert page.count("data:image/png;base64,") == 7
     for name in STAGES:
         assert f"stages/{name}.yaml" in page
-    for method in ("after SSA", "without SSA", "from random weights", "majority vote"):
+    for method in ("after SSA", "without SSA", "random start", "majority vote"):
         assert f'<th scope="row">{method}</th>' in page
 
 
@@ -87,7 +87,7 @@ def test_the_printed_table_holds_the_dice_on_file(finished: Path, printed: io.St
     text = printed.getvalue()
     dice = read_dice(finished / "without_ssa" / "test" / "dice_raw.csv", ["gray matter", "white matter"])
 
-    (row,) = (line for line in text.splitlines() if line.startswith("without SSA "))
+    row = next(line for line in text.splitlines() if line.startswith("without SSA "))
     assert row.split()[2:4] == [f"{np.mean(cases):.3f}" for cases in dice.values()]
     assert text.rstrip().endswith(f"report: {finished / 'report.html'}")
 

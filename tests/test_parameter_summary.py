@@ -1,0 +1,33 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Counting what learns."""
+
+from __future__ import annotations
+
+from monai.networks.nets import UNETR, ViT
+
+from monai_essa import adapt, summary
+from monai_essa.methods import APLA, HeadOnly
+
+
+def test_summary_counts_parts_and_file():
+    net = adapt(UNETR(1, 2, 32, 4, 24, 48, 4, spatial_dims=2), APLA(), also_train=[r"out\..*"])
+    counts = summary(net)
+    assert counts.parts["encoder"][0] == 12 * (24 * 24 + 24)
+    assert counts.parts["head"] == (10, 10) and counts.parts["decoder"][0] == 0
+    assert counts.adapter_bytes == 4 * counts.trainable
+    assert counts.total == sum(parameter.numel() for parameter in net.parameters())
+    assert "adapter file: 0.03 MB" in str(counts)
+
+
+def test_head_only_with_no_pattern_trains_nothing():
+    assert summary(adapt(ViT(1, 32, 16, 24, 48, 2, 4), HeadOnly())).trainable == 0
