@@ -89,13 +89,14 @@ class DemoPlan:
         return self._pretext("ssa", "SSA on the target (MAE, APLA)", "apla", values | self._base())
 
     def segmentations(self) -> list[Stage]:
-        """Segment the target from two starts, with the same labels, decoder and number of steps."""
+        """Segment the target from three starts, with the same labels, decoder and number of steps."""
         adapter = {"adapter": str(self.output / "ssa" / "adapter.safetensors")}
         return [
             self._segmentation("with_ssa", "segmentation after SSA", (), {"start": "adapter"} | self._base() | adapter),
             self._segmentation(
                 "without_ssa", "segmentation without SSA", ("method_apla.yaml",), {"start": "encoder"} | self._base()
             ),
+            self._segmentation("from_nothing", "segmentation from a random start", ("start_random.yaml",), {}),
         ]
 
     def training(self) -> list[Stage]:

@@ -37,7 +37,7 @@ SIZE = DemoSize(
     feature_size=4,
     epochs=Epochs(1, 1, 1),
 )
-STAGES = ("pretrain", "ssa", "with_ssa", "without_ssa")
+STAGES = ("pretrain", "ssa", "with_ssa", "without_ssa", "from_nothing")
 
 
 @pytest.fixture(scope="module")
