@@ -24,8 +24,8 @@ import torch
 import torch.nn as nn
 from torch.utils.hooks import RemovableHandle
 
-from monai_essa.blocks import dead_parameters
 from monai_essa.methods.method import AdaptationMethod, AdapterLayer
+from monai_essa.network_parts import dead_parameters
 
 __all__ = ["Adaptation", "adapt", "adaptation_of", "disable_adapter", "merge"]
 

@@ -21,8 +21,8 @@ from typing import Any
 import torch
 import torch.nn as nn
 
-from monai_essa.blocks import dead_parameters, encoder_prefix, part_of
 from monai_essa.methods.method import AdaptationMethod
+from monai_essa.network_parts import dead_parameters, encoder_prefix, part_of
 
 __all__ = ["base_fingerprint", "check_same_base", "check_same_claims", "file_name", "network_name"]
 

@@ -24,10 +24,11 @@ import torch.nn as nn
 from monai.networks.blocks import TransformerBlock
 from monai.networks.blocks.crossattention import CrossAttentionBlock
 from monai.networks.blocks.selfattention import SABlock
-from monai.networks.nets import UNETR, MaskedAutoEncoderViT, SwinUNETR, ViT, ViTAutoEnc
 from monai.networks.nets.swin_unetr import SwinTransformerBlock, WindowAttention
 
-__all__ = ["BlockParts", "Rows", "dead_parameters", "encoder_prefix", "part_of", "transformer_blocks"]
+from monai_essa.network_parts import dead_parameters, part_of
+
+__all__ = ["BlockParts", "Rows", "transformer_blocks"]
 
 _ATTENTION = (SABlock, CrossAttentionBlock, WindowAttention)
 _SEPARATE = ("to_q", "to_k", "to_v")
@@ -65,24 +66,6 @@ class BlockParts:
     norms: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class _Parts:
-    """How a network class names its parts: prefixes of full parameter names."""
-
-    encoder: str
-    decoder: tuple[str, ...] = ()
-    head: tuple[str, ...] = ()
-
-
-_PARTS: dict[type[nn.Module], _Parts] = {
-    ViT: _Parts("", head=("classification_head.",)),
-    ViTAutoEnc: _Parts("", decoder=("conv3d_transpose.",), head=("conv3d_transpose_1.",)),
-    MaskedAutoEncoderViT: _Parts("", decoder=("decoder_", "mask_tokens"), head=("decoder_pred.",)),
-    UNETR: _Parts("vit.", decoder=("encoder", "decoder"), head=("out.",)),
-    SwinUNETR: _Parts("swinViT.", decoder=("encoder", "decoder"), head=("out.",)),
-}
-
-
 def transformer_blocks(network: nn.Module) -> tuple[BlockParts, ...]:
     """List the attention blocks of a network in the order of its modules; dead ones are left out.
 
@@ -101,45 +84,11 @@ def transformer_blocks(network: nn.Module) -> tuple[BlockParts, ...]:
         >>> [block.output for block in transformer_blocks(net)]
         ['blocks.0.attn.out_proj', 'blocks.1.attn.out_proj']
     """
-    dead = _dead_modules(network)
+    dead = dead_parameters(network)
     return tuple(
         _describe(network, path, attention)
         for path, attention in network.named_modules()
-        if _is_attention(path, attention) and not f"{path}.".startswith(dead)
-    )
-
-
-def encoder_prefix(network: nn.Module) -> str:
-    """Give the prefix of the encoder's parameter names: ``"vit."``, ``"swinViT."``, or ``""`` for a bare encoder."""
-    return _parts(network).encoder
-
-
-def part_of(network: nn.Module, name: str) -> str:
-    """Tell whether a parameter belongs to the ``"encoder"``, the ``"decoder"`` or the ``"head"`` of its network."""
-    parts = _parts(network)
-    if name.startswith(parts.head):
-        return "head"
-    if name.startswith(parts.decoder) or not name.startswith(parts.encoder):
-        return "decoder"
-    return "encoder"
-
-
-def dead_parameters(network: nn.Module) -> frozenset[str]:
-    """Name the parameters that no forward pass reaches: MONAI's cross-attention parts in blocks built without it."""
-    dead = _dead_modules(network)
-    return frozenset(name for name, _ in network.named_parameters() if name.startswith(dead))
-
-
-def _parts(network: nn.Module) -> _Parts:
-    return next((parts for kind, parts in _PARTS.items() if isinstance(network, kind)), _Parts(""))
-
-
-def _dead_modules(network: nn.Module) -> tuple[str, ...]:
-    return tuple(
-        f"{path}.{child}."
-        for path, block in network.named_modules()
-        if isinstance(block, TransformerBlock) and not block.with_cross_attention
-        for child in ("norm_cross_attn", "cross_attn")
+        if _is_attention(path, attention) and not _is_dead(path, attention, dead)
     )
 
 
@@ -150,6 +99,10 @@ def _is_attention(path: str, module: nn.Module) -> bool:
             f"known are {', '.join(kind.__name__ for kind in _ATTENTION)}"
         )
     return isinstance(module, _ATTENTION)
+
+
+def _is_dead(path: str, attention: nn.Module, dead: frozenset[str]) -> bool:
+    return any(f"{path}.{name}" in dead for name, _ in attention.named_parameters())
 
 
 def _describe(network: nn.Module, path: str, attention: nn.Module) -> BlockParts:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch.nn as nn
 
 from monai_essa.adaptation import adaptation_of
-from monai_essa.blocks import part_of
+from monai_essa.network_parts import part_of
 
 __all__ = ["Summary", "summary"]
 

@@ -29,7 +29,7 @@ HEADER = Path(__file__).read_text(encoding="utf-8").partition('"""')[0]
 HIDING_NAMES = {"util", "utils", "helper", "helpers", "common", "misc", "manager", "wrapper"}
 EXTRAS = ("peft", "matplotlib", "jinja2", "nilearn", "monailabel", "transformers", "onnx", "onnxscript", "mlflow")
 
-ADAPTERS = {"blocks", "methods", "adaptation", "adapter_file", "adapter_base", "parameter_summary"}
+ADAPTERS = {"network_parts", "blocks", "methods", "adaptation", "adapter_file", "adapter_base", "parameter_summary"}
 BRICKS = ADAPTERS | {
     "losses",
     "networks",
@@ -47,16 +47,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     "version": set(),
     "bundle_folder": set(),
     "error_line": set(),
-    "blocks": set(),
-    "methods": {"blocks"},
-    "adaptation": {"blocks", "methods"},
-    "adapter_base": {"blocks", "methods"},
+    "network_parts": set(),
+    "blocks": {"network_parts"},
+    "methods": {"network_parts", "blocks"},
+    "adaptation": {"network_parts", "methods"},
+    "adapter_base": {"network_parts", "methods"},
     "adapter_file": {"version", "methods", "adaptation", "adapter_base"},
-    "parameter_summary": {"blocks", "adaptation"},
+    "parameter_summary": {"network_parts", "adaptation"},
     "losses": set(),
-    "networks": {"blocks"},
-    "pretext": {"blocks", "losses", "networks"},
-    "weights": {"blocks", "networks"},
+    "networks": {"network_parts"},
+    "pretext": {"losses", "networks"},
+    "weights": {"network_parts", "networks"},
     "data": set(),
     "transforms": {"data"},
     "engines": BRICKS,

@@ -21,7 +21,8 @@ from monai.networks.blocks.crossattention import CrossAttentionBlock
 from monai.networks.blocks.spatialattention import SpatialAttentionBlock
 from monai.networks.nets import UNETR, MaskedAutoEncoderViT, SegResNet, SwinUNETR, ViT
 
-from monai_essa.blocks import Rows, dead_parameters, encoder_prefix, part_of, transformer_blocks
+from monai_essa.blocks import Rows, transformer_blocks
+from monai_essa.network_parts import dead_parameters, encoder_prefix, part_of
 
 
 def test_fused_projection_is_three_ranges_of_rows():

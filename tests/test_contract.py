@@ -23,8 +23,8 @@ from monai.networks.nets import UNETR, MaskedAutoEncoderViT, SwinUNETR, ViT, ViT
 
 from monai_essa import adapt, disable_adapter, load_adapter, merge, save_adapter, summary
 from monai_essa.adaptation import adaptation_of
-from monai_essa.blocks import dead_parameters
 from monai_essa.methods import APLA, FullTuning, HeadOnly, LoRA
+from monai_essa.network_parts import dead_parameters
 
 NETWORKS = {
     "vit-3d": (lambda: ViT(1, 32, 16, 24, 48, 2, 4), (1, 1, 32, 32, 32)),

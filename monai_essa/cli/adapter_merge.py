@@ -23,8 +23,8 @@ from monai.bundle import ConfigParser
 
 from monai_essa.adaptation import adaptation_of, merge
 from monai_essa.adapter_file import load_adapter
-from monai_essa.blocks import dead_parameters, part_of
 from monai_essa.engines.atomic_write import sync_and_rename
+from monai_essa.network_parts import dead_parameters, part_of
 from monai_essa.weights import WeightReport, load_weights
 
 __all__ = ["merge_adapter_file", "network_of_config", "save_weights"]

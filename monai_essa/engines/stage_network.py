@@ -21,8 +21,8 @@ import torch.nn as nn
 
 from monai_essa.adaptation import adapt
 from monai_essa.adapter_file import load_adapter
-from monai_essa.blocks import dead_parameters, part_of
 from monai_essa.methods import AdaptationMethod, FullTuning
+from monai_essa.network_parts import dead_parameters, part_of
 from monai_essa.parameter_summary import summary
 from monai_essa.weights import load_weights
 

@@ -19,7 +19,7 @@ import torch
 import torch.nn as nn
 from monai.utils.enums import CommonKeys as Keys
 
-from monai_essa.blocks import part_of
+from monai_essa.network_parts import part_of
 
 __all__ = ["Supervised"]
 

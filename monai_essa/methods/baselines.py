@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import torch.nn as nn
 
-from monai_essa.blocks import dead_parameters, part_of
+from monai_essa.network_parts import dead_parameters, part_of
 
 __all__ = ["FullTuning", "HeadOnly"]
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch.nn as nn
 from torch import Tensor
 
-from monai_essa.blocks import encoder_prefix
+from monai_essa.network_parts import encoder_prefix
 
 __all__ = ["check_images", "divide_shape", "encoder_trunk"]
 

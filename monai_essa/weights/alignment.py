@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 import torch.nn as nn
 
-from monai_essa.blocks import encoder_prefix
+from monai_essa.network_parts import encoder_prefix
 from monai_essa.weights.key_maps import MONAI, KeyMap
 
 __all__ = ["Alignment", "align"]

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn as nn
 
-from monai_essa.blocks import dead_parameters, part_of
+from monai_essa.network_parts import dead_parameters, part_of
 from monai_essa.weights.alignment import Alignment
 from monai_essa.weights.diagnosis import option_behind
 from monai_essa.weights.fit import Fit, fit

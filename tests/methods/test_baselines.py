@@ -16,8 +16,8 @@ from __future__ import annotations
 from monai.networks.nets import UNETR, ViT
 
 from monai_essa import adapt
-from monai_essa.blocks import dead_parameters
 from monai_essa.methods.baselines import FullTuning, HeadOnly
+from monai_essa.network_parts import dead_parameters
 
 
 def test_full_tuning_trains_the_whole_encoder_and_leaves_the_decoder_to_also_train():

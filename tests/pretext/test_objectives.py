@@ -22,8 +22,9 @@ from monai.data import MetaTensor
 from monai.networks.nets import UNETR, SwinUNETR, ViT
 from monai.transforms import Compose, LoadImage, NormalizeIntensity, ResizeWithPadOrCrop
 
-from monai_essa.blocks import dead_parameters, part_of, transformer_blocks
+from monai_essa.blocks import transformer_blocks
 from monai_essa.losses import PatchReconstruction
+from monai_essa.network_parts import dead_parameters, part_of
 from monai_essa.pretext import MAE, SimMIM
 
 PAIRS = [

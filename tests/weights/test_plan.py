@@ -19,7 +19,7 @@ import pytest
 import torch
 import torch.nn as nn
 
-from monai_essa.blocks import dead_parameters
+from monai_essa.network_parts import dead_parameters
 from monai_essa.weights.alignment import align
 from monai_essa.weights.grids import find_grids
 from monai_essa.weights.key_maps import KEY_MAPS

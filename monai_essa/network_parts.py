@@ -1,0 +1,142 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What the parameter names of a network say: its encoder, decoder and head, and the layers of the encoder.
+
+The only module, beside :mod:`monai_essa.blocks`, that knows how MONAI's networks name their parts (1.5.2 and 1.6).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch.nn as nn
+from monai.networks.blocks import TransformerBlock
+from monai.networks.blocks.convolutions import Convolution
+from monai.networks.blocks.dynunet_block import UnetBasicBlock, UnetResBlock
+from monai.networks.nets import UNETR, MaskedAutoEncoderViT, SegResNet, SegResNetDS, SwinUNETR, UNet, ViT, ViTAutoEnc
+from torch.nn.modules.instancenorm import _InstanceNorm
+
+__all__ = ["dead_parameters", "encoder_layers", "encoder_prefix", "part_of", "undone_layers"]
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """How a network class names its parts: the encoder's prefix, and patterns for the start of a parameter name."""
+
+    encoder: str
+    decoder: str = "(?!)"  # matches nothing
+    head: str = "(?!)"
+
+
+# The first entry that fits is taken: subclasses stand before their base.
+_PARTS: dict[type[nn.Module], _Parts] = {
+    ViT: _Parts("", head=r"classification_head\."),
+    ViTAutoEnc: _Parts("", decoder=r"conv3d_transpose\.", head=r"conv3d_transpose_1\."),
+    MaskedAutoEncoderViT: _Parts("", decoder="decoder_|mask_tokens", head=r"decoder_pred\."),
+    UNETR: _Parts("vit.", head=r"out\."),
+    SwinUNETR: _Parts("swinViT.", head=r"out\."),
+    SegResNet: _Parts("", decoder="up_layers|up_samples", head="conv_final"),
+    SegResNetDS: _Parts("encoder.", head=r"up_layers\.\d+\.head\."),
+    # Its levels are nested: each is (down, skip connection around the next level, up). The first "up" is the head.
+    UNet: _Parts("", decoder=r"model(\.1\.submodule)+\.2\.", head=r"model\.2\."),
+    # A classifier: an encoder with a pooling, a norm and a linear layer after it.
+    nn.Sequential: _Parts("encoder.", head=""),
+}
+
+
+def encoder_prefix(network: nn.Module) -> str:
+    """Give the prefix of the encoder's parameter names: ``"vit."``, ``"swinViT."``, or ``""`` for a bare encoder."""
+    return _parts(network).encoder
+
+
+def part_of(network: nn.Module, name: str) -> str:
+    """Tell whether a parameter belongs to the ``"encoder"``, the ``"decoder"`` or the ``"head"`` of its network.
+
+    Example:
+        >>> net = UNETR(1, 2, 32, 4, 48, 96, 4, spatial_dims=2)
+        >>> part_of(net, "vit.norm.weight"), part_of(net, "out.conv.conv.bias")
+        ('encoder', 'head')
+    """
+    parts = _parts(network)
+    if parts.encoder and name.startswith(parts.encoder):
+        return "encoder"
+    if re.match(parts.head, name):
+        return "head"
+    return "decoder" if parts.encoder or re.match(parts.decoder, name) else "encoder"
+
+
+def encoder_layers(network: nn.Module, kinds: tuple[type[nn.Module], ...]) -> tuple[str, ...]:
+    """List the paths of the encoder's layers of some classes that have parameters of their own and are used.
+
+    Args:
+        network: a MONAI network, plain or adapted.
+        kinds: classes such as ``(nn.Linear, nn.Conv3d)``; subclasses count.
+
+    Returns:
+        Paths in the order of the network's modules.
+
+    Example:
+        >>> net = SegResNet(init_filters=8, blocks_down=(1, 1), blocks_up=(1,))
+        >>> encoder_layers(net, (nn.Conv3d,))[:2]
+        ('convInit.conv', 'down_layers.0.1.conv1.conv')
+    """
+    dead = dead_parameters(network)
+    return tuple(
+        path
+        for path, module in network.named_modules()
+        if isinstance(module, kinds)
+        and (own := [f"{path}.{name}" for name, _ in module.named_parameters(recurse=False)])
+        and part_of(network, own[0]) == "encoder"
+        and own[0] not in dead
+    )
+
+
+def undone_layers(network: nn.Module) -> frozenset[str]:
+    """Name the convolutions whose scale and shift per channel an instance norm without parameters takes back at once.
+
+    A bias there, or a factor on the output, changes nothing: MONAI's UNet is built so by default.
+
+    Example:
+        >>> net = UNet(2, 1, 2, channels=(4, 8), strides=(2,))
+        >>> sorted(undone_layers(net))[0]
+        'model.0.conv'
+    """
+    return frozenset(
+        f"{path}.{conv}"
+        for path, module in network.named_modules()
+        for conv, norm in _convolutions_with_norms(module)
+        if isinstance(norm, _InstanceNorm) and not norm.affine
+    )
+
+
+def dead_parameters(network: nn.Module) -> frozenset[str]:
+    """Name the parameters that no forward pass reaches: MONAI's cross-attention parts in blocks built without it."""
+    dead = tuple(
+        f"{path}.{child}."
+        for path, block in network.named_modules()
+        if isinstance(block, TransformerBlock) and not block.with_cross_attention
+        for child in ("norm_cross_attn", "cross_attn")
+    )
+    return frozenset(name for name, _ in network.named_parameters() if name.startswith(dead))
+
+
+def _convolutions_with_norms(module: nn.Module) -> Iterator[tuple[str, nn.Module | None]]:
+    if isinstance(module, Convolution):
+        yield "conv", getattr(getattr(module, "adn", None), "N", None)
+    if isinstance(module, UnetBasicBlock | UnetResBlock):
+        yield from ((f"conv{i}.conv", getattr(module, f"norm{i}", None)) for i in (1, 2, 3))
+
+
+def _parts(network: nn.Module) -> _Parts:
+    return next((parts for kind, parts in _PARTS.items() if isinstance(network, kind)), _Parts(""))
