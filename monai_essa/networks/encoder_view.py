@@ -9,15 +9,19 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""One view of an encoder: tokens (ViT family) or feature maps (Swin family) out of whichever MONAI network holds it."""
+"""One view of an encoder: tokens (ViT family) or feature maps (Swin, CNNs) out of whichever MONAI network holds it."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch.nn as nn
-from monai.networks.nets import UNETR, MaskedAutoEncoderViT, SwinUNETR, ViT, ViTAutoEnc
+from monai.networks.nets import UNETR, MaskedAutoEncoderViT, SegResNet, SegResNetDS, SwinUNETR, UNet, ViT, ViTAutoEnc
+from torch import Tensor
 
+from monai_essa.networks.convolutional_encoder import segresnet_ds_encoder, segresnet_encoder, unet_encoder
 from monai_essa.networks.encoder_parts import encoder_trunk
 from monai_essa.networks.feature_map_encoder import FeatureMapEncoder
 from monai_essa.networks.token_encoder import TokenEncoder
@@ -29,11 +33,11 @@ def encoder_view(network: nn.Module) -> TokenEncoder | FeatureMapEncoder:
     """View the encoder of a MONAI network, plain or adapted.
 
     Args:
-        network: a ViT, UNETR, ViTAutoEnc, MaskedAutoEncoderViT (its encoder half) or SwinUNETR (version 1 or 2), 2-D or
-            3-D. Nothing in it is changed.
+        network: a ViT, UNETR, ViTAutoEnc, MaskedAutoEncoderViT (its encoder half), SwinUNETR (version 1 or 2),
+            SegResNet, SegResNetDS or UNet, 2-D or 3-D. Nothing in it is changed.
 
     Returns:
-        A :class:`TokenEncoder`, or for SwinUNETR a :class:`FeatureMapEncoder`.
+        A :class:`TokenEncoder`, or for SwinUNETR and the CNNs a :class:`FeatureMapEncoder`.
 
     Raises:
         TypeError: if the network is of another class.
@@ -46,12 +50,11 @@ def encoder_view(network: nn.Module) -> TokenEncoder | FeatureMapEncoder:
         >>> view.encode(view.embed(torch.zeros(2, 1, 16, 32, 32))).shape
         torch.Size([2, 32, 48])
     """
-    if isinstance(network, SwinUNETR):
-        return _view_feature_maps(network)
-    if isinstance(network, (ViT, UNETR, ViTAutoEnc, MaskedAutoEncoderViT)):
-        return _view_tokens(network)
+    for kind, view in _VIEWS.items():
+        if isinstance(network, kind):
+            return view(network)
     raise TypeError(
-        f"expected a ViT, UNETR, ViTAutoEnc, MaskedAutoEncoderViT or SwinUNETR, got {type(network).__name__}; "
+        f"expected one of {', '.join(kind.__name__ for kind in _VIEWS)}, got {type(network).__name__}; "
         f"give the network itself, not a container around it"
     )
 
@@ -67,12 +70,18 @@ def _view_tokens(network: nn.Module) -> TokenEncoder:
     return TokenEncoder(network, tuple(patch_size), in_channels, hidden_size, _known_grid(network))
 
 
-def _view_feature_maps(network: nn.Module) -> FeatureMapEncoder:
+def _view_swin(network: nn.Module) -> FeatureMapEncoder:
     trunk = encoder_trunk(network)
     hidden_size, in_channels, *patch_size = trunk.patch_embed.proj.weight.shape
     halvings = 2**trunk.num_layers  # each stage ends with a merging of 2 patches along each axis
     stride = tuple(size * halvings for size in patch_size)
-    return FeatureMapEncoder(network, tuple(patch_size), in_channels, hidden_size, hidden_size * halvings, stride)
+    return FeatureMapEncoder(
+        network, tuple(patch_size), in_channels, hidden_size, hidden_size * halvings, stride, _swin_maps
+    )
+
+
+def _swin_maps(network: nn.Module, images: Tensor) -> list[Tensor]:
+    return list(encoder_trunk(network)(images, network.normalize))
 
 
 def _known_grid(network: nn.Module) -> tuple[int, ...] | None:
@@ -81,3 +90,15 @@ def _known_grid(network: nn.Module) -> tuple[int, ...] | None:
     if isinstance(network, (ViTAutoEnc, MaskedAutoEncoderViT)):
         return tuple(image // patch for image, patch in zip(network.img_size, network.patch_size, strict=True))
     return None
+
+
+_VIEWS: dict[type[nn.Module], Callable[[Any], TokenEncoder | FeatureMapEncoder]] = {
+    ViT: _view_tokens,
+    UNETR: _view_tokens,
+    ViTAutoEnc: _view_tokens,
+    MaskedAutoEncoderViT: _view_tokens,
+    SwinUNETR: _view_swin,
+    SegResNet: segresnet_encoder,
+    SegResNetDS: segresnet_ds_encoder,
+    UNet: unet_encoder,
+}

@@ -13,8 +13,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch.nn as nn
 from torch import Tensor
@@ -26,15 +27,16 @@ __all__ = ["FeatureMapEncoder"]
 
 @dataclass(frozen=True, eq=False)
 class FeatureMapEncoder:
-    """An encoder that gives feature maps of falling resolution: the Swin transformer of SwinUNETR, version 1 or 2.
+    """An encoder that gives feature maps of falling resolution: the Swin transformer of SwinUNETR, or a CNN's.
 
     Attributes:
         network: the network that holds the encoder; not a copy.
-        patch_size: voxels of a patch of the patch embedding along each axis.
+        patch_size: voxels of a patch of the patch embedding along each axis; 1 for a CNN, which has none.
         in_channels: image channels.
-        hidden_size: channels of the patch embedding, the first feature map.
+        hidden_size: channels of the patch embedding, which is what a mask token replaces; a CNN's image channels.
         channels: channels of the deepest feature map.
         stride: voxels between neighbouring positions of the deepest feature map along each axis.
+        maps: computes the feature maps, finest first, from the network and images (B, in_channels, spatial...).
     """
 
     network: nn.Module
@@ -43,6 +45,7 @@ class FeatureMapEncoder:
     hidden_size: int
     channels: int
     stride: tuple[int, ...]
+    maps: Callable[[Any, Tensor], list[Tensor]]
 
     @property
     def spatial_dims(self) -> int:
@@ -50,10 +53,9 @@ class FeatureMapEncoder:
         return len(self.patch_size)
 
     @property
-    def patch_embedding(self) -> nn.Module:
-        """The module whose output a mask token replaces."""
-        embedding: nn.Module = encoder_trunk(self.network).patch_embed
-        return embedding
+    def patch_embedding(self) -> nn.Module | None:
+        """The module whose output a mask token replaces; None for a CNN, where it replaces voxels of the image."""
+        return getattr(encoder_trunk(self.network), "patch_embed", None)
 
     def check(self, images: Tensor) -> None:
         """Raise a ValueError unless the images are (B, in_channels, spatial...)."""
@@ -70,11 +72,11 @@ class FeatureMapEncoder:
             images: (B, in_channels, spatial...), any spatial shape that the stride divides.
 
         Returns:
-            The patch embedding and the output of each stage, (B, C_i, spatial_i...).
+            The output of each stage, (B, C_i, spatial_i...); before them, for SwinUNETR, the patch embedding.
 
         Raises:
             ValueError: if the images have other channels or axes, or the stride does not divide them.
         """
         self.check(images)
         self.grid(images.shape[2:])
-        return list(encoder_trunk(self.network)(images, self.network.normalize))
+        return self.maps(self.network, images)

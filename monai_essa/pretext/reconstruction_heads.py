@@ -17,7 +17,7 @@ import math
 
 import torch.nn as nn
 from monai.networks.layers import Conv
-from monai.networks.nets import UNETR, SwinUNETR
+from monai.networks.nets import UNETR, SegResNet, SwinUNETR
 from torch import Tensor
 
 from monai_essa.losses import gather_patches, unpatchify
@@ -25,6 +25,9 @@ from monai_essa.networks import FeatureMapEncoder, TokenEncoder
 from monai_essa.pretext.masking import gather_cells
 
 __all__ = ["FeatureMapHead", "OwnDecoderHead", "TokenHead"]
+
+# Where a network that can decode keeps its output layer, which takes the features of the decoder.
+_OUTPUT: dict[type[nn.Module], str] = {UNETR: "out", SwinUNETR: "out", SegResNet: "conv_final"}
 
 
 class TokenHead(nn.Module):
@@ -69,12 +72,12 @@ class FeatureMapHead(nn.Module):
 
 
 class OwnDecoderHead(nn.Module):
-    """Predict voxels through the network's own decoder, with an output layer of its own in place of ``network.out``.
+    """Predict voxels through the network's own decoder, with an output layer of its own in place of the network's.
 
     The decoder's skip path sees the image itself, so the masked voxels of the images given must be blank.
 
     Args:
-        view: the encoder of a UNETR or SwinUNETR; it is read here and not kept.
+        view: the encoder of a UNETR, SwinUNETR or SegResNet; it is read here and not kept.
         patch_size: voxels along each axis of the patches that are asked for.
 
     Raises:
@@ -83,13 +86,14 @@ class OwnDecoderHead(nn.Module):
 
     def __init__(self, view: TokenEncoder | FeatureMapEncoder, patch_size: tuple[int, ...]) -> None:
         super().__init__()
-        if not isinstance(view.network, (UNETR, SwinUNETR)):
+        if not isinstance(view.network, tuple(_OUTPUT)):
             raise ValueError(
-                f"expected a network with a decoder of its own (UNETR, SwinUNETR), got {type(view.network).__name__}; "
-                f"use handover 'encoder'"
+                f"expected a network with a decoder of its own ({', '.join(kind.__name__ for kind in _OUTPUT)}), "
+                f"got {type(view.network).__name__}; use handover 'encoder'"
             )
         self.patch_size = patch_size
-        features: int = view.network.out.conv.conv.weight.shape[1]
+        weights = (tensor for tensor in _output_layer(view.network).parameters() if tensor.dim() > 1)
+        features = next(weights).shape[1]
         self.predict = Conv[Conv.CONV, view.spatial_dims](features, view.in_channels, kernel_size=1)
 
     def forward(self, view: TokenEncoder | FeatureMapEncoder, images: Tensor, masked: Tensor) -> Tensor:
@@ -102,7 +106,7 @@ class OwnDecoderHead(nn.Module):
 def _decoder_features(network: nn.Module, images: Tensor) -> Tensor:
     """Run the network and catch what enters its output layer."""
     caught: list[Tensor] = []
-    handle = network.get_submodule("out").register_forward_pre_hook(lambda _module, inputs: caught.append(inputs[0]))
+    handle = _output_layer(network).register_forward_pre_hook(lambda _module, inputs: caught.append(inputs[0]))
     try:
         network(images)
     finally:
@@ -110,13 +114,17 @@ def _decoder_features(network: nn.Module, images: Tensor) -> Tensor:
     return caught[0]
 
 
+def _output_layer(network: nn.Module) -> nn.Module:
+    return network.get_submodule(next(name for kind, name in _OUTPUT.items() if isinstance(network, kind)))
+
+
 def _check_decodable(view: TokenEncoder | FeatureMapEncoder, images: Tensor) -> None:
     shape = tuple(images.shape[2:])
     if isinstance(view, FeatureMapEncoder):
-        # Its instance normalisation needs two positions or more in the deepest map.
+        # Instance normalisation needs two positions or more in the deepest map.
         if shape == view.stride:
             raise ValueError(
-                f"expected images larger than the stride {view.stride} for the decoder of SwinUNETR, got {shape}; "
+                f"expected images larger than the stride {view.stride} of {type(view.network).__name__}, got {shape}; "
                 f"pad them to twice that along some axis"
             )
     elif view.native_grid is not None and view.grid(shape) != view.native_grid:

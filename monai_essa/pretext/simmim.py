@@ -42,22 +42,24 @@ _DEFAULT_UNIT = 16
 
 
 class SimMIM(nn.Module):
-    """Simple masked image modelling (Xie et al. 2022, arXiv 2111.09886) for ViT and Swin encoders in 2-D and 3-D.
+    """Simple masked image modelling (Xie et al. 2022, arXiv 2111.09886) for ViT, Swin and CNN encoders in 2-D and 3-D.
 
     Masked units of voxels are blanked in the image and their patch embeddings are replaced by a learned mask token, so
-    that no path through the network, the skip from the raw image included, sees them. The whole network runs, and a
-    head predicts the voxels. The loss is taken on masked voxels only. Which tensors of the encoder learn is not
+    that no path through the network, the skip from the raw image included, sees them; a CNN embeds no patches, so the
+    token replaces the voxels themselves. The whole encoder runs, and a head predicts the voxels. The loss is taken on
+    masked voxels only. Which tensors of the encoder learn is not
     decided here: gradients reach those that require them.
 
     Args:
-        encoder: a ViT, UNETR, ViTAutoEnc, MaskedAutoEncoderViT or SwinUNETR, plain or adapted. It is kept as the
-            attribute ``encoder``, not copied.
+        encoder: a ViT, UNETR, ViTAutoEnc, MaskedAutoEncoderViT, SwinUNETR, SegResNet, SegResNetDS or UNet, plain or
+            adapted. It is kept as the attribute ``encoder``, not copied.
         mask_ratio: share of the units to mask; 0.6 is the paper's (section 4.1.1).
         mask_unit: voxels of a unit along each axis, a multiple of the patch size; None takes 16, or the next multiple
             of the patch size. The paper masks 32 of 192 pixels, a sixth of the side; a sixth of a 96-voxel crop is 16.
         handover: what the objective trains and hands over. ``"encoder"`` predicts by one linear layer (section 3.3);
-            ``"encoder+decoder"`` predicts through the decoder of a UNETR or SwinUNETR, of which only ``out`` is passed
-            over: give the decoder to ``also_train`` and leave ``out`` frozen, for no gradient reaches it.
+            ``"encoder+decoder"`` predicts through the decoder of a UNETR, SwinUNETR or SegResNet, of which only the
+            output layer (``out``, ``conv_final``) is passed over: give the decoder to ``also_train`` and leave that
+            layer frozen, for no gradient reaches it.
         loss: comparison of masked voxels; L1 by default (section 3.4).
 
     Raises:
@@ -126,7 +128,12 @@ class SimMIM(nn.Module):
         count = masked_count(math.prod(units), self.mask_ratio) * math.prod(patches)
         _, masked = split_cells(expand_mask(mask, patches), count)
 
-        blanked = images.masked_fill(expand_mask(mask, self.mask_unit)[:, None], 0)
+        hidden = expand_mask(mask, self.mask_unit)  # (B, spatial...)
+        if view.patch_embedding is None:
+            return MaskedPrediction(
+                self.head(view, _put_token(images, hidden, self.mask_token), masked), masked, self.head.patch_size
+            )
+        blanked = images.masked_fill(hidden[:, None], 0)
         embedding_mask = expand_mask(mask, units_of(self.mask_unit, view.patch_size))
         with _replaced_output(view.patch_embedding, embedding_mask, self.mask_token):
             prediction = self.head(view, blanked, masked)
@@ -172,15 +179,19 @@ def _head(
     return TokenHead(view) if isinstance(view, TokenEncoder) else FeatureMapHead(view, unit)
 
 
+def _put_token(maps: Tensor, mask: Tensor, token: Tensor) -> Tensor:
+    """Put the token (D) in place of the masked positions (B, spatial...) of maps (B, D, spatial...)."""
+    return torch.where(mask[:, None], token.to(maps.dtype).unflatten(0, (-1, *[1] * (mask.dim() - 1))), maps)
+
+
 @contextmanager
 def _replaced_output(embedding: nn.Module, mask: Tensor, token: Tensor) -> Iterator[None]:
     """While it lasts, put the mask token (D) in place of the masked patches (B, grid...) that the module embeds."""
 
     def replace(_module: nn.Module, _inputs: tuple[Tensor, ...], embedded: Tensor) -> Tensor:
-        token_of_type = token.to(embedded.dtype)
         if embedded.dim() == 3:  # (B, N, D) from a perceptron embedding, else (B, D, grid...)
-            return torch.where(mask.flatten(1)[..., None], token_of_type, embedded)
-        return torch.where(mask[:, None], token_of_type.unflatten(0, (-1, *[1] * (mask.dim() - 1))), embedded)
+            return torch.where(mask.flatten(1)[..., None], token.to(embedded.dtype), embedded)
+        return _put_token(embedded, mask, token)
 
     handle = embedding.register_forward_hook(replace)
     try:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import pytest
 import torch.nn as nn
-from monai.networks.nets import UNETR, MaskedAutoEncoderViT, SegResNet, SwinUNETR, ViT, ViTAutoEnc
+from monai.networks.nets import UNETR, BasicUNet, MaskedAutoEncoderViT, SwinUNETR, ViT, ViTAutoEnc
 
 from monai_essa.networks import FeatureMapEncoder, TokenEncoder, encoder_view
 
@@ -45,7 +45,7 @@ def test_swin_is_viewed_as_feature_maps(use_v2):
     assert isinstance(encoder_view(network), FeatureMapEncoder)
 
 
-@pytest.mark.parametrize("network", [SegResNet(3), nn.DataParallel(nn.Identity())], ids=["SegResNet", "DataParallel"])
+@pytest.mark.parametrize("network", [BasicUNet(), nn.DataParallel(nn.Identity())], ids=["BasicUNet", "DataParallel"])
 def test_other_network_is_named_in_the_error(network):
     with pytest.raises(TypeError, match=f"got {type(network).__name__}; give the network itself"):
         encoder_view(network)

@@ -18,7 +18,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn as nn
-from monai.networks.nets import UNETR, MaskedAutoEncoderViT, SwinUNETR, ViT
+from monai.networks.nets import UNETR, MaskedAutoEncoderViT, SegResNet, SegResNetDS, SwinUNETR, UNet, ViT
 from torch import Tensor
 
 from monai_essa.pretext import MAE, MAEDecoder, SimMIM
@@ -38,6 +38,11 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "swin": lambda: SwinUNETR(1, 2, feature_size=12, window_size=4),
     "swin_2d": lambda: SwinUNETR(2, 3, feature_size=12, spatial_dims=2),
     "swin_v2_2d": lambda: SwinUNETR(1, 3, feature_size=12, use_v2=True, spatial_dims=2),
+    "segresnet": lambda: SegResNet(3, 8, 1, 2, blocks_down=(1, 1, 1), blocks_up=(1, 1)),
+    "segresnet_2d": lambda: SegResNet(2, 8, 2, 3, blocks_down=(1, 1, 1), blocks_up=(1, 1)),
+    "segresnet_ds": lambda: SegResNetDS(3, 8, 1, 2, blocks_down=(1, 1, 1), norm="instance"),
+    "unet": lambda: UNet(3, 1, 2, channels=(4, 8, 16), strides=(2, 2)),
+    "unet_2d": lambda: UNet(2, 2, 2, channels=(4, 8, 16), strides=(2, (1, 2)), num_res_units=1),
 }
 _SHAPES = {
     "vit_2d": (2, 2, 32, 32),
@@ -46,6 +51,8 @@ _SHAPES = {
     "swin": (1, 1, 64, 64, 64),
     "swin_2d": (2, 2, 64, 64),
     "swin_v2_2d": (2, 1, 64, 64),
+    "segresnet_2d": (2, 2, 32, 32),
+    "unet_2d": (2, 2, 32, 32),
 }
 
 OBJECTIVES: dict[str, Callable[[nn.Module], nn.Module]] = {
