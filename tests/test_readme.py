@@ -104,8 +104,10 @@ def test_hippocampus_commands_run_in_their_short_form(hippocampus_tiny, tmp_path
     }
     script = "set -e\n" + "".join(short(block) for block in blocks("bash", after="## A real job"))
     script = script.partition("git clone")[0]
-    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = subprocess.run(
+        ["bash", "-xc", script], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    assert done.returncode == 0, f"exit {done.returncode} after\n{done.stdout.decode(errors='replace')[-3000:]}"
     runs = tmp_path / "runs"
     assert (runs / "ssa" / "adapter.safetensors").is_file()
     for name in ("few_ssa", "standard"):
