@@ -58,18 +58,19 @@ def test_python_example_runs(tmp_path, monkeypatch):
 def test_method_in_contributing_runs(tmp_path):
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-    (tmp_path / "norm_tuning.py").write_text(code)
-    spec = importlib.util.spec_from_file_location("norm_tuning", tmp_path / "norm_tuning.py")
+    assert len(code.splitlines()) <= 25
+    (tmp_path / "last_blocks.py").write_text(code)
+    spec = importlib.util.spec_from_file_location("last_blocks", tmp_path / "last_blocks.py")
     module = importlib.util.module_from_spec(spec)
-    sys.modules["norm_tuning"] = module
+    sys.modules["last_blocks"] = module
     spec.loader.exec_module(module)
-    net = adapt(ViT(1, 32, 16, 24, 48, 2, 4), module.NormTuning())
-    file = save_adapter(net, tmp_path / "norms.safetensors")
+    net = adapt(ViT(1, 32, 16, 24, 48, 2, 4), module.LastBlocks())
+    file = save_adapter(net, tmp_path / "last.safetensors")
     learned = [name for name, parameter in net.named_parameters() if parameter.requires_grad]
-    assert len(learned) == 8 and all(".norm" in name and "cross" not in name for name in learned)
+    assert len(learned) == 11 and all(name.startswith("blocks.1.") and "cross" not in name for name in learned)
     fresh = ViT(1, 32, 16, 24, 48, 2, 4)
     fresh.load_state_dict(net.state_dict())
-    load_adapter(fresh, file, methods=[module.NormTuning])
+    load_adapter(fresh, file, methods=[module.LastBlocks])
 
 
 def tiny_hippocampus(source: Path, folder: Path) -> None:
