@@ -14,8 +14,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,8 +22,8 @@ import torch
 import torch.nn as nn
 from torch.utils.hooks import RemovableHandle
 
+from monai_essa.claims import also_train_names, claimed_tensors
 from monai_essa.methods.method import AdaptationMethod, AdapterLayer
-from monai_essa.network_parts import dead_parameters
 
 __all__ = ["Adaptation", "adapt", "adaptation_of", "disable_adapter", "merge"]
 
@@ -87,12 +85,12 @@ def adapt(
     methods = (method,) if not isinstance(method, Sequence) else tuple(method)
     if hasattr(network, _RECORD):
         raise ValueError(f"{type(network).__name__} is adapted already; call merge() first, or load_adapter() to swap")
-    claims = _claims(network, methods)
-    also = _also_train_names(network, also_train, claims)
+    claims = claimed_tensors(network, methods)
+    also = also_train_names(network, also_train, claims)
     plain = _tensors(network)
     required_grad = {name: parameter.requires_grad for name, parameter in network.named_parameters()}
 
-    learning = set().union(*(each.inject(network) for each in methods))
+    learning = _inject(network, methods)
     added = set(_tensors(network)) - set(plain)
     trained = learning | also
     for name, parameter in network.named_parameters():
@@ -177,38 +175,13 @@ def adaptation_of(network: nn.Module) -> Adaptation:
     return record
 
 
-def _claims(network: nn.Module, methods: tuple[AdaptationMethod, ...]) -> set[str]:
-    claimed: dict[str, AdaptationMethod] = {}
-    for method in methods:
-        names = method.claims(network)
-        if not names and type(method).__name__ != "HeadOnly":
-            raise ValueError(
-                f"{method} matches no layer of {type(network).__name__}; it has no transformer blocks that fit"
-            )
-        for name in names:
-            if name in claimed:
-                raise ValueError(f"{claimed[name]} and {method} both claim '{name}'; let one method act on each tensor")
-            claimed[name] = method
-    return set(claimed)
-
-
-def _also_train_names(network: nn.Module, patterns: Sequence[str], claims: set[str]) -> set[str]:
-    if isinstance(patterns, str):
-        raise ValueError(f"also_train must be a list of patterns, got the text {patterns!r}")
-    names = [name for name, _ in network.named_parameters()]
-    dead, chosen = dead_parameters(network), set()
-    for pattern in patterns:
-        matched = {name for name in names if re.fullmatch(pattern, name)}
-        if not matched:
-            near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.3) or names[:3]
-            raise ValueError(f"also_train pattern {pattern!r} matches no parameter; names look like {', '.join(near)}")
-        for taken, owner in ((matched & claims, "the method trains"), (matched & dead, "no forward pass reaches")):
-            if taken:
-                raise ValueError(
-                    f"also_train pattern {pattern!r} matches '{min(taken)}', which {owner}; narrow the pattern"
-                )
-        chosen |= matched
-    return chosen
+def _inject(network: nn.Module, methods: tuple[AdaptationMethod, ...]) -> set[str]:
+    try:
+        return set().union(*(method.inject(network) for method in methods))
+    except Exception:
+        for path, layer in _adapter_layers(network):  # a refused method leaves nothing of the ones before it
+            network.set_submodule(path, layer.plain())
+        raise
 
 
 def _adapter_layers(network: nn.Module) -> Iterator[tuple[str, AdapterLayer]]:

@@ -29,7 +29,16 @@ HEADER = Path(__file__).read_text(encoding="utf-8").partition('"""')[0]
 HIDING_NAMES = {"util", "utils", "helper", "helpers", "common", "misc", "manager", "wrapper"}
 EXTRAS = ("peft", "matplotlib", "jinja2", "nilearn", "monailabel", "transformers", "onnx", "onnxscript", "mlflow")
 
-ADAPTERS = {"network_parts", "blocks", "methods", "adaptation", "adapter_file", "adapter_base", "parameter_summary"}
+ADAPTERS = {
+    "network_parts",
+    "blocks",
+    "methods",
+    "claims",
+    "adaptation",
+    "adapter_file",
+    "adapter_base",
+    "parameter_summary",
+}
 BRICKS = ADAPTERS | {
     "losses",
     "networks",
@@ -50,7 +59,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "network_parts": set(),
     "blocks": {"network_parts"},
     "methods": {"network_parts", "blocks"},
-    "adaptation": {"network_parts", "methods"},
+    "claims": {"network_parts", "methods"},
+    "adaptation": {"claims", "methods"},
     "adapter_base": {"network_parts", "methods"},
     "adapter_file": {"version", "methods", "adaptation", "adapter_base"},
     "parameter_summary": {"network_parts", "adaptation"},

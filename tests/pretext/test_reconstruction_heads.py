@@ -71,7 +71,7 @@ def test_heads_do_not_hold_the_network(build_network, head):
 
 
 def test_network_without_a_decoder_is_refused(build_network):
-    with pytest.raises(ValueError, match=r"decoder of its own \(UNETR, SwinUNETR, SegResNet\), got ViT; use handover 'encoder'"):
+    with pytest.raises(ValueError, match=r"decoder of its own \(.*SegResNet\), got ViT; use handover 'encoder'"):
         OwnDecoderHead(encoder_view(build_network("vit")), (8, 8, 8))
 
 

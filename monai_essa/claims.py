@@ -1,0 +1,72 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Which plain tensors learn: what the methods claim and what ``also_train`` names, refused where they conflict."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+
+import torch.nn as nn
+
+from monai_essa.methods.method import AdaptationMethod
+from monai_essa.network_parts import dead_parameters
+
+__all__ = ["also_train_names", "claimed_tensors"]
+
+
+def claimed_tensors(network: nn.Module, methods: Sequence[AdaptationMethod]) -> set[str]:
+    """Name the tensors that methods train, act on or add.
+
+    Raises:
+        ValueError: if a method other than HeadOnly matches nothing, or two methods claim one tensor.
+    """
+    claimed: dict[str, AdaptationMethod] = {}
+    for method in methods:
+        names = method.claims(network)
+        if not names and type(method).__name__ != "HeadOnly":
+            raise ValueError(f"{method} matches no layer of {type(network).__name__} ; the README says what fits what")
+        for name in names:
+            if name in claimed:
+                raise ValueError(f"{claimed[name]} and {method} both claim '{name}'; let one method act on each tensor")
+            claimed[name] = method
+    return set(claimed)
+
+
+def also_train_names(network: nn.Module, patterns: Sequence[str], claims: set[str]) -> set[str]:
+    """Name the parameters that train beside the methods.
+
+    Args:
+        network: a plain network.
+        patterns: regular expressions, matched in full against plain parameter names.
+        claims: what the methods claim.
+
+    Raises:
+        ValueError: if a pattern matches nothing, a claimed tensor or a parameter that no forward pass reaches.
+    """
+    if isinstance(patterns, str):
+        raise ValueError(f"also_train must be a list of patterns, got the text {patterns!r}")
+    names = [name for name, _ in network.named_parameters()]
+    dead, chosen = dead_parameters(network), set()
+    for pattern in patterns:
+        matched = {name for name in names if re.fullmatch(pattern, name)}
+        if not matched:
+            near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.3) or names[:3]
+            raise ValueError(f"also_train pattern {pattern!r} matches no parameter; names look like {', '.join(near)}")
+        for taken, owner in ((matched & claims, "the method trains"), (matched & dead, "no forward pass reaches")):
+            if taken:
+                raise ValueError(
+                    f"also_train pattern {pattern!r} matches '{min(taken)}', which {owner}; narrow the pattern"
+                )
+        chosen |= matched
+    return chosen
