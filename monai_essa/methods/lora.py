@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""LoRA: low-rank updates beside frozen linear layers.
+"""LoRA: low-rank updates beside frozen linear layers and convolutions.
 
 Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", arXiv 2106.09685.
 """
@@ -25,15 +25,17 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from monai_essa.blocks import BlockParts, Rows, transformer_blocks
+from monai_essa.methods.lora_conv import LoRAConv
+from monai_essa.network_parts import encoder_layers
 
 __all__ = ["LoRA", "LoRALinear"]
 
-_TARGETS = ("q", "k", "v", "o", "mlp")
+_TARGETS = ("q", "k", "v", "o", "mlp", "conv")
 
 
 @dataclass(frozen=True)
 class LoRA:
-    r"""Low-rank adaptation (arXiv 2106.09685, section 4.1) of linear layers in every encoder block.
+    r"""Low-rank adaptation (arXiv 2106.09685, section 4.1) of layers of the encoder.
 
     .. math:: y = W x + b + \frac{\alpha}{r} B A x, \quad A \in R^{r \times in},\ B \in R^{out \times r}
 
@@ -41,9 +43,10 @@ class LoRA:
     and a B each, also where MONAI fuses them in one qkv layer.
 
     Args:
-        rank: r, at most the narrower side of the layer.
+        rank: r, at most the narrower side of the layer: its outputs, or its inputs times the size of its kernel.
         alpha: the update is scaled by alpha / rank.
-        targets: of ``"q"``, ``"k"``, ``"v"``, ``"o"`` (W_O) and ``"mlp"`` (both layers). The paper adapts q and v.
+        targets: of ``"q"``, ``"k"``, ``"v"``, ``"o"`` (W_O) and ``"mlp"`` (both layers) in every block, and ``"conv"``,
+            every 2-D and 3-D convolution without groups, for CNNs. The paper adapts q and v.
         dropout: on the input of A, in training only.
 
     Example:
@@ -67,19 +70,25 @@ class LoRA:
             raise ValueError(f"rank must be >= 1 and dropout in [0, 1), got {self.rank} and {self.dropout}")
 
     def claims(self, network: nn.Module) -> set[str]:
-        """Name weight and bias of each layer that gets an update."""
-        paths = self._layers(network)
-        return {f"{path}.{name}" for path in paths for name, _ in network.get_submodule(path).named_parameters()}
+        """Name the weight of each layer that gets an update; its bias stays free for another method."""
+        paths = [*self._layers(network), *self._convolutions(network)]
+        for path in paths:
+            _check_rank(self.rank, path, network.get_parameter(f"{path}.weight"))
+        return {f"{path}.weight" for path in paths}
 
     def inject(self, network: nn.Module) -> set[str]:
-        """Replace each target layer by :class:`LoRALinear` and name its A and B."""
+        """Replace each target by :class:`LoRALinear` or :class:`LoRAConv` and name its A and B."""
+        layers, convolutions = self._layers(network), self._convolutions(network)
         learning = set()
-        for path, updates in self._layers(network).items():
+        for path, updates in layers.items():
             linear = network.get_submodule(path)
-            _check_rank(self.rank, path, linear)
             layer = LoRALinear(linear, updates, self.rank, self.alpha, self.dropout)  # type: ignore[arg-type]
             network.set_submodule(path, layer)
             learning |= {f"{path}.lora_{side}.{name}" for side in "AB" for name in updates}
+        for path in convolutions:
+            conv = network.get_submodule(path)
+            network.set_submodule(path, LoRAConv(conv, self.rank, self.alpha, self.dropout))  # type: ignore[arg-type]
+            learning |= {f"{path}.lora_A", f"{path}.lora_B"}
         return learning
 
     def _layers(self, network: nn.Module) -> dict[str, dict[str, Rows]]:
@@ -89,6 +98,10 @@ class LoRA:
                 for name, rows in self._updates(network, block):
                     layers.setdefault(rows.path, {})[name] = rows
         return layers
+
+    def _convolutions(self, network: nn.Module) -> list[str]:
+        layers = encoder_layers(network, (nn.Conv2d, nn.Conv3d)) if "conv" in self.targets else ()
+        return [path for path in layers if network.get_submodule(path).groups == 1]
 
     def _updates(self, network: nn.Module, block: BlockParts) -> Iterator[tuple[str, Rows]]:
         for name, rows in (("q", block.query), ("k", block.key), ("v", block.value)):
@@ -171,7 +184,7 @@ def _kaiming(rank: int, weight: torch.Tensor) -> nn.Parameter:
     return matrix
 
 
-def _check_rank(rank: int, path: str, linear: nn.Module) -> None:
-    narrow = min(linear.weight.shape)  # type: ignore[arg-type]
+def _check_rank(rank: int, path: str, weight: torch.Tensor) -> None:
+    narrow = min(len(weight), weight[0].numel())
     if rank > narrow:
         raise ValueError(f"rank {rank} is more than the {narrow} features of '{path}'; choose a rank up to {narrow}")

@@ -19,11 +19,14 @@ import pytest
 import torch
 import torch.nn as nn
 from monai.networks.blocks.transformerblock import TransformerBlock
-from monai.networks.nets import ViT
+from monai.networks.nets import SegResNetDS, SwinUNETR, UNet, ViT
 
-from monai_essa import adapt, merge
+from monai_essa import adapt, disable_adapter, load_adapter, merge, save_adapter
 from monai_essa.blocks import Rows
+from monai_essa.methods.bitfit import BitFit
 from monai_essa.methods.lora import LoRA, LoRALinear
+from monai_essa.methods.lora_conv import LoRAConv
+from monai_essa.network_parts import encoder_layers
 
 peft = pytest.importorskip("peft", reason="the oracle is the peft package: pip install monai_essa[peft]")
 
@@ -122,7 +125,7 @@ def test_dropout_acts_in_training_only():
     [
         ({"rank": 0}, "rank must be >= 1"),
         ({"dropout": 1.0}, r"dropout in \[0, 1\)"),
-        ({"targets": ("q", "w")}, "drawn from q, k, v, o, mlp, got"),
+        ({"targets": ("q", "w")}, "drawn from q, k, v, o, mlp, conv, got"),
         ({"targets": "qv"}, "must be a list"),
         ({"targets": ()}, "must be a list"),
     ],
@@ -135,3 +138,58 @@ def test_bad_values_are_refused(arguments, message):
 def test_rank_above_the_width_is_refused():
     with pytest.raises(ValueError, match="rank 25 is more than the 24 features of 'blocks.0.attn.qkv'"):
         adapt(ViT(1, 32, 16, 24, 48, 2, 4), LoRA(rank=25))
+
+
+def test_conv_adapts_every_convolution_of_the_encoder_and_no_other():
+    net = SegResNetDS(3, init_filters=8, blocks_down=(1, 1), dsdepth=1)
+    convolutions = encoder_layers(net, (nn.Conv3d,))
+    adapt(net, LoRA(rank=2, targets=["conv"]))
+    adapted = [path for path, module in net.named_modules() if isinstance(module, LoRAConv)]
+    assert adapted == list(convolutions)
+    learning = {name for name, parameter in net.named_parameters() if parameter.requires_grad}
+    assert learning == {f"{path}.lora_{side}" for path in adapted for side in "AB"}
+
+
+def test_grouped_convolutions_are_left_alone():
+    net = UNet(2, 1, 2, channels=(4, 8), strides=(2,))
+    net.model[1].submodule.conv = nn.Conv2d(4, 8, 3, padding=1, groups=2)
+    assert LoRA(rank=2, targets=["conv"]).claims(net) == {"model.0.conv.weight"}
+
+
+def test_linear_layers_and_convolutions_are_adapted_together():
+    net = SwinUNETR(1, 2, feature_size=12, spatial_dims=2)
+    claimed = LoRA(rank=2, targets=("q", "conv")).claims(net)
+    assert {"swinViT.patch_embed.proj.weight", "swinViT.layers1.0.blocks.0.attn.qkv.weight"} <= claimed
+
+
+def test_rank_above_the_narrow_side_of_a_convolution_is_refused_before_anything_changes():
+    net = UNet(2, 1, 2, channels=(4, 16), strides=(2,))  # 4 x (1 x 3 x 3), then 16 x (4 x 3 x 3)
+    with pytest.raises(ValueError, match="rank 5 is more than the 4 features of 'model.0.conv'"):
+        adapt(net, LoRA(rank=5, targets=["conv"]))
+    assert not any(isinstance(module, LoRAConv) for module in net.modules())
+
+
+@pytest.mark.parametrize("order", ["lora first", "biases first"])
+def test_bias_of_an_adapted_layer_may_train_by_another_method(order, tmp_path):
+    torch.manual_seed(0)
+    net = ViT(1, 32, 16, 24, 48, 2, 4, qkv_bias=True)
+    fresh, images = copy.deepcopy(net), torch.rand(1, 1, 32, 32, 32)
+    base = net(images)[0]
+    methods = [LoRA(rank=2, targets=("q", "mlp")), BitFit()]
+    adapt(net, methods if order == "lora first" else methods[::-1])
+    layer = net.blocks[0].attn.qkv
+    assert isinstance(layer, LoRALinear) and layer.bias.requires_grad and not layer.weight.requires_grad
+    with torch.no_grad():
+        for parameter in net.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+
+    expected = net(images)[0]
+    assert not torch.allclose(expected, base, atol=1e-2)
+    torch.testing.assert_close(merge(net)(images)[0], expected, rtol=1e-5, atol=1e-5)
+    assert torch.equal(merge(net).blocks[0].attn.qkv.bias, layer.bias)
+    with disable_adapter(net):
+        assert torch.equal(net(images)[0], base)
+    assert torch.equal(net(images)[0], expected)
+    loaded = load_adapter(fresh, save_adapter(net, tmp_path / "both.safetensors"))
+    assert torch.equal(loaded(images)[0], expected)
