@@ -153,7 +153,7 @@ def disable_adapter(network: nn.Module) -> Iterator[nn.Module]:
     for path, layer in layers:
         network.set_submodule(path, layer.plain().train(network.training))
     for name, value in record.base.items():
-        tensors[name].data = value.to(tensors[name])
+        tensors[name].data = value.to(tensors[name], copy=True)  # a forward pass may overwrite it
     try:
         yield network
     finally:
@@ -198,7 +198,8 @@ def _values(network: nn.Module, names: set[str]) -> dict[str, torch.Tensor]:
 
 
 def _buffers_of(network: nn.Module, trained: set[str]) -> set[str]:
-    owners = {name.rpartition(".")[0] for name in trained}
+    own = {name for name in trained if name.rpartition(".")[2] in ("weight", "bias")}
+    owners = {name.rpartition(".")[0] for name in own}
     parameters = {name for name, _ in network.named_parameters()}
     return {name for name in _tensors(network) if name not in parameters and name.rpartition(".")[0] in owners}
 
@@ -209,7 +210,7 @@ def _freeze_norms(network: nn.Module, trained: set[str]) -> list[RemovableHandle
         module.register_forward_pre_hook(_stay_in_eval)
         for path, module in network.named_modules()
         if getattr(module, "running_mean", None) is not None
-        and not any(f"{path}.{name}" in trained for name, _ in module.named_parameters())
+        and not {f"{path}.weight", f"{path}.bias"} & trained
     ]
 
 

@@ -17,10 +17,11 @@ import copy
 
 import pytest
 import torch
-from monai.networks.nets import UNETR, ViT
+from monai.networks.nets import UNETR, SegResNetDS, ViT
 
-from monai_essa import adapt, disable_adapter, merge, summary
-from monai_essa.methods import APLA, FullTuning, LoRA
+from monai_essa import adapt, disable_adapter, merge, save_adapter, summary
+from monai_essa.adapter_file import read_adapter
+from monai_essa.methods import APLA, SSF, FullTuning, LoRA, NormTuning
 
 
 def vit() -> ViT:
@@ -31,6 +32,30 @@ def vit() -> ViT:
 def batch_norm_unetr() -> UNETR:
     torch.manual_seed(0)
     return UNETR(1, 2, 32, 4, 24, 48, 4, spatial_dims=2, norm_name="batch")
+
+
+def test_forward_in_train_mode_without_the_adapter_leaves_the_base_as_it_was():
+    torch.manual_seed(0)
+    net = adapt(SegResNetDS(2, 8, blocks_down=(1, 1)).train(), NormTuning())
+    images = torch.rand(2, 1, 16, 16)
+    for _ in range(2):
+        net(images)
+    learned = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    with disable_adapter(net):
+        net(images)
+    with disable_adapter(net):
+        statistics = [tensor for name, tensor in net.state_dict().items() if name.endswith("running_mean")]
+        assert len(statistics) > 2 and not any(tensor.any() for tensor in statistics[:4])  # those of a fresh network
+    assert all(torch.equal(tensor, learned[name]) for name, tensor in net.state_dict().items())
+
+
+def test_batch_norm_with_an_adapter_beside_it_is_frozen_and_no_part_of_the_file(tmp_path):
+    net = adapt(SegResNetDS(2, 8, blocks_down=(1, 1)).train(), SSF())
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    net(torch.rand(2, 1, 16, 16))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+    held = read_adapter(save_adapter(net, tmp_path / "ssf.safetensors")).tensors
+    assert held and all(".ssf_" in name for name in held)
 
 
 class Refusing(LoRA):

@@ -74,7 +74,7 @@ class APLA:
 
     def _targets(self, network: nn.Module) -> list[tuple[str, torch.Tensor]]:
         blocks = [block for block in transformer_blocks(network) if block.role == "encoder" and block.output]
-        if isinstance(self.columns, Mapping):
+        if isinstance(self.columns, Mapping) and blocks:
             return [_given_columns(network, blocks, key, columns) for key, columns in self.columns.items()]
         generator = torch.Generator().manual_seed(self.seed)
         targets = []

@@ -1,0 +1,130 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""AdaptFormer: a small bottleneck beside the MLP of every transformer block.
+
+Chen et al., "AdaptFormer: Adapting Vision Transformers for Scalable Visual Recognition", arXiv 2205.13535.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NoReturn
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from monai.networks.blocks import MLPBlock
+
+from monai_essa.blocks import transformer_blocks
+from monai_essa.methods.adoption import adopt, original_of
+from monai_essa.methods.method import NotMergeable
+
+__all__ = ["AdaptFormer", "AdaptFormerMLP"]
+
+_ADDED = ("adaptformer_down", "adaptformer_down_bias", "adaptformer_up", "adaptformer_up_bias")
+
+
+@dataclass(frozen=True)
+class AdaptFormer:
+    r"""AdaptFormer (arXiv 2205.13535, section 3.2): a bottleneck parallel to the MLP of every encoder block.
+
+    .. math:: y = MLP(x) + s \, (ReLU(x W_{down} + b_{down}) W_{up} + b_{up})
+
+    with x the normalised input of the MLP, as in the paper's formula (its official code takes x before the norm).
+    :math:`W_{down}` starts Kaiming-uniform, :math:`W_{up}` and both biases at zero, so that the network starts at its
+    base. Everything else stays frozen. The ReLU keeps it from being merged: export the adapted network.
+
+    Args:
+        bottleneck: width of the bottleneck; the paper's is 64.
+        scale: s, the weight of the bottleneck's output; the paper's is 0.1.
+
+    Example:
+        >>> from monai.networks.nets import ViT
+        >>> from monai_essa import adapt
+        >>> net = adapt(ViT(1, 32, 16, hidden_size=48, mlp_dim=96, num_layers=2, num_heads=4), AdaptFormer(8))
+        >>> sum(p.numel() for p in net.parameters() if p.requires_grad)  # 2 blocks x (8 x 48 + 8 + 48 x 8 + 48)
+        1648
+    """
+
+    bottleneck: int = 64
+    scale: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.bottleneck < 1 or not 0 < self.scale < math.inf:
+            raise ValueError(f"bottleneck must be >= 1 and scale above 0, got {self.bottleneck} and {self.scale}")
+
+    def claims(self, network: nn.Module) -> set[str]:
+        """Name the tensors that are added to the MLP of every encoder block."""
+        return {f"{path}.{name}" for path in _mlps(network) for name in _ADDED}
+
+    def inject(self, network: nn.Module) -> set[str]:
+        """Replace each MLP by :class:`AdaptFormerMLP` and name the tensors of its bottleneck."""
+        for path in _mlps(network):
+            layer = AdaptFormerMLP(network.get_submodule(path), self.bottleneck, self.scale)  # type: ignore[arg-type]
+            network.set_submodule(path, layer)
+        return self.claims(network)
+
+
+class AdaptFormerMLP(MLPBlock):
+    """MONAI's MLP with a bottleneck beside it; the MLP's children keep their names.
+
+    The four tensors that it adds are parameters, not layers, so that no other method takes them for the network's own.
+
+    Args:
+        mlp: the pretrained MLP; its tensors are shared, not copied.
+        bottleneck: width of the bottleneck.
+        scale: weight of the bottleneck's output.
+
+    Example:
+        >>> layer = AdaptFormerMLP(MLPBlock(4, 16), bottleneck=2, scale=0.1)
+        >>> layer(torch.ones(1, 3, 4)).shape, layer.adaptformer_down.shape, layer.adaptformer_up.shape
+        (torch.Size([1, 3, 4]), torch.Size([2, 4]), torch.Size([4, 2]))
+    """
+
+    def __init__(self, mlp: MLPBlock, bottleneck: int, scale: float) -> None:
+        adopt(self, mlp)
+        weight = mlp.linear1.weight
+        width = weight.shape[1]
+        self.adaptformer_scale = scale
+        self.adaptformer_down = nn.Parameter(weight.new_empty(bottleneck, width))
+        self.adaptformer_down_bias = nn.Parameter(weight.new_zeros(bottleneck))
+        self.adaptformer_up = nn.Parameter(weight.new_zeros(width, bottleneck))
+        self.adaptformer_up_bias = nn.Parameter(weight.new_zeros(width))
+        nn.init.kaiming_uniform_(self.adaptformer_down, a=math.sqrt(5))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Compute MLP(x) plus the scaled bottleneck; x (..., D) -> (..., D)."""
+        hidden = F.relu(F.linear(x, self.adaptformer_down, self.adaptformer_down_bias))  # (..., bottleneck)
+        return super().forward(x) + self.adaptformer_scale * F.linear(
+            hidden, self.adaptformer_up, self.adaptformer_up_bias
+        )
+
+    def plain(self) -> nn.Module:
+        """Give the pretrained MLP, sharing its tensors."""
+        return original_of(self, MLPBlock, (*_ADDED, "adaptformer_scale"))
+
+    def merged(self) -> NoReturn:
+        """Refuse: no plain MLP computes this."""
+        raise NotMergeable(
+            "AdaptFormer cannot be merged: its bottleneck has a ReLU of its own; trace or torch.export the adapted "
+            "network in eval mode, it is an ordinary nn.Module"
+        )
+
+    def extra_repr(self) -> str:
+        """Say the size of the bottleneck and its weight."""
+        return f"bottleneck={len(self.adaptformer_down)}, scale={self.adaptformer_scale}"
+
+
+def _mlps(network: nn.Module) -> list[str]:
+    blocks = transformer_blocks(network)
+    return [block.mlp[0].rpartition(".")[0] for block in blocks if block.role == "encoder" and block.mlp]

@@ -1,0 +1,60 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Let an adapter layer take the place of a MONAI module under the same names, and give that module back."""
+
+from __future__ import annotations
+
+import torch.nn as nn
+
+__all__ = ["adopt", "original_of"]
+
+_OWN_DICTS = ("_parameters", "_buffers", "_modules")
+
+
+def adopt(layer: nn.Module, original: nn.Module) -> None:
+    """Initialise an adapter layer with all that a module holds: the same tensors, children, hooks and settings.
+
+    State-dict keys, attributes such as ``in_features`` and hooks of the user stay as they were; what the adapter adds
+    or replaces from here on does not reach the original.
+
+    Args:
+        layer: the adapter layer, in its constructor; in place of ``super().__init__()``.
+        original: the module whose place it takes; not changed.
+
+    Example:
+        >>> class Doubled(nn.Linear):
+        ...     def __init__(self, linear):
+        ...         adopt(self, linear)
+        ...     def forward(self, x):
+        ...         return 2 * super().forward(x)
+        >>> linear = nn.Linear(4, 2)
+        >>> Doubled(linear).weight is linear.weight
+        True
+    """
+    nn.Module.__init__(layer)
+    vars(layer).update(vars(original))
+    vars(layer).update({name: dict(vars(original)[name]) for name in _OWN_DICTS})
+
+
+def original_of(layer: nn.Module, kind: type[nn.Module], added: tuple[str, ...]) -> nn.Module:
+    """Build the module that an adapter layer stands for, sharing its present tensors, children and hooks.
+
+    Args:
+        layer: a layer that called :func:`adopt`.
+        kind: class of the original.
+        added: names of the attributes that the adapter added.
+    """
+    original = kind.__new__(kind)
+    adopt(original, layer)
+    for name in added:
+        delattr(original, name)
+    return original

@@ -1,0 +1,131 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""SSF: scale and shift the output of every layer of the encoder.
+
+Lian et al., "Scaling & Shifting Your Features: A New Baseline for Efficient Model Tuning", arXiv 2210.08823.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn as nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from monai_essa.methods.adoption import adopt, original_of
+from monai_essa.network_parts import encoder_layers, undone_layers
+
+__all__ = ["SSF", "SSFLayer"]
+
+# _NormBase is torch's base of batch and instance norms.
+_KINDS = (nn.Linear, nn.Conv2d, nn.Conv3d, nn.LayerNorm, nn.GroupNorm, _NormBase)
+_CHANNELS_LAST = (nn.Linear, nn.LayerNorm)
+
+
+@dataclass(frozen=True)
+class SSF:
+    r"""Scaling and shifting features (arXiv 2210.08823, section 3) after every layer of the encoder.
+
+    .. math:: y \leftarrow \gamma \odot y + \beta
+
+    with a :math:`\gamma` and a :math:`\beta` for each output channel of every linear layer, 2-D or 3-D convolution and
+    norm that has parameters. They start at 1 and 0 (the official code draws them close to that), so that the network
+    starts at its base; everything else stays frozen, the running statistics of batch norms included.
+
+    A layer without bias gets no :math:`\beta`, so that merging changes no key. Left out are convolutions whose scale
+    and shift a parameterless instance norm takes back at once.
+
+    Example:
+        >>> from monai.networks.nets import ViT
+        >>> from monai_essa import adapt
+        >>> net = adapt(ViT(1, 32, 16, hidden_size=48, mlp_dim=96, num_layers=2, num_heads=4), SSF())
+        >>> net.blocks[0].mlp.linear1.ssf_scale.shape
+        torch.Size([96])
+    """
+
+    def claims(self, network: nn.Module) -> set[str]:
+        """Name weight and bias of each layer whose output is scaled and shifted."""
+        paths = _layers(network)
+        return {f"{path}.{name}" for path in paths for name, _ in network.get_submodule(path).named_parameters()}
+
+    def inject(self, network: nn.Module) -> set[str]:
+        """Replace each layer by :class:`SSFLayer` and name its scale and shift."""
+        learning = set()
+        for path in _layers(network):
+            layer = SSFLayer(network.get_submodule(path))
+            network.set_submodule(path, layer)
+            learning |= {f"{path}.ssf_scale"} | ({f"{path}.ssf_shift"} if layer.ssf_shift is not None else set())
+        return learning
+
+
+class SSFLayer(nn.Module):
+    """A frozen layer whose output is scaled and shifted per channel.
+
+    It has all attributes of the layer whose place it takes, ``weight``, ``normalized_shape`` and running statistics
+    among them, and none of its class: one class serves linear layers, convolutions and norms.
+
+    Args:
+        layer: the pretrained layer; its tensors are shared, not copied.
+
+    Example:
+        >>> layer = SSFLayer(nn.Conv2d(1, 4, 3))
+        >>> layer(torch.ones(1, 1, 5, 5)).shape, layer.ssf_scale.shape, layer.kernel_size
+        (torch.Size([1, 4, 3, 3]), torch.Size([4]), (3, 3))
+    """
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+
+    def __init__(self, layer: nn.Module) -> None:
+        adopt(self, layer)
+        self.kind = type(layer)
+        self.ssf_scale = nn.Parameter(self.weight.new_ones(len(self.weight)))
+        self.ssf_shift = None if self.bias is None else nn.Parameter(torch.zeros_like(self.ssf_scale))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Compute the layer, in eval mode whatever the network's, then scale * y + shift along the channels of y."""
+        # The layer is made anew from the present tensors: a second copy kept here would go stale. Its hooks are ours.
+        y = self.plain().eval().forward(x)
+        # Under autocast y may be of lower precision: casting keeps its type; autograd casts the gradients back.
+        scale = self._along_channels(self.ssf_scale, y)
+        if self.ssf_shift is None:
+            return y * scale
+        return torch.addcmul(self._along_channels(self.ssf_shift, y), y, scale)
+
+    def plain(self) -> nn.Module:
+        """Give the pretrained layer, sharing its tensors."""
+        return original_of(self, self.kind, ("kind", "ssf_scale", "ssf_shift"))
+
+    def merged(self) -> nn.Module:
+        """Give a plain layer with weight scale * W and bias scale * b + shift."""
+        layer = self.plain()
+        scale = self.ssf_scale.detach()
+        layer.weight = nn.Parameter(self.weight.detach() * scale.view(-1, *[1] * (self.weight.dim() - 1)))
+        if self.bias is not None and self.ssf_shift is not None:
+            layer.bias = nn.Parameter(self.bias.detach() * scale + self.ssf_shift.detach())
+        for name, buffer in self.named_buffers():
+            setattr(layer, name, buffer.clone())
+        return layer
+
+    def extra_repr(self) -> str:
+        """Say which layer it is."""
+        return f"{self.kind.__name__}: {self.plain().extra_repr()}"
+
+    def _along_channels(self, values: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        axes = 1 if issubclass(self.kind, _CHANNELS_LAST) else y.dim() - 1
+        return values.to(y.dtype).view(-1, *[1] * (axes - 1))
+
+
+def _layers(network: nn.Module) -> list[str]:
+    undone = undone_layers(network)
+    return [path for path in encoder_layers(network, _KINDS) if path not in undone]

@@ -1,0 +1,179 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""VPT: learned prompt tokens beside the image's tokens.
+
+Jia et al., "Visual Prompt Tuning", arXiv 2203.12119.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import torch
+import torch.nn as nn
+from monai.networks.blocks import TransformerBlock
+from monai.networks.nets import ViT, ViTAutoEnc
+
+from monai_essa.blocks import transformer_blocks
+from monai_essa.methods.adoption import adopt, original_of
+from monai_essa.methods.method import NotMergeable
+from monai_essa.network_parts import encoder_prefix
+
+__all__ = ["VPT", "PromptedBlock"]
+
+
+@dataclass(frozen=True)
+class VPT:
+    r"""Visual prompt tuning (arXiv 2203.12119, section 3.2) of the encoder's transformer blocks.
+
+    .. math:: [\_, x_i] = L_i([P_i, x_{i-1}]) \ \text{(deep)}, \qquad [Z_i, x_i] = L_i([Z_{i-1}, x_{i-1}]),\ Z_0 = P
+        \ \text{(shallow)}
+
+    Prompts enter in front of all tokens, the class token included, and are gone when the encoder hands its tokens on,
+    so that a UNETR keeps its grid: also from the hidden states that it takes as skips. Every block attends over all
+    tokens alike, hence their place does not matter. Prompts start Xavier-uniform over the matrix (tokens, D).
+
+    **The adapted network does not start at its base**: prompts take a share of the attention from the first step on.
+    It cannot be merged either: export the adapted network.
+
+    Args:
+        tokens: prompts of a block, fewer than the tokens of an image (with MAE: than the visible ones).
+        deep: new prompts for every block, dropped after it (VPT-Deep), or prompts for the first block that pass through
+            all of them and are dropped after the last (VPT-Shallow).
+
+    Raises:
+        ValueError: if tokens is below 1; by :func:`monai_essa.adapt`, if a block attends within windows (SwinUNETR),
+            causally or with relative positions, where prompts have no place.
+
+    Example:
+        >>> from monai_essa import adapt
+        >>> net = adapt(ViT(1, 32, 8, hidden_size=48, mlp_dim=96, num_layers=2, num_heads=4), VPT(tokens=4))
+        >>> tokens, hidden_states = net(torch.zeros(1, 1, 32, 32, 32))
+        >>> tokens.shape, sum(p.numel() for p in net.parameters() if p.requires_grad)  # 2 blocks x 4 prompts x 48
+        (torch.Size([1, 64, 48]), 384)
+    """
+
+    tokens: int = 10
+    deep: bool = True
+
+    def __post_init__(self) -> None:
+        if self.tokens < 1:
+            raise ValueError(f"tokens must be >= 1, got {self.tokens}")
+
+    def claims(self, network: nn.Module) -> set[str]:
+        """Name the prompts of every encoder block, or of the first."""
+        paths = _blocks(network)
+        return {f"{path}.prompts" for path in (paths if self.deep else paths[:1])}
+
+    def inject(self, network: nn.Module) -> set[str]:
+        """Replace the blocks that prompts enter or leave by :class:`PromptedBlock` and name the prompts."""
+        paths = _blocks(network)
+        for path in paths if self.deep else dict.fromkeys((paths[0], paths[-1])):
+            enter = self.tokens if self.deep or path == paths[0] else 0
+            leave = self.tokens if self.deep or path == paths[-1] else 0
+            block = PromptedBlock(network.get_submodule(path), enter, leave)  # type: ignore[arg-type]
+            network.set_submodule(path, block)
+        trunk = network.get_submodule(encoder_prefix(network).rstrip("."))
+        if not self.deep and isinstance(trunk, (ViT, ViTAutoEnc)):
+            trunk.register_forward_hook(_strip_hidden_states)
+        return self.claims(network)
+
+
+class PromptedBlock(TransformerBlock):
+    """MONAI's transformer block that prompts enter, leave, or both; its children keep their names.
+
+    Args:
+        block: the pretrained block; its tensors are shared, not copied.
+        enter: prompts of its own that are put in front of the tokens; 0 for none.
+        leave: tokens at the front that are dropped from its output.
+
+    Example:
+        >>> block = PromptedBlock(TransformerBlock(24, 48, 4), enter=3, leave=3)
+        >>> block(torch.ones(1, 5, 24)).shape, block.prompts.shape
+        (torch.Size([1, 5, 24]), torch.Size([3, 24]))
+    """
+
+    def __init__(self, block: TransformerBlock, enter: int, leave: int) -> None:
+        adopt(self, block)
+        self.leave = leave
+        weight = block.norm1.weight
+        self.prompts = nn.Parameter(nn.init.xavier_uniform_(weight.new_empty(enter, len(weight)))) if enter else None
+
+    def forward(
+        self, x: torch.Tensor, context: torch.Tensor | None = None, attn_mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Run the block on prompts and tokens; x (B, N, D) -> (B, N + enter - leave, D).
+
+        Raises:
+            ValueError: if there are as many prompts as tokens, or more, or an attention mask.
+        """
+        if attn_mask is not None:
+            raise ValueError(
+                f"expected no attention mask, got {tuple(attn_mask.shape)}: VPT's prompts have no place in it; "
+                f"use AdaptFormer or LoRA with masks"
+            )
+        if self.prompts is not None:
+            count, length = len(self.prompts), x.shape[1]
+            if count >= length:
+                raise ValueError(
+                    f"expected fewer prompts than tokens, got VPT(tokens={count}) for a sequence of {length}; "
+                    f"use fewer prompts, a larger crop or a lower mask ratio"
+                )
+            prompts = self.prompts.to(x.dtype).expand(len(x), -1, -1)
+            x = torch.cat([prompts, x], dim=1)  # (B, enter + N, D)
+        return super().forward(x, context=context)[:, self.leave :]
+
+    def plain(self) -> nn.Module:
+        """Give the pretrained block, sharing its tensors."""
+        return original_of(self, TransformerBlock, ("prompts", "leave"))
+
+    def merged(self) -> NoReturn:
+        """Refuse: no plain block computes this."""
+        raise NotMergeable(
+            "VPT cannot be merged: its prompts are tokens of the input; trace or torch.export the adapted network in "
+            "eval mode, it is an ordinary nn.Module"
+        )
+
+    def extra_repr(self) -> str:
+        """Say how many prompts enter and leave."""
+        return f"enter={0 if self.prompts is None else len(self.prompts)}, leave={self.leave}"
+
+
+def _blocks(network: nn.Module) -> list[str]:
+    paths = [block.path for block in transformer_blocks(network) if block.role == "encoder"]
+    for path in paths:
+        if why := _no_place_for_prompts(network.get_submodule(path)):
+            raise ValueError(
+                f"VPT does not fit '{path}' of {type(network).__name__}: {why}; use AdaptFormer, LoRA or APLA"
+            )
+    return paths
+
+
+def _no_place_for_prompts(block: nn.Module) -> str | None:
+    if not isinstance(block, TransformerBlock):
+        return "it does not attend over one sequence of tokens (Swin attends within windows)"
+    if block.attn.causal:
+        return "it attends causally, over a fixed length"
+    return None if block.attn.rel_positional_embedding is None else "it has relative positions, and a prompt has none"
+
+
+def _strip_hidden_states(trunk: nn.Module, _: object, output: Any) -> Any:
+    """Drop passing prompts from a ViT's list of its blocks' outputs; the last block has dropped them already.
+
+    Nothing enters while the adapter is disabled: then the blocks are the plain ones and the list is left alone.
+    """
+    passing = [block for block in trunk.modules() if isinstance(block, PromptedBlock) and block.prompts is None]
+    if not passing:
+        return output
+    tokens, hidden_states = output
+    return tokens, [*(state[:, passing[0].leave :] for state in hidden_states[:-1]), *hidden_states[-1:]]
