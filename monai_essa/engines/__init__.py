@@ -15,17 +15,25 @@ from __future__ import annotations
 
 from monai_essa.engines.best_metric import BestMetric
 from monai_essa.engines.crop_size import check_crop_size
+from monai_essa.engines.equal_steps import extra_epochs
 from monai_essa.engines.fingerprint import config_fingerprints, datalist_fingerprint, file_fingerprint
 from monai_essa.engines.frozen_check import FrozenCheck
+from monai_essa.engines.initialisation import initialise
 from monai_essa.engines.loss_log import LossLog
 from monai_essa.engines.parameter_groups import parameter_groups
 from monai_essa.engines.prepare_batch import prepare_unlabelled_batch
-from monai_essa.engines.pretext_head import PretextHead, load_pretext_head
+from monai_essa.engines.pretext_head import PretextHead, load_pretext_head, start_pretext_head
 from monai_essa.engines.restore_best import RestoreBest
 from monai_essa.engines.run_checkpoint import RunCheckpoint
-from monai_essa.engines.run_folder import RunRecord, finish_run, open_run
+from monai_essa.engines.run_folder import RunRecord, finish_run, open_run, run_iterations
 from monai_essa.engines.sampler_epoch import SamplerEpoch
-from monai_essa.engines.stage_network import merged_network, pretext_network, supervised_network, trained_network
+from monai_essa.engines.stage_network import (
+    adapted_network,
+    merged_network,
+    pretext_network,
+    supervised_network,
+    trained_network,
+)
 from monai_essa.engines.stage_outputs import StageOutputs
 from monai_essa.engines.supervised import Supervised
 from monai_essa.engines.train_step import TrainStep
@@ -47,11 +55,14 @@ __all__ = [
     "TrainStep",
     "TrainingProgress",
     "ValidationStep",
+    "adapted_network",
     "check_crop_size",
     "config_fingerprints",
     "datalist_fingerprint",
+    "extra_epochs",
     "file_fingerprint",
     "finish_run",
+    "initialise",
     "load_pretext_head",
     "merged_network",
     "open_run",
@@ -59,7 +70,9 @@ __all__ = [
     "prepare_unlabelled_batch",
     "pretext_network",
     "root_cause",
+    "run_iterations",
     "show_cause_last",
+    "start_pretext_head",
     "supervised_network",
     "trained_network",
 ]

@@ -22,6 +22,8 @@ from typing import Any
 
 import numpy as np
 
+from monai_essa.data.npz_images import is_npz_name, npz_file
+
 __all__ = ["config_fingerprints", "datalist_fingerprint", "file_fingerprint"]
 
 
@@ -122,6 +124,8 @@ def _with_sizes(value: Any, where: str) -> Any:
 
 
 def _name_and_size(path: Path, where: str) -> list[Any]:
+    if is_npz_name(path):  # one image of many in a file
+        return [path.name, _name_and_size(Path(npz_file(path)), where)[1]]
     if not path.exists():
         raise FileNotFoundError(f"{where} names {path}, which does not exist: correct the data list or its base folder")
     if path.is_dir():

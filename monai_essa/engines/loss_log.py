@@ -21,6 +21,7 @@ from typing import Any
 from ignite.engine import Engine, Events
 from monai.engines import Workflow
 from monai.utils import is_scalar
+from monai.utils.enums import CommonKeys as Keys
 
 from monai_essa.engines.atomic_write import write_text_atomically
 
@@ -81,7 +82,7 @@ class LossLog:
     def _add(self, engine: Any) -> None:
         output = engine.state.output[0] if isinstance(engine.state.output, list) else engine.state.output
         for name, value in output.items():
-            if is_scalar(value):
+            if is_scalar(value) and name != Keys.LABEL:  # the class of an image is a scalar too
                 self._sums[str(name)] = self._sums.get(str(name), 0.0) + float(value)
         self._count += 1
 

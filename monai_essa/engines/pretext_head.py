@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save
 
 from monai_essa.engines.atomic_write import sync_and_rename
 
-__all__ = ["PretextHead", "load_pretext_head"]
+__all__ = ["PretextHead", "load_pretext_head", "start_pretext_head"]
 
 
 class PretextHead:
@@ -48,6 +48,46 @@ class PretextHead:
         temporary = self.path.with_name(self.path.name + ".partial")
         temporary.write_bytes(save(own))  # save_file would make it readable for the owner alone
         sync_and_rename(temporary, self.path)
+
+
+def start_pretext_head(objective: nn.Module, path: str | Path | None = None, freeze: bool = False) -> nn.Module:
+    """Say how the head of a pretext objective begins: new or loaded, learning or frozen. In place.
+
+    A new head learns with the adapted tensors and is thrown away after the stage. A head that an earlier
+    self-supervised run left can go on learning, or stay as it is (target parameter pre-training, arXiv 2408.15011,
+    trains with a decoder beside the frozen backbone). Call it before the optimizer is made.
+
+    Args:
+        objective: a pretext objective with ``head_parameters``.
+        path: a file of :class:`PretextHead`; default: the head stays as it was drawn.
+        freeze: its parameters do not learn.
+
+    Returns:
+        The same objective.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file was written by another objective, or a head that was not loaded is to be frozen.
+        TypeError: if ``freeze`` is a text: a command line gives one for ``true`` and ``false``.
+
+    Example:
+        >>> from monai.networks.nets import ViT
+        >>> from monai_essa.pretext import SimMIM
+        >>> objective = SimMIM(ViT(1, 32, 16, hidden_size=48, mlp_dim=96, num_layers=2, num_heads=4))
+        >>> start_pretext_head(objective, freeze=True)
+        Traceback (most recent call last):
+        ValueError: freeze_pretext_head would keep a random head: give pretext_head=FILE, or let the head learn
+    """
+    if freeze not in (True, False):
+        raise TypeError(f"freeze_pretext_head must be True or False, got the text {freeze!r}: write it with a capital")
+    if freeze and path is None:
+        raise ValueError("freeze_pretext_head would keep a random head: give pretext_head=FILE, or let the head learn")
+    if path is not None:
+        load_pretext_head(objective, path)
+    if freeze:
+        for parameter in objective.head_parameters():  # type: ignore[operator]
+            parameter.requires_grad_(False)
+    return objective
 
 
 def load_pretext_head(objective: nn.Module, path: str | Path) -> nn.Module:

@@ -34,7 +34,7 @@ from monai_essa.engines.fingerprint import config_fingerprints, datalist_fingerp
 from monai_essa.engines.resume_file import has_resume_files
 from monai_essa.version import __version__
 
-__all__ = ["RunRecord", "finish_run", "open_run"]
+__all__ = ["RunRecord", "finish_run", "open_run", "run_iterations"]
 
 logger = logging.getLogger(__name__)
 
@@ -58,20 +58,25 @@ class RunRecord:
 
 
 def open_run(
-    folder: str | Path, config: Mapping[str, Any], sections: Mapping[str, Sequence[Any]], seed: int
+    folder: str | Path,
+    config: Mapping[str, Any],
+    sections: Mapping[str, Sequence[Any]],
+    seed: int,
+    notes: Mapping[str, Any] | None = None,
 ) -> RunRecord:
     """Begin a run in a folder, or go on with the unfinished run that is there.
 
     A run that ended before its first checkpoint, say for an unreadable scan, is begun again with any values.
 
-    Writes ``run.json``: seed, versions, digests of configuration and data, number of items, command, status and time.
-    It travels with the results, so it names no file of the data, and no folder.
+    Writes ``run.json``: seed, versions, digests of configuration and data, number of items, command, status, time and
+    the notes. It travels with the results, so it names no file of the data, and no folder.
 
     Args:
         folder: the run folder; made if missing.
         config: what decides the result: see :func:`~monai_essa.engines.fingerprint.config_fingerprints`.
         sections: items of the data list by section.
         seed: the seed of the run.
+        notes: what a reader should see as it is, not as a digest: the stage, say. JSON values, and no file's name.
 
     Raises:
         FileExistsError: if the run there is finished.
@@ -92,16 +97,18 @@ def open_run(
         logger.info("going on with the unfinished run in %s", folder)
     elif _is_first_process():
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder, identity | _circumstances(sections) | {"status": "running", "started": _now()})
+        about = {"notes": dict(notes or {})} | _circumstances(sections)
+        _write(folder, identity | about | {"status": "running", "started": _now()})
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     return RunRecord(folder, digest[:16])
 
 
-def finish_run(folder: str | Path) -> None:
+def finish_run(folder: str | Path, iterations: int | None = None) -> None:
     """Mark a run as finished: from now on its folder is left alone.
 
     Args:
         folder: the run folder.
+        iterations: the training steps that the run took, over all its starts; :func:`run_iterations` reads them.
 
     Raises:
         FileNotFoundError: if there is no run.
@@ -110,7 +117,27 @@ def finish_run(folder: str | Path) -> None:
     if not (folder / _FILE).exists():
         raise FileNotFoundError(f"{folder} holds no {_FILE}: open_run() must come before finish_run()")
     if _is_first_process():
-        _write(folder, _read(folder) | {"status": "finished", "finished": _now()})
+        done = {} if iterations is None else {"iterations": iterations}
+        _write(folder, _read(folder) | done | {"status": "finished", "finished": _now()})
+
+
+def run_iterations(folder: str | Path) -> int:
+    """Read how many training steps a finished run took.
+
+    Args:
+        folder: the run folder.
+
+    Raises:
+        FileNotFoundError: if there is no run.
+        ValueError: if the run is not finished, or run.json is damaged.
+    """
+    path = Path(folder) / _FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} holds no {_FILE}: give the folder of a finished run")
+    record = _read(Path(folder))
+    if record["status"] != "finished" or "iterations" not in record:
+        raise ValueError(f"{path} says no number of iterations: give the folder of a finished run")
+    return int(record["iterations"])
 
 
 def _goes_on(folder: Path, identity: Mapping[str, Any]) -> bool:

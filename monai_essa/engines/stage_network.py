@@ -26,10 +26,11 @@ from monai_essa.network_parts import dead_parameters, part_of
 from monai_essa.parameter_summary import summary
 from monai_essa.weights import load_weights
 
-__all__ = ["merged_network", "pretext_network", "supervised_network", "trained_network"]
+__all__ = ["adapted_network", "merged_network", "pretext_network", "supervised_network", "trained_network"]
 
 _logger = logging.getLogger(__name__)
 _STARTS = ("random", "encoder", "adapter")
+_PARTS_BESIDE: dict[str, tuple[str, ...]] = {"encoder": (), "network": ("decoder", "head")}
 
 
 def pretext_network(
@@ -37,6 +38,7 @@ def pretext_network(
     method: AdaptationMethod | Sequence[AdaptationMethod],
     pretrained: str | Path | None = None,
     also_train: Sequence[str] = (),
+    own_decoder: bool = False,
 ) -> nn.Module:
     """Make the network of a self-supervised stage: load the pretrained weights, then adapt. In place.
 
@@ -45,12 +47,14 @@ def pretext_network(
         method: a method, or several.
         pretrained: a weight file for the encoder; None only with :class:`FullTuning`, which pre-trains from nothing.
         also_train: patterns of what trains beside the method, such as the decoder that SimMIM reconstructs with.
+        own_decoder: the objective predicts through the network's decoder, which then has to be loaded or to learn.
 
     Returns:
         The same network, adapted.
 
     Raises:
-        ValueError: if a parameter-efficient method has no pretrained weights, or as ``load_weights`` and ``adapt`` say.
+        ValueError: if a parameter-efficient method has no pretrained weights, a decoder that is used would stay random,
+            or as ``load_weights`` and ``adapt`` say.
 
     Example:
         >>> from monai.networks.nets import ViT
@@ -58,8 +62,9 @@ def pretext_network(
         >>> net.norm.weight.requires_grad
         True
     """
-    _load_or_refuse(network, method, pretrained)
+    loaded = _load_or_refuse(network, method, pretrained)
     adapt(network, method, also_train)
+    _check_not_random(network, loaded, ("decoder",) if own_decoder else ())
     _logger.info("what learns:\n%s", summary(network))
     return network
 
@@ -106,8 +111,34 @@ def supervised_network(
         load_adapter(network, str(adapter), part="method", also_train=also_train)
     else:
         adapt(network, method, also_train)
-    _check_task_part(network, loaded)
+    _check_not_random(network, loaded, ("decoder", "head"))
     _logger.info("what learns:\n%s", summary(network))
+    return network
+
+
+def adapted_network(
+    network: nn.Module, pretrained: str | Path, adapter: str | Path, holds: str = "network"
+) -> nn.Module:
+    """Put the adapter file of a finished stage onto its base: for a method that cannot be merged. In place.
+
+    Args:
+        network: the plain network of that stage.
+        pretrained: the weight file that the stage began with.
+        adapter: its ``adapter.safetensors``.
+        holds: ``"network"``: decoder and head are in the files too; ``"encoder"``: only the encoder is used.
+
+    Returns:
+        The same network, adapted.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the adapter belongs to another base, or the decoder or the head is wanted and in neither file.
+    """
+    if holds not in _PARTS_BESIDE:
+        raise ValueError(f"holds must be one of {', '.join(_PARTS_BESIDE)}, got {holds!r}")
+    loaded = _loaded(network, pretrained)
+    load_adapter(network, str(adapter))
+    _check_not_random(network, loaded, _PARTS_BESIDE[holds])
     return network
 
 
@@ -157,9 +188,7 @@ def _load_or_refuse(
 ) -> set[str]:
     """Load the weights and name what was loaded; without weights every method but full tuning is refused."""
     if pretrained is not None:
-        report = load_weights(network, pretrained)
-        kinds = (report.matched, report.renamed, report.inflated, report.interpolated)
-        return {entry.name for kind in kinds for entry in kind}
+        return _loaded(network, pretrained)
     methods = method if isinstance(method, Sequence) else (method,)
     frozen_by = [type(each).__name__ for each in methods if not isinstance(each, FullTuning)]
     if frozen_by:
@@ -170,10 +199,16 @@ def _load_or_refuse(
     return set()
 
 
-def _check_task_part(network: nn.Module, loaded: set[str]) -> None:
-    dead = dead_parameters(network)
+def _loaded(network: nn.Module, pretrained: str | Path) -> set[str]:
+    report = load_weights(network, pretrained)
+    kinds = (report.matched, report.renamed, report.inflated, report.interpolated)
+    return {entry.name for kind in kinds for entry in kind}
+
+
+def _check_not_random(network: nn.Module, loaded: set[str], parts: Sequence[str]) -> None:
+    known = loaded | dead_parameters(network)
     for name, parameter in network.named_parameters():
-        if not parameter.requires_grad and name not in loaded | dead and part_of(network, name) != "encoder":
+        if not parameter.requires_grad and name not in known and part_of(network, name) in parts:
             raise ValueError(
                 f"'{name}' of the {part_of(network, name)} is neither loaded nor trained: it would stay random; "
                 "name the decoder and the head in also_train, or load a checkpoint that holds them"

@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,14 @@ from ignite.engine import Engine, Events
 from monai_essa.adaptation import merge
 from monai_essa.adapter_file import save_adapter
 from monai_essa.engines.atomic_write import sync_and_rename, write_text_atomically
+from monai_essa.methods.method import NotMergeable
 from monai_essa.networks.encoder_parts import encoder_trunk
 from monai_essa.parameter_summary import summary
 
 __all__ = ["StageOutputs"]
+
+_logger = logging.getLogger(__name__)
+_HANDOVERS = ("adapter", "encoder", "network")
 
 
 class StageOutputs:
@@ -37,15 +42,18 @@ class StageOutputs:
     - ``model.pt``: the plain state dict of the merged network, or of its encoder alone, for the stock MONAI class;
     - ``summary.txt``: trainable and total parameters.
 
+    A method that cannot be merged leaves no ``model.pt``: a warning says so and how to go on.
+
     Args:
         network: the adapted network.
         output_dir: the run folder.
         handover: ``"encoder"``: ``model.pt`` is the encoder alone (a ``ViT`` out of a UNETR, a ``SwinTransformer`` out
-            of a SwinUNETR), since the decoder did not learn. ``"network"``: it is the whole network.
+            of a SwinUNETR), since the decoder did not learn. ``"network"``: it is the whole network. ``"adapter"``:
+            there is none, for the next stage starts from the adapter file.
         preprocessing: card that goes into the adapter file: spacing (mm), axcodes, intensity, label names.
 
     Raises:
-        ValueError: if ``handover`` is neither.
+        ValueError: if ``handover`` is none of them.
     """
 
     def __init__(
@@ -55,8 +63,8 @@ class StageOutputs:
         handover: str = "network",
         preprocessing: Mapping[str, Any] | None = None,
     ) -> None:
-        if handover not in ("encoder", "network"):
-            raise ValueError(f"handover must be 'encoder' or 'network', got {handover!r}")
+        if handover not in _HANDOVERS:
+            raise ValueError(f"handover must be one of {', '.join(_HANDOVERS)}, got {handover!r}")
         self.network = network
         self.output_dir = Path(output_dir)
         self.handover = handover
@@ -70,9 +78,22 @@ class StageOutputs:
         """Write the files, each under a temporary name first."""
         self.output_dir.mkdir(parents=True, exist_ok=True)
         save_adapter(self.network, self.output_dir / "adapter.safetensors", self.preprocessing)
-        plain = merge(self.network).cpu()
+        write_text_atomically(self.output_dir / "summary.txt", f"{summary(self.network)}\n")
+        if self.handover != "adapter":
+            self._write_merged()
+
+    def _write_merged(self) -> None:
+        try:
+            plain = merge(self.network).cpu()
+        except NotMergeable as reason:
+            _logger.warning(
+                "no model.pt in %s, adapter.safetensors holds the result: start the next stage from it "
+                "(start: adapter); %s",
+                self.output_dir,
+                reason,
+            )
+            return
         kept = plain if self.handover == "network" else encoder_trunk(plain)
         temporary = self.output_dir / "model.pt.partial"
         torch.save(kept.state_dict(), temporary)
         sync_and_rename(temporary, self.output_dir / "model.pt")
-        write_text_atomically(self.output_dir / "summary.txt", f"{summary(self.network)}\n")

@@ -41,6 +41,7 @@ def trainer(log: LossLog, epochs: int, handlers: tuple[Any, ...] = (), decollate
 
     def step(engine: Any, batch: float) -> dict[str, Any]:
         engine.state.output = {"loss": torch.tensor(batch), "masked": 2 * batch, "image": torch.zeros(2, 1, 4)}
+        engine.state.output["label"] = torch.tensor([1, 0])  # classes
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         return engine.state.output
 

@@ -19,7 +19,7 @@ from ignite.engine import Engine
 from monai.networks.nets import ViT
 from safetensors.torch import load_file
 
-from monai_essa.engines import PretextHead, load_pretext_head
+from monai_essa.engines import PretextHead, load_pretext_head, parameter_groups, start_pretext_head
 from monai_essa.pretext import MAE, SimMIM
 
 
@@ -49,3 +49,34 @@ def test_head_of_another_objective_is_refused(tmp_path):
 def test_missing_head_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="no pretext head at"):
         load_pretext_head(SimMIM(vit()), tmp_path / "head.safetensors")
+
+
+@pytest.fixture
+def head_file(tmp_path):
+    torch.manual_seed(1)
+    PretextHead(SimMIM(vit()), tmp_path / "head.safetensors")(Engine(lambda engine, batch: None))
+    return tmp_path / "head.safetensors"
+
+
+def test_a_frozen_head_holds_the_files_values_and_is_in_no_parameter_group(head_file):
+    objective = start_pretext_head(SimMIM(vit()), head_file, freeze=True)
+    assert all(torch.equal(objective.state_dict()[name], tensor) for name, tensor in load_file(head_file).items())
+    head = {id(parameter) for parameter in objective.head_parameters()}
+    learning = {id(parameter) for group in parameter_groups(objective, 1.0e-3) for parameter in group["params"]}
+    assert head and learning == {id(parameter) for parameter in objective.encoder.parameters()}
+
+
+def test_a_head_learns_unless_it_is_frozen(head_file):
+    for path in (None, head_file):
+        objective = start_pretext_head(SimMIM(vit()), path)
+        assert all(parameter.requires_grad for parameter in objective.head_parameters())
+
+
+def test_a_random_head_is_not_frozen():
+    with pytest.raises(ValueError, match="freeze_pretext_head would keep a random head: give pretext_head=FILE"):
+        start_pretext_head(SimMIM(vit()), freeze=True)
+
+
+def test_the_text_false_does_not_freeze(head_file):
+    with pytest.raises(TypeError, match="freeze_pretext_head must be True or False, got the text 'false'"):
+        start_pretext_head(SimMIM(vit()), head_file, freeze="false")

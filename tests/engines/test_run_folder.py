@@ -21,7 +21,7 @@ import pytest
 import torch
 
 from monai_essa.engines.resume_file import write_resume_file
-from monai_essa.engines.run_folder import finish_run, open_run
+from monai_essa.engines.run_folder import finish_run, open_run, run_iterations
 
 CONFIG = {"lr": 1.0e-3, "method": "apla"}
 
@@ -150,3 +150,19 @@ def test_a_missing_scan_leaves_no_folder(tmp_path: Path) -> None:
 def test_a_run_that_was_not_opened_cannot_be_finished(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"open_run\(\) must come before"):
         finish_run(tmp_path)
+
+
+def test_notes_are_written_as_they_are(items: Any, tmp_path: Path) -> None:
+    open_run(tmp_path / "run", CONFIG, items, seed=3, notes={"stage": "tpp", "frozen": True})
+    finish_run(tmp_path / "run", iterations=12)
+    assert read(tmp_path / "run")["notes"] == {"stage": "tpp", "frozen": True}
+
+
+def test_the_iterations_of_a_finished_run_are_read_back(items: Any, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="run holds no run.json: give the folder of a finished run"):
+        run_iterations(tmp_path / "run")
+    open_run(tmp_path / "run", CONFIG, items, seed=3)
+    with pytest.raises(ValueError, match="run.json says no number of iterations: give the folder of a finished run"):
+        run_iterations(tmp_path / "run")
+    finish_run(tmp_path / "run", iterations=12)
+    assert run_iterations(tmp_path / "run") == 12

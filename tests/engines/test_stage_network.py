@@ -18,7 +18,7 @@ import torch
 from monai.networks.nets import UNETR, ViT
 
 from monai_essa import adapt, merge, save_adapter
-from monai_essa.engines import merged_network, pretext_network, supervised_network, trained_network
+from monai_essa.engines import adapted_network, merged_network, pretext_network, supervised_network, trained_network
 from monai_essa.methods import APLA, FullTuning, HeadOnly, LoRA
 
 DECODER = [r"(encoder|decoder)\d+\..*", r"out\..*"]
@@ -127,3 +127,32 @@ def test_trained_network_takes_a_whole_checkpoint_and_refuses_an_encoder(tmp_pat
     )
     with pytest.raises(ValueError, match="vit.pt lacks .* tensors of UNETR, first"):
         trained_network(unetr(), base_file)
+
+
+def test_an_adapted_network_is_the_base_with_the_file_of_the_stage(tmp_path, base_file):
+    stage = supervised_network(unetr(3), "encoder", LoRA(rank=2), DECODER, base_file)
+    with torch.no_grad():
+        stage.vit.blocks[1].attn.qkv.lora_B["q"].normal_()
+    adapter = save_adapter(stage, tmp_path / "adapter.safetensors")
+    again = adapted_network(unetr(4), base_file, adapter)
+    image = torch.rand(1, 1, 32, 32)
+    assert torch.equal(again.eval()(image), stage.eval()(image))
+
+
+def test_an_adapter_without_the_decoder_makes_no_whole_network(tmp_path, base_file):
+    adapter = save_adapter(pretext_network(vit(), LoRA(rank=2), base_file), tmp_path / "adapter.safetensors")
+    adapted_network(unetr(), base_file, adapter, holds="encoder")
+    with pytest.raises(ValueError, match="of the decoder is neither loaded nor trained: it would stay random"):
+        adapted_network(unetr(), base_file, adapter)
+    with pytest.raises(ValueError, match="holds must be one of encoder, network, got 'decoder'"):
+        adapted_network(unetr(), base_file, adapter, holds="decoder")
+
+
+def test_a_pretext_decoder_is_loaded_or_learns(tmp_path, base_file):
+    pretext_network(unetr(), LoRA(), base_file)  # the decoder is not used
+    pretext_network(unetr(), LoRA(), base_file, DECODER[:1], own_decoder=True)
+    with pytest.raises(ValueError, match="of the decoder is neither loaded nor trained: it would stay random"):
+        pretext_network(unetr(), LoRA(), base_file, own_decoder=True)
+    torch.save(unetr(5).state_dict(), tmp_path / "unetr.pt")
+    net = pretext_network(unetr(), LoRA(), tmp_path / "unetr.pt", own_decoder=True)
+    assert not net.decoder5.transp_conv.conv.weight.requires_grad

@@ -13,15 +13,20 @@
 
 from __future__ import annotations
 
+import logging
+from dataclasses import dataclass
+
 import pytest
 import torch
+import torch.nn as nn
 from ignite.engine import Engine
 from monai.networks.nets import UNETR, SwinUNETR, ViT
 from monai.networks.nets.swin_unetr import SwinTransformer
+from safetensors.torch import load_file
 
 from monai_essa import adapt, load_adapter, merge
 from monai_essa.engines import StageOutputs
-from monai_essa.methods import APLA
+from monai_essa.methods import APLA, NotMergeable
 
 
 def finished(net, folder, handover):
@@ -33,7 +38,36 @@ def finished(net, folder, handover):
     trainer = Engine(lambda engine, batch: None)
     StageOutputs(net, folder, handover, {"spacing": [1.0, 1.0]}).attach(trainer)
     trainer.run([0], max_epochs=1)
-    return torch.load(folder / "model.pt", weights_only=True)
+    return torch.load(folder / "model.pt", weights_only=True) if (folder / "model.pt").exists() else None
+
+
+class Bent(nn.Module):
+    """A linear layer with a factor inside a tanh, which no linear layer computes."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.weight, self.bias = linear.weight, linear.bias
+        self.bend = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x):
+        y = nn.functional.linear(x, self.weight, self.bias)
+        return y + self.bend * y.tanh()
+
+    def plain(self):
+        raise NotImplementedError
+
+    def merged(self):
+        raise NotMergeable("trace the adapted network instead")
+
+
+@dataclass(frozen=True)
+class Bending:
+    def claims(self, network):
+        return {"vit.blocks.0.mlp.linear1.weight"}
+
+    def inject(self, network):
+        network.set_submodule("vit.blocks.0.mlp.linear1", Bent(network.vit.blocks[0].mlp.linear1))
+        return {"vit.blocks.0.mlp.linear1.bend"}
 
 
 def unetr() -> UNETR:
@@ -75,6 +109,27 @@ def test_adapter_file_brings_the_base_to_the_same_place(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter.safetensors", "model.pt", "summary.txt"]
 
 
+@pytest.mark.parametrize("handover", ["encoder", "network"])
+def test_what_cannot_be_merged_is_handed_over_as_the_adapter(tmp_path, caplog, handover):
+    net = adapt(unetr(), Bending())
+    with caplog.at_level(logging.WARNING):
+        assert finished(net, tmp_path, handover) is None
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        f"no model.pt in {tmp_path}, adapter.safetensors holds the result: start the next stage from it "
+        "(start: adapter); trace the adapted network instead"
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter.safetensors", "summary.txt"]
+    tensors = load_file(tmp_path / "adapter.safetensors")
+    assert torch.equal(tensors["encoder:blocks.0.mlp.linear1.bend"], net.vit.blocks[0].mlp.linear1.bend)
+
+
+def test_handover_of_the_adapter_merges_nothing(tmp_path, caplog):
+    assert finished(adapt(unetr(), APLA(columns=2)), tmp_path, "adapter") is None
+    assert not caplog.records
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter.safetensors", "summary.txt"]
+
+
 def test_unknown_handover_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="handover must be 'encoder' or 'network', got 'decoder'"):
+    with pytest.raises(ValueError, match="handover must be one of adapter, encoder, network, got 'decoder'"):
         StageOutputs(unetr(), tmp_path, "decoder")

@@ -1,0 +1,55 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The control of a stage before: as many training steps more, without that stage."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from monai_essa.engines.run_folder import run_iterations
+
+__all__ = ["extra_epochs"]
+
+
+def extra_epochs(run: str | Path | None, samples: int, batch_size: int, start: str = "encoder") -> int:
+    """Count the epochs of this run that take the steps of an earlier run, rounded up.
+
+    A network that target parameter pre-training (arXiv 2408.15011) prepared has taken more steps on the same images;
+    a run without it that trains on for as many steps shows whether more steps are all that it was.
+
+    Args:
+        run: folder of the finished run of that stage; None: no such control, no epoch more.
+        samples: of an epoch of this run.
+        batch_size: of this run.
+        start: of this run: an adapter file would bring what the earlier run learned.
+
+    Returns:
+        Epochs to add.
+
+    Raises:
+        FileNotFoundError: if the folder holds no run.
+        ValueError: if that run is not finished, or the start is ``"adapter"``.
+
+    Example:
+        >>> import tempfile
+        >>> from monai_essa.engines import finish_run, open_run
+        >>> tpp = open_run(tempfile.mkdtemp(), {"lr": 1.0e-3}, {"training": []}, seed=0).folder
+        >>> finish_run(tpp, iterations=101)
+        >>> extra_epochs(tpp, samples=8, batch_size=2)
+        26
+    """
+    if run is None:
+        return 0
+    if start == "adapter":
+        raise ValueError(f"equal_steps is the control of a run that does not start from {run}: set start: encoder")
+    return math.ceil(run_iterations(run) / math.ceil(samples / batch_size))
