@@ -26,7 +26,7 @@ from monai_essa.adaptation import merge
 from monai_essa.adapter_file import save_adapter
 from monai_essa.engines.atomic_write import sync_and_rename, write_text_atomically
 from monai_essa.methods.method import NotMergeable
-from monai_essa.networks.encoder_parts import encoder_trunk
+from monai_essa.network_parts import encoder_prefix, part_of
 from monai_essa.parameter_summary import summary
 
 __all__ = ["StageOutputs"]
@@ -93,7 +93,13 @@ class StageOutputs:
                 reason,
             )
             return
-        kept = plain if self.handover == "network" else encoder_trunk(plain)
         temporary = self.output_dir / "model.pt.partial"
-        torch.save(kept.state_dict(), temporary)
+        torch.save(plain.state_dict() if self.handover == "network" else _encoder_state(plain), temporary)
         sync_and_rename(temporary, self.output_dir / "model.pt")
+
+
+def _encoder_state(network: nn.Module) -> dict[str, torch.Tensor]:
+    """Give the encoder's tensors under the names that the bare encoder has; a decoder that did not learn stays here."""
+    state = network.state_dict()
+    encoder = (name for name in state if part_of(network, name) == "encoder")
+    return {name.removeprefix(encoder_prefix(network)): state[name] for name in encoder}

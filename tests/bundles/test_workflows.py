@@ -23,7 +23,7 @@ import pytest
 import torch
 import torch.nn as nn
 from monai.bundle import ConfigWorkflow
-from monai.networks.nets import UNETR, SwinUNETR, ViT
+from monai.networks.nets import UNETR, SegResNet, SwinUNETR, ViT
 from monai.networks.nets.swin_unetr import SwinTransformer
 from safetensors.torch import load_file
 
@@ -196,3 +196,22 @@ def test_a_swin_unetr_is_adapted_with_its_decoder_and_segments(
     SwinUNETR(1, 3, feature_size=12).load_state_dict(after, strict=True)
     frozen = [name for name in before if name.startswith("swinViT.") and ".attn.proj." not in name]
     assert all(torch.equal(before[name], after[name]) for name in frozen)
+
+
+@pytest.mark.slow
+def test_a_segresnet_goes_all_the_way(volumes: Path, run_bundle: RunBundle, tmp_path: Path) -> None:
+    small = {"dataset_dir": volumes, "img_size": [32] * 3, "feature_size": 8}
+    first, second, third, fourth = (tmp_path / name for name in ("full", "ssa", "tpp", "segmentation"))
+    files = ("train.yaml", "network_segresnet.yaml")
+    decoder = ("objective_simmim_decoder.yaml", "method_full.yaml")
+    run_bundle("essa_ssa", *files, *decoder, output_dir=first, samples_per_epoch=2, **small)
+    SegResNet(3, 8, 1, 1, blocks_down=(1, 2, 2, 4)).load_state_dict(weights(first), strict=True)
+
+    base = small | {"pretrained": first / "model.pt"}
+    run_bundle("essa_ssa", *files, "method_lora_conv.yaml", output_dir=second, samples_per_epoch=2, **base)
+    assert not any(name.startswith(("up_", "conv_final")) for name in weights(second))
+    run_bundle("essa_tpp", *files, "method_ssf.yaml", output_dir=third, samples_per_epoch=2, **base)
+
+    adapter = third / "adapter.safetensors"
+    run_bundle("essa_segmentation", *files, output_dir=fourth, limit=1, adapter=adapter, **base)
+    SegResNet(3, 8, 1, 3, blocks_down=(1, 2, 2, 4)).load_state_dict(weights(fourth), strict=True)

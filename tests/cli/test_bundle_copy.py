@@ -29,12 +29,15 @@ from monai_essa.cli.bundle_copy import BundleVariant, copy_bundle
 SCHEMA = Path(__file__).resolve().parents[1] / "bundles" / "metadata_schema.json"
 WIDTH: dict[str, Any] = {"img_size": [32] * 3, "hidden_size": 48, "mlp_dim": 96, "num_heads": 4}
 SWIN: dict[str, Any] = {"img_size": [64] * 3, "feature_size": 12}
+CNN: dict[str, Any] = {"img_size": [32] * 3, "feature_size": 8}
 VARIANTS = [
     ("essa_segmentation", "unetr", WIDTH | {"feature_size": 4, "labels": {"background": 0, "a": 1, "b": 2}}),
     ("essa_segmentation", "swin_unetr", SWIN),
     ("essa_ssa", "vit", WIDTH),
     ("essa_ssa", "unetr", WIDTH),
     ("essa_ssa", "swin_unetr", SWIN),
+    ("essa_segmentation", "segresnet", CNN),
+    ("essa_ssa", "segresnet", CNN),
 ]
 
 

@@ -61,6 +61,8 @@ def test_train_is_what_monai_merges(bundle: str, overlays: dict[str, str], copie
         ("essa_ssa", "vit", []),
         ("essa_ssa", "unetr", []),  # whose model.pt is the same ViT
         ("essa_ssa", "swin_unetr", ["inference_swin_unetr"]),
+        ("essa_segmentation", "segresnet", ["network_segresnet"]),
+        ("essa_ssa", "segresnet", ["inference_segresnet"]),
     ],
 )
 def test_inference_runs_the_network_that_the_training_hands_over(
@@ -113,7 +115,7 @@ def test_the_overlays_that_would_make_it_another_network_go(copied) -> None:
 @pytest.mark.parametrize(
     ("overlays", "values", "message"),
     [
-        ({"network": "vit"}, {}, "--network vit: the bundle has swin_unetr, unetr"),
+        ({"network": "vit"}, {}, "--network vit: the bundle has segresnet, swin_unetr, unetr"),
         ({"objective": "mae"}, {}, "--objective mae: the bundle has no choice of objective"),
         ({}, {"image_size": 3}, "--args image_size: train.yaml has no such key; did you mean img_size"),
         ({}, {"nonsense#a": 3}, "give a top-level key of train.yaml"),

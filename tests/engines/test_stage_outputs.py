@@ -20,13 +20,13 @@ import pytest
 import torch
 import torch.nn as nn
 from ignite.engine import Engine
-from monai.networks.nets import UNETR, SwinUNETR, ViT
+from monai.networks.nets import UNETR, SegResNet, SwinUNETR, ViT
 from monai.networks.nets.swin_unetr import SwinTransformer
 from safetensors.torch import load_file
 
-from monai_essa import adapt, load_adapter, merge
+from monai_essa import adapt, load_adapter, load_weights, merge
 from monai_essa.engines import StageOutputs
-from monai_essa.methods import APLA, NotMergeable
+from monai_essa.methods import APLA, LoRA, NotMergeable
 
 
 def finished(net, folder, handover):
@@ -89,6 +89,17 @@ def test_handover_of_a_swin_unetrs_encoder_is_a_stock_swin_transformer(tmp_path)
     state = finished(net, tmp_path, "encoder")
     stock = SwinTransformer(1, 12, (7, 7), (2, 2), (2, 2, 2, 2), (3, 6, 12, 24), spatial_dims=2)
     stock.load_state_dict(state, strict=True)
+
+
+def test_handover_of_a_cnns_encoder_leaves_out_the_decoder_that_did_not_learn(tmp_path):
+    net = adapt(SegResNet(2, 8, blocks_down=(1, 1), blocks_up=(1,)), LoRA(rank=2, targets=("conv",)))
+    state = finished(net, tmp_path, "encoder")
+    whole = SegResNet(2, 8, blocks_down=(1, 1), blocks_up=(1,)).state_dict()
+    assert set(state) == {name for name in whole if not name.startswith(("up_", "conv_final"))}
+    fresh = SegResNet(2, 8, out_channels=3, blocks_down=(1, 1), blocks_up=(1,)).eval()
+    assert not load_weights(fresh, tmp_path / "model.pt", threshold=1.0).skipped
+    images = torch.rand(1, 1, 16, 16)
+    torch.testing.assert_close(fresh.encode(images)[0], net.eval().encode(images)[0], rtol=1e-3, atol=1e-2)
 
 
 def test_handover_of_the_network_is_the_whole_stock_class(tmp_path):
