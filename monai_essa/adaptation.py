@@ -209,8 +209,7 @@ def _freeze_norms(network: nn.Module, trained: set[str]) -> list[RemovableHandle
     return [
         module.register_forward_pre_hook(_stay_in_eval)
         for path, module in network.named_modules()
-        if getattr(module, "running_mean", None) is not None
-        and not {f"{path}.weight", f"{path}.bias"} & trained
+        if getattr(module, "running_mean", None) is not None and not {f"{path}.weight", f"{path}.bias"} & trained
     ]
 
 

@@ -41,6 +41,7 @@ from monai_essa.methods import (
 )
 from monai_essa.methods.method import AdaptationMethod, NotMergeable
 from monai_essa.network_parts import dead_parameters
+from monai_essa.networks import classification_network
 
 NETWORKS = {
     "vit-3d": (lambda: ViT(1, 32, 16, 24, 48, 2, 4), (1, 1, 32, 32, 32)),
@@ -70,6 +71,14 @@ NETWORKS = {
     "unet-3d": (lambda: UNet(3, 1, 2, channels=(4, 8), strides=(2,), num_res_units=1), (1, 1, 16, 16, 16)),
     "unet-affine-2d": (
         lambda: UNet(2, 1, 2, channels=(4, 8, 8), strides=(2, 2), norm=("instance", {"affine": True})),
+        (1, 1, 16, 16),
+    ),
+    "classifier-vit-2d": (
+        lambda: classification_network(ViT(1, 16, 8, 24, 48, 2, 4, spatial_dims=2), 3),
+        (1, 1, 16, 16),
+    ),
+    "classifier-segresnet-2d": (
+        lambda: classification_network(SegResNet(2, 8, blocks_down=(1, 1), blocks_up=(1,)), 3),
         (1, 1, 16, 16),
     ),
 }

@@ -36,6 +36,7 @@ def contract() -> ModuleType:
 def table(contract: ModuleType) -> str:
     """A row for each method, a column for each network class; "yes" where every variant of the network fits."""
     classes = {name: type(contract.build(name)[0]).__name__ for name in contract.NETWORKS}
+    classes = {name: kind for name, kind in classes.items() if kind != "Sequential"}  # classifiers: as their encoder
     columns = list(dict.fromkeys(classes.values()))
     rows: dict[str, list[bool]] = {}
     lines = []
@@ -55,7 +56,7 @@ def cell(contract: ModuleType, classes: dict[str, str], method: str, column: str
         for name, network in contract.FITTING
         if not isinstance(contract.METHODS[name].method, list)
         and type(contract.METHODS[name].method).__name__ == method
-        and classes[network] == column
+        and classes.get(network) == column
     }
     wanted = {network for network, kind in classes.items() if kind == column}
     return "–" if not held else "yes" if held == wanted else "partly"

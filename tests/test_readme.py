@@ -25,6 +25,7 @@ from pathlib import Path
 import pytest
 import torch
 from monai.networks.nets import ViT
+from safetensors.torch import load_file
 
 from monai_essa import adapt, load_adapter, save_adapter
 
@@ -38,8 +39,10 @@ SMALL = {
 }
 
 
-def blocks(language: str, after: str = "") -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README[README.index(after) :], flags=re.DOTALL)
+def blocks(language: str, after: str = "# ", before: str = "## Papers") -> list[str]:
+    """The blocks between two headings."""
+    text = README[README.index(after) : README.index(before)]
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
 def test_python_example_runs(tmp_path, monkeypatch):
@@ -92,24 +95,36 @@ def short(command: str) -> str:
     command = re.sub(r"--(max_epochs|val_interval) \d+", r"--\1 1", command)
     for name, value in SMALL.items():
         command = re.sub(rf"^{name}: \d+$", value, command, flags=re.MULTILINE)
-    return command.replace("--samples_per_epoch 40", "--samples_per_epoch 2")
+    command = re.sub(r"^num_layers: \d+$", "num_layers: 2", command, flags=re.MULTILINE)
+    return re.sub(r"--(samples_per_epoch|limit) \d\d+", r"--\1 8", command)
+
+
+def run_short(script: str, data: Path, folder: Path) -> None:
+    environment = os.environ | {
+        "DATA": str(data),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONWARNINGS": "ignore",
+    }
+    done = subprocess.run(
+        ["bash", "-exc", script], cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    assert done.returncode == 0, f"exit {done.returncode} after\n{done.stdout.decode(errors='replace')[-3000:]}"
 
 
 @pytest.mark.slow
 def test_hippocampus_commands_run_in_their_short_form(hippocampus_tiny, tmp_path):
     tiny_hippocampus(hippocampus_tiny, tmp_path / "hippocampus")
-    environment = os.environ | {
-        "DATA": str(tmp_path),
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONWARNINGS": "ignore",
-    }
-    script = "set -e\n" + "".join(short(block) for block in blocks("bash", after="## A real job"))
-    script = script.partition("git clone")[0]
-    done = subprocess.run(
-        ["bash", "-xc", script], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-    assert done.returncode == 0, f"exit {done.returncode} after\n{done.stdout.decode(errors='replace')[-3000:]}"
+    run_short("".join(short(block) for block in blocks("bash", "## A real job", "## TPP")), tmp_path, tmp_path)
     runs = tmp_path / "runs"
     assert (runs / "ssa" / "adapter.safetensors").is_file()
     for name in ("few_ssa", "standard"):
         assert "val_mean_dice" in " ".join(path.name for path in (runs / name / "test").iterdir())
+
+
+@pytest.mark.slow
+def test_xray_commands_run_in_their_short_form(data_dir, tmp_path):
+    shown = "".join(short(block) for block in blocks("bash", "## TPP", "## Install"))
+    run_short("monai-essa bundles copy essa_ssa .\n" + shown, data_dir, tmp_path)
+    learned = load_file(tmp_path / "runs" / "xray_tpp" / "adapter.safetensors")
+    assert learned and all(".lora_" in name for name in learned)
+    assert (tmp_path / "runs" / "xray_class_tpp" / "test" / "metrics.json").is_file()

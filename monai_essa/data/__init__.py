@@ -14,11 +14,13 @@
 from __future__ import annotations
 
 from monai_essa.data.case_names import patient_of
+from monai_essa.data.class_labels import check_every_class, class_weights, classification_items
 from monai_essa.data.data_check import DataCheck, check_datalist
 from monai_essa.data.data_problem import Problem
 from monai_essa.data.datalist_file import load_datalist, section_names, unlabelled_items
 from monai_essa.data.datalist_maker import make_datalist, write_datalist
 from monai_essa.data.keyed import KeyedDataset, KeyedSampler
+from monai_essa.data.npz_images import NPZReader, npz_items
 from monai_essa.data.patch_share import patch_line
 from monai_essa.data.simpleitk_reader import SimpleITKReader
 from monai_essa.data.splits import hold_out, split_patients
@@ -28,13 +30,18 @@ __all__ = [
     "DataCheck",
     "KeyedDataset",
     "KeyedSampler",
+    "NPZReader",
     "Problem",
     "SimpleITKReader",
     "VolumeReader",
     "check_datalist",
+    "check_every_class",
+    "class_weights",
+    "classification_items",
     "hold_out",
     "load_datalist",
     "make_datalist",
+    "npz_items",
     "patch_line",
     "patient_of",
     "read_volume",

@@ -23,7 +23,7 @@ from typing import Any
 
 from monai_essa.data.case_names import VOLUME_SUFFIXES
 
-__all__ = ["load_datalist", "read_datalist", "section_items", "section_names", "unlabelled_items"]
+__all__ = ["listed_items", "load_datalist", "read_datalist", "section_items", "section_names", "unlabelled_items"]
 
 _FOLD = re.compile(r"^(?P<name>.+)\[fold(?P<sign>!?=)(?P<fold>\d+)\]$")
 _USUAL = {"training", "validation", "test", "testing", "unlabeled", "unlabelled"}
@@ -67,7 +67,7 @@ def load_datalist(
     items = [
         _resolved(item, keys, base, f"{path}: {name} item {index}")
         for name in names
-        for index, item in enumerate(_listed(datalist, name, path))
+        for index, item in enumerate(listed_items(datalist, name, path))
     ]
     if limit is None:
         return items
@@ -158,13 +158,20 @@ def section_items(datalist: Mapping[str, Any], prefix: str = "") -> Iterator[tup
             yield f"{prefix}{key}", value
 
 
-def _names_images(value: list[Any]) -> bool:
-    if value and isinstance(value[0], str):
-        return value[0].lower().endswith(VOLUME_SUFFIXES)
-    return any(isinstance(entry, dict) and "image" in entry for entry in value)
+def listed_items(datalist: Mapping[str, Any], name: str, path: str | Path) -> list[Any]:
+    """Give the items of one section as the file holds them.
 
+    Args:
+        datalist: the JSON object.
+        name: as in :func:`load_datalist`.
+        path: the file, for the error line.
 
-def _listed(datalist: Mapping[str, Any], name: str, path: str | Path) -> list[Any]:
+    Returns:
+        The list, of at least one item.
+
+    Raises:
+        ValueError: if the section is not there or empty.
+    """
     fold = _FOLD.match(name)
     section = fold["name"] if fold else name
     value: Any = datalist
@@ -182,6 +189,12 @@ def _listed(datalist: Mapping[str, Any], name: str, path: str | Path) -> list[An
         msg = f"{path}: section {name!r} is empty; expected at least one item"
         raise ValueError(msg)
     return value
+
+
+def _names_images(value: list[Any]) -> bool:
+    if value and isinstance(value[0], str):
+        return value[0].lower().endswith(VOLUME_SUFFIXES)
+    return any(isinstance(entry, dict) and "image" in entry for entry in value)
 
 
 def _resolved(item: Any, keys: Sequence[str], base: Path, where: str) -> dict[str, Any]:

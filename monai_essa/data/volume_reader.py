@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""One reader for every volume file: NIfTI through nibabel, everything else through SimpleITK."""
+"""One reader for every image file: NIfTI through nibabel, pictures through Pillow, NPZ, the rest through SimpleITK."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ from monai.data import ImageReader, NibabelReader
 from monai.utils import MetaKeys, ensure_tuple
 from nibabel.filebasedimages import ImageFileError
 
+from monai_essa.data.npz_images import is_npz_name, read_npz_image
+from monai_essa.data.picture import PICTURE_SUFFIXES, read_picture
 from monai_essa.data.simpleitk_reader import SimpleITKReader
 from monai_essa.data.volume_meta import stack_channels, volume_meta
 
@@ -34,6 +36,9 @@ _NIFTI = (".nii", ".nii.gz")
 
 class VolumeReader(ImageReader):
     """Read NIfTI by MONAI's NibabelReader and DICOM, NRRD, MetaImage by :class:`SimpleITKReader`, in one LoadImaged.
+
+    Pictures (PNG, JPEG) are read by MONAI's PILReader, names such as ``scans.npz#train_images#12`` as
+    :class:`~monai_essa.data.NPZReader` reads them.
 
     NIfTI stays with nibabel because ITK refuses sheared affines and chooses between qform and sform otherwise. All
     formats give the same metadata keys (the geometry only), so that their volumes can share a batch. An error is one
@@ -83,6 +88,10 @@ class VolumeReader(ImageReader):
         return stack_channels([self._volume(path) for path in img], img)
 
     def _volume(self, path: str) -> tuple[np.ndarray, dict[str, Any]]:
+        if is_npz_name(path):
+            return read_npz_image(path)
+        if path.lower().endswith(PICTURE_SUFFIXES):
+            return read_picture(path)
         return _nifti(path) if path.lower().endswith(_NIFTI) else self._itk.get_data((path,))
 
 

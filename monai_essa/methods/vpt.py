@@ -85,7 +85,8 @@ class VPT:
             network.set_submodule(path, block)
         trunk = network.get_submodule(encoder_prefix(network).rstrip("."))
         if not self.deep and isinstance(trunk, (ViT, ViTAutoEnc)):
-            trunk.register_forward_hook(_strip_hidden_states)
+            # Before other hooks, which expect what a ViT gives: a classifier takes the tokens from it.
+            trunk.register_forward_hook(_strip_hidden_states, prepend=True)
         return self.claims(network)
 
 

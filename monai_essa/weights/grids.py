@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import torch.nn as nn
 
 from monai_essa.networks import TokenEncoder, encoder_view
+from monai_essa.networks.encoder_parts import encoder_trunk
 from monai_essa.weights.alignment import Alignment
 from monai_essa.weights.diagnosis import named_shapes, spatial_dims
 from monai_essa.weights.weight_file import WeightFile
@@ -63,7 +64,7 @@ def find_grids(
     """
     if POSITIONS not in alignment.places:
         return None
-    view = encoder_view(network)
+    view = encoder_view(encoder_trunk(network) if isinstance(network, nn.Sequential) else network)
     source, target = (None if grid is None else tuple(grid) for grid in given)
     return Grids(
         source=source,

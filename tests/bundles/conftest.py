@@ -32,7 +32,9 @@ LABELS = {"background": 0, "anterior": 1, "posterior": 2}
 TINY = {"img_size": [32, 32, 32], "hidden_size": 48, "mlp_dim": 96, "num_heads": 4}
 VALUES: dict[str, dict[str, Any]] = {
     "essa_ssa": TINY | {"num_layers": 12},
+    "essa_tpp": TINY | {"num_layers": 12},
     "essa_segmentation": TINY | {"feature_size": 8, "labels": LABELS},
+    "essa_classification": TINY | {"num_layers": 12, "feature_size": 8, "batch_size": 2},
 }
 TRAINING = {"max_epochs": 1, "cache_rate": 0.0}
 
@@ -70,6 +72,15 @@ def volumes(tmp_path_factory: pytest.TempPathFactory) -> Path:
         datalist[section].append(item)
     (folder / "dataset.json").write_text(json.dumps(datalist), encoding="utf-8")
     return folder
+
+
+@pytest.fixture(scope="session")
+def classes(volumes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A datalist of the labelled volumes with a class each: four for training, two for validation."""
+    path = tmp_path_factory.mktemp("classes") / "dataset.json"
+    items = [{"image": str(volumes / f"image_{number:02d}.nii.gz"), "label": number % 2} for number in range(6)]
+    path.write_text(json.dumps({"training": items[:4], "validation": items[4:]}), encoding="utf-8")
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -30,9 +30,11 @@ from monai.bundle.config_item import ComponentLocator
 from monai.utils import optional_import
 
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
-NAMES = ("essa_ssa", "essa_segmentation")
+NAMES = ("essa_ssa", "essa_tpp", "essa_segmentation", "essa_classification")
+SUPERVISED = ("essa_segmentation", "essa_classification")
 # What inference may import: what MONAI itself needs.
-PUBLIC = {"monai", "torch", "numpy", "ignite", "pathlib"}
+PUBLIC = {"monai", "torch", "numpy", "ignite", "pathlib", "collections"}
+AFTER_ADAPTER = (("reconstruct.yaml", "reconstruct_adapter.yaml"), ("evaluate.yaml", "evaluate_adapter.yaml"))
 FILES = sorted(BUNDLES.glob("*/configs/*.yaml"))
 
 
@@ -52,18 +54,21 @@ def overlays(bundle: str, kind: str) -> list[str]:
 def combinations() -> Iterator[tuple[str, tuple[str, ...]]]:
     """Each base config alone, with each overlay that is for it, and the pairs that a run combines."""
     for bundle in NAMES:
-        networks, methods, objectives, intensities, starts = (
-            overlays(bundle, kind) for kind in ("network", "method", "objective", "intensity", "start")
+        networks, methods, objectives, intensities, starts, images = (
+            overlays(bundle, kind) for kind in ("network", "method", "objective", "intensity", "start", "images")
         )
         pairs = [(), *product(networks, methods), *product(networks, objectives or starts), *zip(intensities)]
+        pairs += [*product(images, methods), *product(images, objectives)]
+        pairs += [(name,) for kind in ("loss", "weights", "augment") for name in overlays(bundle, kind)]
         yield from ((bundle, ("train.yaml", *files)) for files in pairs)
         public = [name for name in intensities if name != "intensity_mr.yaml"]
         own = overlays(bundle, "inference") or networks
+        own += images if bundle == "essa_classification" else []
         yield from ((bundle, ("inference.yaml", *files)) for files in [(), *zip(public), *zip(own)])
-        for last in ("reconstruct.yaml", "evaluate.yaml"):
-            if (BUNDLES / bundle / "configs" / last).exists():
+        for last in (("reconstruct.yaml",), ("evaluate.yaml",), *AFTER_ADAPTER):
+            if all((BUNDLES / bundle / "configs" / name).exists() for name in last):
                 yield from (
-                    (bundle, ("train.yaml", *files, last)) for files in [(), *product(networks, objectives or starts)]
+                    (bundle, ("train.yaml", *files, *last)) for files in [(), *product(networks, objectives or starts)]
                 )
 
 
@@ -196,7 +201,7 @@ def test_the_ids_that_the_model_zoo_asks_for_are_there(bundle: str) -> None:
     wanted = ["bundle_root", "device", "dataset_dir", "output_dir", "val_interval", "network_def"]
     wanted += [f"train#{name}" for name in ("trainer", "trainer#max_epochs", "dataset", "dataset#data", "handlers")]
     wanted += [f"validate#{name}" for name in ("evaluator", "handlers", "dataset", "dataset#data")]
-    if bundle == "essa_ssa":
+    if bundle not in SUPERVISED:
         wanted.remove("validate#handlers")  # no checkpoint is selected by a metric
     assert not [name for name in wanted if name not in train]
     wanted = ["bundle_root", "device", "dataset_dir", "output_dir", "network_def", "inferer", "dataset", "evaluator"]

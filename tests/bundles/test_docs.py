@@ -25,7 +25,7 @@ import yaml
 from monai.bundle import ConfigParser
 
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
-NAMES = ("essa_ssa", "essa_segmentation")
+NAMES = ("essa_ssa", "essa_tpp", "essa_segmentation", "essa_classification")
 MONAI_OPTIONS = {"args_file", "meta_file", "filepath", "ckpt_file", "use_trace", "input_shape"}
 
 
@@ -41,10 +41,19 @@ def commands(bundle: str) -> Iterator[dict[str, Any]]:
         yield {key: ast.literal_eval(value) if value[0] in "[{" else value for key, value in options.items()}
 
 
+def files_shown(bundle: str) -> dict[str, dict[str, Any]]:
+    """The YAML files that the text shows, by the name it gives them."""
+    blocks = re.findall(r"`(\w+\.yaml)`:\n\n```yaml\n(.*?)^```", readme(bundle), re.MULTILINE | re.DOTALL)
+    assert len(blocks) == readme(bundle).count("```yaml")
+    return {name: yaml.safe_load(text) for name, text in blocks}
+
+
 def config_of(bundle: str, files: Any) -> ConfigParser:
-    names = files if isinstance(files, list) else [files]
+    """The configs of a command, merged; values of a file that the text shows are keys that exist."""
+    names, shown = files if isinstance(files, list) else [files], files_shown(bundle)
     parser = ConfigParser()
-    parser.read_config([str(BUNDLES / bundle / name) for name in names])
+    parser.read_config([str(BUNDLES / bundle / name) for name in names if name not in shown])
+    assert not [key for name in names for key in shown.get(name, {}) if key not in parser]
     return parser
 
 
@@ -61,8 +70,7 @@ def test_commands_name_configs_and_keys_that_exist(bundle: str) -> None:
 
 @pytest.mark.parametrize("bundle", NAMES)
 def test_the_site_file_names_configs_and_keys_that_exist(bundle: str) -> None:
-    (text,) = re.findall(r"^```yaml\n(.*?)^```", readme(bundle), re.MULTILINE | re.DOTALL)
-    site = yaml.safe_load(text)
+    site = files_shown(bundle)["my_site.yaml"]
     parser = config_of(bundle, site.pop("config_file"))
     assert not [key for key in site if key not in parser]
 

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The commands of monai.bundle on both bundles, and what a published bundle does without monai_essa."""
+"""The commands of monai.bundle on the bundles, and what a published bundle does without monai_essa."""
 
 from __future__ import annotations
 
@@ -30,8 +30,10 @@ from monai_essa.version import __version__
 RunBundle = Callable[..., ConfigWorkflow]
 ROOT = Path(__file__).resolve().parents[2]
 BUNDLES = ROOT / "bundles"
-NAMES = ("essa_ssa", "essa_segmentation")
+NAMES = ("essa_ssa", "essa_tpp", "essa_segmentation", "essa_classification")
+SUPERVISED = ("essa_segmentation", "essa_classification")
 TINY = {"img_size": [32, 32, 32], "hidden_size": 48, "mlp_dim": 96, "num_heads": 4, "num_layers": 12, "feature_size": 8}
+FULL = {"_target_": "monai_essa.methods.FullTuning"}
 SHAPE = "_meta_#network_data_format#inputs#image#spatial_shape"
 CHANNELS = "_meta_#network_data_format#outputs#pred#num_channels"
 
@@ -66,17 +68,26 @@ def python(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-W", "ignore", *arguments], cwd=cwd, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("files", [["train.yaml", "method_full.yaml"], ["inference.yaml"]], ids=["train", "inference"])
+@pytest.mark.parametrize("files", [["train.yaml"], ["inference.yaml"]], ids=["train", "inference"])
 @pytest.mark.parametrize("network", [None, "swin_unetr"])
 @pytest.mark.parametrize("bundle", NAMES)
 def test_every_property_of_a_bundle_is_there(
-    bundle: str, network: str | None, files: list[str], volumes: Path, open_bundle: RunBundle, tmp_path: Path
+    bundle: str,
+    network: str | None,
+    files: list[str],
+    volumes: Path,
+    classes: Path,
+    open_bundle: RunBundle,
+    tmp_path: Path,
 ) -> None:
     sizes: dict[str, Any] = {}
     if network is not None:
-        own = f"{'inference' if files == ['inference.yaml'] and bundle == 'essa_ssa' else 'network'}_{network}.yaml"
+        encodes = files == ["inference.yaml"] and bundle != "essa_segmentation"
+        own = f"{'inference' if encodes else 'network'}_{network}.yaml"
         files, sizes = [*files, own], {"img_size": [64, 64, 64], "feature_size": 12}
-    start = {"start": "random"} if (bundle, files[0]) == ("essa_segmentation", "train.yaml") else {}
+    start: dict[str, Any] = {"method": FULL} if files[0] == "train.yaml" else {}
+    start |= {"start": "random"} if start and bundle in SUPERVISED else {}
+    start |= {"datalist": classes} if start and bundle == "essa_classification" else {}
     workflow = open_bundle(bundle, *files, dataset_dir=volumes, output_dir=tmp_path, **sizes, **start)
     workflow.initialize()
     assert workflow.check_properties() == []
@@ -112,14 +123,14 @@ def test_the_network_of_inference_has_the_format_that_the_metadata_names(bundle:
         network = parser.get_parsed_content("network_def").eval()
         output = network(torch.zeros(1, image["num_channels"], *image["spatial_shape"]))
     assert output.shape == (1, pred["num_channels"], *pred["spatial_shape"])
-    if bundle == "essa_segmentation":
+    if bundle in SUPERVISED:
         labels = parser.get_parsed_content("labels")
         assert pred["channel_def"] == {str(number): name for name, number in labels.items()}
 
 
 @pytest.mark.parametrize("bundle", NAMES)
 def test_verify_net_in_out_accepts_the_tiny_network(bundle: str) -> None:
-    channels = 48 if bundle == "essa_ssa" else 2
+    channels = 2 if bundle in SUPERVISED else 48
     override = TINY | {SHAPE: TINY["img_size"], CHANNELS: channels}
     verify_net_in_out(
         "network_def", config(bundle, "metadata.json"), config(bundle, "inference.yaml"), device="cpu", **override
@@ -130,14 +141,18 @@ def test_verify_net_in_out_accepts_the_tiny_network(bundle: str) -> None:
     ("bundle", "overlays", "size"),
     [
         ("essa_ssa", [], 32),
+        ("essa_tpp", [], 32),
         ("essa_segmentation", [], 32),
+        ("essa_classification", [], 32),
+        ("essa_classification", ["inference_segresnet.yaml"], 32),
         pytest.param("essa_ssa", ["inference_swin_unetr.yaml"], 64, marks=pytest.mark.slow),
         pytest.param("essa_segmentation", ["network_swin_unetr.yaml"], 64, marks=pytest.mark.slow),
+        pytest.param("essa_classification", ["inference_swin_unetr.yaml"], 64, marks=pytest.mark.slow),
     ],
 )
 def test_a_plain_checkpoint_is_exported_as_a_trace(bundle: str, overlays: list[str], size: int, tmp_path: Path) -> None:
     files = [config(bundle, name) for name in ("inference.yaml", *overlays)]
-    values = TINY | {"img_size": [size] * 3, "feature_size": 12 if overlays else 8}
+    values = TINY | {"img_size": [size] * 3, "feature_size": 24 if overlays else 8}
     parser = ConfigParser()
     parser.read_config(files)
     parser.update(values)

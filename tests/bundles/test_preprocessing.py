@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Training and inference of both bundles show the network the same image."""
+"""Training and inference of the bundles show the network the same image."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_training_and_inference_prepare_an_image_alike(
     intensity: tuple[str, ...], item: dict[str, str], open_bundle: RunBundle
 ) -> None:
     images = []
-    for bundle in ("essa_ssa", "essa_segmentation"):
+    for bundle in ("essa_ssa", "essa_tpp", "essa_segmentation"):
         for config in ("train.yaml", "inference.yaml"):
             workflow = open_bundle(bundle, config, *intensity)
             workflow.parser.parse()
