@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -176,12 +176,16 @@ def adaptation_of(network: nn.Module) -> Adaptation:
 
 
 def _inject(network: nn.Module, methods: tuple[AdaptationMethod, ...]) -> set[str]:
-    try:
-        return set().union(*(method.inject(network) for method in methods))
-    except Exception:
-        for path, layer in _adapter_layers(network):  # a refused method leaves nothing of the ones before it
-            network.set_submodule(path, layer.plain())
-        raise
+    with ExitStack() as undo:
+        undo.callback(_take_out, network)  # a refused method leaves nothing of the ones before it
+        learning: set[str] = set().union(*(method.inject(network) for method in methods))
+        undo.pop_all()
+    return learning
+
+
+def _take_out(network: nn.Module) -> None:
+    for path, layer in _adapter_layers(network):
+        network.set_submodule(path, layer.plain())
 
 
 def _adapter_layers(network: nn.Module) -> Iterator[tuple[str, AdapterLayer]]:
