@@ -36,12 +36,12 @@ class Epochs:
 
     pretraining: int = 10
     adaptation: int = 8
-    segmentation: int = 8
+    segmentation: int = 6
 
 
 @dataclass(frozen=True)
 class DemoSize:
-    """How large the demo is; the defaults take less than four minutes on two cores.
+    """How large the demo is; the defaults take less than five minutes on two cores.
 
     Args:
         cohort: volumes per section.

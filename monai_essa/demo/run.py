@@ -52,7 +52,7 @@ def run_demo(data: Path | None, output: Path, seed: int, size: DemoSize | None =
         data: an MSD-style folder; None makes the template-derived cohort.
         output: folder to make.
         seed: of the data and of every run.
-        size: how large; default ``DemoSize()``, less than four minutes on two cores.
+        size: how large; default ``DemoSize()``, less than five minutes on two cores.
 
     Returns:
         0.
