@@ -34,7 +34,7 @@ from monai_essa.version import __version__
 
 ROOT = Path(__file__).resolve().parents[1]
 PROBE = ("configs/metadata.json", "configs/method/apla.yaml", "configs/logging.conf", "docs/README.md", "LICENSE")
-SHIPPED = {".json", ".yaml", ".conf", ".md", ".txt", ""}
+SHIPPED = {".json", ".yaml", ".conf", ".md", ".png", ".txt", ""}
 PIP_INSTALL = (sys.executable, "-m", "pip", "--python")
 QUICK = ("--quiet", "--no-deps", "--no-build-isolation", "--ignore-installed", "--no-index")
 FIND = """

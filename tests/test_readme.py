@@ -127,4 +127,5 @@ def test_xray_commands_run_in_their_short_form(data_dir, tmp_path):
     run_short("monai-essa bundles copy essa_ssa .\n" + shown, data_dir, tmp_path)
     learned = load_file(tmp_path / "runs" / "xray_tpp" / "adapter.safetensors")
     assert learned and all(".lora_" in name for name in learned)
-    assert (tmp_path / "runs" / "xray_class_tpp" / "test" / "metrics.json").is_file()
+    for name in ("xray_class_tpp", "xray_class_lora"):
+        assert (tmp_path / "runs" / name / "test" / "metrics.json").is_file()

@@ -93,7 +93,7 @@ def dice_by_case(scores: Mapping[str, Mapping[str, Sequence[float]]], title: str
     for axes, name in zip(panels, classes, strict=True):
         values = np.array([list(by_class[name]) for by_class in scores.values()], dtype=float)  # (methods, cases)
         _dots(axes, values)
-        axes.set_xticks(range(len(scores)), [textwrap.fill(method, 14) for method in scores], fontsize=TEXT_SIZE)
+        axes.set_xticks(range(len(scores)), [textwrap.fill(method, 12) for method in scores], fontsize=TEXT_SIZE)
         axes.set_xlim(-0.5, len(scores) - 0.3)
         axes.set_title(name, fontsize=TEXT_SIZE)
         _plain_axes(axes)
