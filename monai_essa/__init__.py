@@ -21,6 +21,7 @@ from monai_essa.version import __version__
 if TYPE_CHECKING:
     from monai_essa.adaptation import adapt, disable_adapter, merge
     from monai_essa.adapter_file import load_adapter, save_adapter
+    from monai_essa.efficiency import lean
     from monai_essa.parameter_summary import summary
     from monai_essa.weights import load_weights
 
@@ -28,6 +29,7 @@ __all__ = [
     "__version__",
     "adapt",
     "disable_adapter",
+    "lean",
     "load_adapter",
     "load_weights",
     "merge",
@@ -39,6 +41,7 @@ __all__ = [
 _MODULE_OF = {
     "adapt": "adaptation",
     "disable_adapter": "adaptation",
+    "lean": "efficiency",
     "load_adapter": "adapter_file",
     "load_weights": "weights",
     "merge": "adaptation",

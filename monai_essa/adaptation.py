@@ -23,6 +23,7 @@ import torch.nn as nn
 from torch.utils.hooks import RemovableHandle
 
 from monai_essa.claims import also_train_names, claimed_tensors
+from monai_essa.lean_marks import take_lean_off
 from monai_essa.methods.method import AdaptationMethod, AdapterLayer
 
 __all__ = ["Adaptation", "adapt", "adaptation_of", "disable_adapter", "merge"]
@@ -116,7 +117,7 @@ def merge(network: nn.Module) -> nn.Module:
 
     Returns:
         A copy of the same class and with the same keys as before :func:`adapt`, holding the learned values, with
-        ``requires_grad`` as it was. Inference with it costs what inference with the base costs.
+        ``requires_grad`` as it was and lean training undone. Inference with it costs what inference with the base costs.
 
     Raises:
         ValueError: if the network is not adapted.
@@ -124,6 +125,7 @@ def merge(network: nn.Module) -> nn.Module:
     """
     adaptation_of(network)
     plain = copy.deepcopy(network)
+    take_lean_off(plain)
     record = adaptation_of(plain)
     for path, layer in _adapter_layers(plain):
         plain.set_submodule(path, layer.merged().train(plain.training))
@@ -226,7 +228,7 @@ def _follow_new_base(network: nn.Module, state: dict[str, torch.Tensor], prefix:
     record = adaptation_of(network)
     frozen = {name: value for name, value in _tensors(network).items() if name not in record.changing}
     loaded = [(value, state[prefix + name]) for name, value in frozen.items() if prefix + name in state]
-    if all(torch.equal(now, new.to(now.device)) for now, new in loaded if now.shape == new.shape):
+    if all(torch.equal(now, new.to(now)) for now, new in loaded if now.shape == new.shape):
         return  # a checkpoint of this very run: its trained values are no base
     for name in record.base:
         if prefix + name in state:

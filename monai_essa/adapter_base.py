@@ -21,6 +21,7 @@ from typing import Any
 import torch
 import torch.nn as nn
 
+from monai_essa.lean_marks import plain_state
 from monai_essa.methods.method import AdaptationMethod
 from monai_essa.network_parts import dead_parameters, encoder_prefix, part_of
 
@@ -59,7 +60,7 @@ def base_fingerprint(network: nn.Module, changing: Collection[str]) -> dict[str,
     left_out = {*changing, *dead_parameters(network)}
     return {
         file_name(network, name): _sha256(tensor)
-        for name, tensor in network.state_dict().items()
+        for name, tensor in plain_state(network).items()
         if name not in left_out and part_of(network, name) == "encoder" and not name.endswith("position_embeddings")
     }
 
@@ -70,7 +71,7 @@ def check_same_base(network: nn.Module, record: Mapping[str, Any], path: Path) -
     Raises:
         ValueError: if a tensor differs, or none is shared.
     """
-    state = network.state_dict()
+    state = plain_state(network)
     theirs = {network_name(network, name): digest for name, digest in record["fingerprint"].items()}
     both = [name for name in theirs if name in state]
     differ = [name for name in both if _sha256(state[name]) != theirs[name]]

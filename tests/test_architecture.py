@@ -37,6 +37,7 @@ ADAPTERS = {
     "adaptation",
     "adapter_file",
     "adapter_base",
+    "lean_marks",
     "parameter_summary",
 }
 BRICKS = ADAPTERS | {
@@ -49,6 +50,7 @@ BRICKS = ADAPTERS | {
     "version",
     "bundle_folder",
     "error_line",
+    "switch",
 }
 TOOLS = {"engines", "efficiency", "evaluation", "report"}
 # What each part of monai_essa may import from monai_essa: a new part joins by one line.
@@ -56,12 +58,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "version": set(),
     "bundle_folder": set(),
     "error_line": set(),
+    "switch": set(),
     "network_parts": set(),
+    "lean_marks": set(),
     "blocks": {"network_parts"},
-    "methods": {"network_parts", "blocks"},
+    "methods": {"network_parts", "blocks", "switch"},
     "claims": {"network_parts", "methods"},
-    "adaptation": {"claims", "methods"},
-    "adapter_base": {"network_parts", "methods"},
+    "adaptation": {"claims", "lean_marks", "methods"},
+    "adapter_base": {"network_parts", "lean_marks", "methods"},
     "adapter_file": {"version", "methods", "adaptation", "adapter_base"},
     "parameter_summary": {"network_parts", "adaptation"},
     "losses": set(),

@@ -17,12 +17,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 __all__ = ["PatchReconstruction", "gradient_difference", "normalise_patches"]
 
-_ERRORS = {"l1": F.l1_loss, "l2": F.mse_loss}
+_NORMS = {"l1": 1, "l2": 2}
 _EPSILON = 1e-6
 
 
@@ -58,8 +57,8 @@ class PatchReconstruction:
     gradient_weight: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.error not in _ERRORS:
-            raise ValueError(f"expected error to be one of {sorted(_ERRORS)}, got {self.error!r}")
+        if self.error not in _NORMS:
+            raise ValueError(f"expected error to be one of {sorted(_NORMS)}, got {self.error!r}")
         if self.gradient_weight < 0:
             raise ValueError(f"expected a gradient_weight of 0 or more, got {self.gradient_weight}")
 
@@ -79,11 +78,12 @@ class PatchReconstruction:
             A scalar.
         """
         prediction, target = _at_least_fp32(prediction), _at_least_fp32(target)
-        if self.normalised:
-            target = normalise_patches(target)
-        errors = _ERRORS[self.error](prediction, target, reduction="none").mean(-1)  # (B, M)
+        # The norm keeps the residual alone for the backward pass; torch's losses keep both sides and make copies.
+        residual = normalise_patches(target).sub_(prediction) if self.normalised else target - prediction
+        order = _NORMS[self.error]
+        errors = torch.linalg.vector_norm(residual, order, dim=-1) ** order / residual.shape[-1]  # (B, M)
         if self.gradient_weight:
-            errors = errors + self.gradient_weight * gradient_difference(prediction, target, patch_size)
+            errors = errors + self.gradient_weight * _mean_difference(residual, patch_size)
         if weights is None:
             return errors.mean()
         weights = weights.to(errors)
@@ -119,7 +119,7 @@ def normalise_patches(patches: Tensor) -> Tensor:
         Patches (..., V).
     """
     mean, std = _patch_statistics(patches)
-    return (patches - mean) / std
+    return (patches - mean).div_(std)
 
 
 def gradient_difference(prediction: Tensor, target: Tensor, patch_size: Sequence[int]) -> Tensor:
@@ -139,7 +139,11 @@ def gradient_difference(prediction: Tensor, target: Tensor, patch_size: Sequence
     Raises:
         ValueError: if the patch is one voxel along every axis.
     """
-    residual = (prediction - target).unflatten(-1, (*patch_size, -1))  # (B, M, p1, p2, ..., C)
+    return _mean_difference(prediction - target, patch_size)
+
+
+def _mean_difference(residual: Tensor, patch_size: Sequence[int]) -> Tensor:
+    residual = residual.unflatten(-1, (*patch_size, -1))  # (B, M, p1, p2, ..., C)
     axes = [axis + 2 for axis, size in enumerate(patch_size) if size > 1]
     if not axes:
         raise ValueError(f"expected a patch of two voxels or more along some axis, got {tuple(patch_size)}")

@@ -18,6 +18,7 @@ import torch.nn as nn
 __all__ = ["adopt", "original_of"]
 
 _OWN_DICTS = ("_parameters", "_buffers", "_modules")
+_BOUND = "forward"  # a forward pass that lean training put on the module runs that module, and no other
 
 
 def adopt(layer: nn.Module, original: nn.Module) -> None:
@@ -41,7 +42,7 @@ def adopt(layer: nn.Module, original: nn.Module) -> None:
         True
     """
     nn.Module.__init__(layer)
-    vars(layer).update(vars(original))
+    vars(layer).update({name: value for name, value in vars(original).items() if name != _BOUND})
     vars(layer).update({name: dict(vars(original)[name]) for name in _OWN_DICTS})
 
 

@@ -1,0 +1,102 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What lean training leaves on a module: a forward pass of its own, and frozen weights in fewer bits.
+
+Both sit beside the module's own attributes, so classes and state-dict keys stay as they are, and both come off again.
+It lies below ``adapt`` because :func:`monai_essa.merge` and adapter files want the plain network.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn as nn
+from torch.utils.hooks import RemovableHandle
+
+__all__ = ["LeanForward", "plain_state", "store_frozen", "take_lean_off"]
+
+_KEPT = "_monai_essa_full_precision"
+
+
+class LeanForward(functools.partial[Any]):
+    """The forward pass that a module has while it is lean: a function with the module as its first argument.
+
+    Example:
+        >>> layer = nn.Linear(2, 2)
+        >>> LeanForward(lambda layer, x: type(layer).forward(layer, x) * 0, layer).put_on()
+        >>> layer(torch.ones(1, 2)).abs().sum().item()
+        0.0
+        >>> take_lean_off(layer)
+    """
+
+    def put_on(self) -> None:
+        """Give the forward pass to the module."""
+        vars(self.args[0])["forward"] = self
+
+
+def store_frozen(module: nn.Module, dtype: torch.dtype) -> None:
+    """Store the frozen ``weight`` of a layer in fewer bits; the value that it had is kept on the CPU.
+
+    Args:
+        module: a layer whose ``weight`` does not learn; one that is stored so already is left alone.
+        dtype: for example ``torch.bfloat16``.
+    """
+    weight = module.weight
+    if not isinstance(weight, nn.Parameter) or weight.requires_grad or _KEPT in vars(module):
+        return
+    hook = module.register_load_state_dict_pre_hook(_follow_loaded)
+    vars(module)[_KEPT] = (weight.detach().to("cpu", copy=True), hook)
+    weight.data = weight.data.to(dtype)
+
+
+def plain_state(network: nn.Module) -> dict[str, torch.Tensor]:
+    """Give the state dict with frozen weights as they were before they were stored in fewer bits.
+
+    Example:
+        >>> layer = nn.Linear(2, 2).requires_grad_(False)
+        >>> store_frozen(layer, torch.bfloat16)
+        >>> layer.weight.dtype, plain_state(layer)["weight"].dtype
+        (torch.bfloat16, torch.float32)
+    """
+    state: dict[str, torch.Tensor] = dict(network.state_dict())
+    for path, _, (weight, _) in _stored(network):
+        state[f"{path}.weight" if path else "weight"] = weight
+    return state
+
+
+def take_lean_off(network: nn.Module) -> None:
+    """Give every module its own forward pass and its frozen weight in full precision back; in place."""
+    for module in network.modules():
+        if isinstance(vars(module).get("forward"), LeanForward):
+            del vars(module)["forward"]
+    for _, module, (weight, hook) in _stored(network):
+        stored: torch.Tensor = module.weight.data  # type: ignore[assignment]
+        module.weight.data = weight.to(stored.device)
+        hook.remove()
+        del vars(module)[_KEPT]
+
+
+def _stored(network: nn.Module) -> Iterator[tuple[str, nn.Module, tuple[torch.Tensor, RemovableHandle]]]:
+    yield from [
+        (path, module, vars(module)[_KEPT]) for path, module in network.named_modules() if _KEPT in vars(module)
+    ]
+
+
+def _follow_loaded(module: nn.Module, state: dict[str, torch.Tensor], prefix: str, *_: object) -> None:
+    """A state dict that is loaded while the weight is stored in fewer bits brings the new full-precision value."""
+    new = state.get(f"{prefix}weight")
+    if new is not None and new.shape == module.weight.shape:
+        _, hook = vars(module)[_KEPT]
+        vars(module)[_KEPT] = (new.detach().to("cpu", torch.float32, copy=True), hook)

@@ -1,0 +1,201 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Lean training: equal outputs, equal gradients, plain network back."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from monai.networks.nets import UNETR, SegResNet, SwinUNETR, ViT
+
+from monai_essa import adapt, disable_adapter, lean, load_adapter, merge, save_adapter
+from monai_essa.lean_marks import LeanForward
+from monai_essa.methods import APLA, VPT, AdaptFormer, BitFit, FullTuning, LoRA
+
+NETWORKS = {
+    "ViT": lambda: ViT(1, 32, 8, hidden_size=48, mlp_dim=96, num_layers=3, num_heads=4, qkv_bias=True),
+    "ViT classification, 2-D": lambda: ViT(
+        1, 32, 8, hidden_size=48, mlp_dim=96, num_layers=2, num_heads=4, classification=True, spatial_dims=2
+    ),
+    "UNETR": lambda: UNETR(1, 2, 32, 4, 48, 96, 4),
+    "SwinUNETR": lambda: SwinUNETR(1, 2, feature_size=12),
+    "SwinUNETR, 2-D": lambda: SwinUNETR(1, 2, feature_size=12, spatial_dims=2),
+    "SegResNet": lambda: SegResNet(3, 8),
+}
+IMAGES = {"SwinUNETR": (1, 1, 64, 64, 64), "SwinUNETR, 2-D": (1, 1, 96, 96), "ViT classification, 2-D": (2, 1, 32, 32)}
+METHODS = {"APLA": APLA, "APLA, some columns": lambda: APLA(0.25), "LoRA": LoRA, "BitFit": BitFit, "full": FullTuning}
+RECIPES = {
+    "fast": {},
+    "mlp": {"recompute": "mlp"},
+    "small": {"recompute": "block"},
+    "small, stock attention": {"attention": "stock", "recompute": "block"},
+}
+
+
+def images_of(name):
+    return torch.rand(*IMAGES.get(name, (1, 1, 32, 32, 32)), generator=torch.Generator().manual_seed(1))
+
+
+def twins(name, method, dtype=torch.float32):
+    torch.manual_seed(0)
+    net = adapt(NETWORKS[name](), method).to(dtype).train()
+    return net, copy.deepcopy(net), images_of(name).to(dtype)
+
+
+def step(net, images):
+    """Output, and the gradients of a loss in which no output cancels another."""
+    net.zero_grad(set_to_none=True)
+    output = net(images)
+    output = output[0] if isinstance(output, tuple) else output
+    weight = torch.randn(output.shape, generator=torch.Generator().manual_seed(2)).to(output.dtype)
+    (output * weight).sum().backward()
+    return output.detach(), {name: p.grad for name, p in net.named_parameters() if p.grad is not None}
+
+
+def distance(one, other):
+    """Of the gradients as one vector, relative to its length."""
+    squares = sum((one[name] - other[name]).double().square().sum() for name in other)
+    return float((squares / sum(value.double().square().sum() for value in other.values())).sqrt())
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_outputs_and_gradients_are_those_of_plain_training(name, recipe):
+    method = BitFit() if name == "SegResNet" else LoRA() if recipe == "mlp" else APLA(0.5)
+    net, twin, images = twins(name, method, torch.float64)
+    (expected, theirs), (output, ours) = step(net, images), step(lean(twin, **RECIPES[recipe]), images)
+    torch.testing.assert_close(output, expected, rtol=1e-10, atol=1e-10)
+    assert ours.keys() == theirs.keys() and distance(ours, theirs) < 1e-10
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", ["ViT", "UNETR", "SwinUNETR, 2-D"])
+def test_in_fp32_they_are_as_near_to_the_truth_as_plain_training(name, method):
+    """Swin's gradients from random weights are ill-conditioned: plain training itself is up to 1e-3 off there."""
+    net, twin, images = twins(name, METHODS[method]())
+    expected, truth = step(copy.deepcopy(net).double(), images.double())
+    (output, theirs), (lean_output, ours) = step(net, images), step(lean(twin, recompute="block"), images)
+    assert (lean_output - output).norm() <= 2e-6 * output.norm()
+    assert distance(ours, truth) <= 1.5 * distance(theirs, truth) + 1e-6
+
+
+def test_recomputing_alone_changes_no_bit():
+    net, twin, images = twins("ViT", APLA())
+    (expected, theirs), (output, ours) = step(lean(net), images), step(lean(twin, recompute="block"), images)
+    assert torch.equal(output, expected) and all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.parametrize("name", ["ViT", "UNETR", "SwinUNETR, 2-D"])
+def test_bf16_recipe_is_as_near_to_the_truth_as_plain_autocast(name):
+    net, twin, images = twins(name, APLA())
+    expected, truth = step(net, images)
+    lean(twin, recompute="block", frozen_dtype=torch.bfloat16, residual_dtype=torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        (output, theirs), (lean_output, ours) = step(net, images), step(twin, images)
+    assert (lean_output - expected).norm() <= 1.2 * (output - expected).norm()
+    assert distance(ours, truth) <= 1.2 * distance(theirs, truth)
+
+
+def test_bf16_recipe_has_the_direction_of_fp32():
+    net, twin, images = twins("ViT", APLA())
+    expected, truth = step(net, images)
+    lean(twin, recompute="block", frozen_dtype=torch.bfloat16, residual_dtype=torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        output, ours = step(twin, images)
+    one, other = (torch.cat([grads[key].flatten() for key in truth]) for grads in (ours, truth))
+    assert (output - expected).norm() <= 1e-2 * expected.norm() and distance(ours, truth) <= 1e-2
+    assert torch.nn.functional.cosine_similarity(one, other, 0) > 0.999
+
+
+def test_stored_weights_also_work_without_autocast():
+    _, net, images = twins("UNETR", APLA())
+    expected, _ = step(net, images)
+    output, _ = step(lean(net, frozen_dtype=torch.bfloat16), images)
+    assert (output - expected).norm() <= 3e-2 * expected.norm()
+
+
+@pytest.mark.parametrize("method", [VPT(tokens=3), AdaptFormer(bottleneck=4)], ids=lambda method: type(method).__name__)
+def test_methods_that_replace_blocks_are_lean_too(method):
+    net, twin, images = twins("UNETR", method, torch.float64)
+    (expected, theirs), (output, ours) = step(net, images), step(lean(twin, recompute="block"), images)
+    torch.testing.assert_close(output, expected, rtol=1e-10, atol=1e-10)
+    assert distance(ours, theirs) < 1e-10
+    with disable_adapter(net), disable_adapter(twin):
+        torch.testing.assert_close(twin(images), net(images), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_no_key_and_no_class_changes_and_off_undoes_it(name):
+    net, twin, images = twins(name, BitFit() if name == "SegResNet" else APLA(0.5))
+    lean(twin, recompute="block", frozen_dtype=torch.bfloat16)
+    assert twin.state_dict().keys() == net.state_dict().keys()
+    assert [type(module) for module in twin.modules()] == [type(module) for module in net.modules()]
+    assert lean(twin, off=True) is twin
+    assert not any(isinstance(vars(module).get("forward"), LeanForward) for module in twin.modules())
+    assert all(torch.equal(net.state_dict()[key], value) for key, value in twin.state_dict().items())
+    assert torch.equal(step(twin, images)[0], step(net, images)[0])
+
+
+def test_calling_it_again_replaces_the_first_choice():
+    _, net, images = twins("ViT", APLA())
+    once = step(lean(copy.deepcopy(net)), images)[0]
+    assert torch.equal(step(lean(lean(net, recompute="block", frozen_dtype=torch.bfloat16)), images)[0], once)
+    assert all(parameter.dtype == torch.float32 for parameter in net.parameters())
+
+
+@pytest.mark.parametrize("name", ["ViT", "UNETR", "SwinUNETR, 2-D"])
+def test_merge_gives_the_plain_network_in_fp32(name):
+    net, twin, images = twins(name, APLA())
+    lean(twin, recompute="block", frozen_dtype=torch.bfloat16)
+    plain = merge(twin)
+    assert not any("forward" in vars(module) for module in plain.modules())
+    assert all(torch.equal(value, merge(net).state_dict()[key]) for key, value in plain.state_dict().items())
+    assert any(parameter.dtype == torch.bfloat16 for parameter in twin.parameters())
+
+
+def test_adapter_files_do_not_know_of_it(tmp_path):
+    net, twin, images = twins("UNETR", APLA(0.25))
+    lean(twin, recompute="block", frozen_dtype=torch.bfloat16)
+    save_adapter(net, tmp_path / "plain.safetensors")
+    save_adapter(twin, tmp_path / "lean.safetensors")
+    load_adapter(twin, tmp_path / "plain.safetensors")
+    torch.manual_seed(0)
+    fresh = load_adapter(NETWORKS["UNETR"](), tmp_path / "lean.safetensors")
+    assert torch.equal(step(fresh, images)[0], step(net, images)[0])
+
+
+def test_training_with_it_leaves_frozen_tensors_bit_identical():
+    _, net, images = twins("UNETR", APLA())
+    before = {name: value.clone() for name, value in net.named_parameters() if not value.requires_grad}
+    lean(net, recompute="block", frozen_dtype=torch.bfloat16)
+    optimizer = torch.optim.AdamW([p for p in net.parameters() if p.requires_grad], lr=1e-2, fused=True)
+    for _ in range(2):
+        with torch.autocast("cpu", torch.bfloat16):
+            step(net, images)
+        optimizer.step()
+    lean(net, off=True)
+    assert all(torch.equal(value, net.get_parameter(name)) for name, value in before.items())
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ({"attention": "flash"}, "expected attention to be one of sdpa, stock, got 'flash'"),
+        ({"recompute": "all"}, "expected recompute to be one of none, mlp, block, got 'all'"),
+        ({"residual_dtype": torch.bfloat16}, "residual_dtype needs recompute='block', got 'none'"),
+    ],
+)
+def test_unknown_choices_are_refused(choice, message):
+    with pytest.raises(ValueError, match=message):
+        lean(NETWORKS["ViT"](), **choice)

@@ -1,0 +1,83 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What lean training leaves on a module comes off without a trace, and never hides the plain values."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import torch
+import torch.nn as nn
+
+from monai_essa.lean_marks import LeanForward, plain_state, store_frozen, take_lean_off
+
+
+def doubled(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    return 2 * type(layer).forward(layer, x)
+
+
+def test_a_forward_pass_is_put_on_and_taken_off():
+    layer = nn.Linear(3, 2)
+    x, before = torch.rand(1, 3), dict(vars(layer))
+    plain = layer(x)
+    LeanForward(doubled, layer).put_on()
+    assert torch.equal(layer(x), 2 * plain)
+    take_lean_off(layer)
+    assert torch.equal(layer(x), plain) and vars(layer).keys() == before.keys()
+
+
+def test_a_copy_runs_its_own_weights():
+    layer = nn.Linear(3, 2)
+    LeanForward(doubled, layer).put_on()
+    for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):  # noqa: S301
+        with torch.no_grad():
+            twin.weight.zero_()
+            twin.bias.fill_(1)
+        assert torch.equal(twin(torch.rand(1, 3)), torch.full((1, 2), 2.0))
+
+
+def test_a_users_own_forward_stays():
+    layer = nn.Linear(3, 2)
+    layer.forward = lambda x: x  # type: ignore[method-assign]
+    take_lean_off(layer)
+    assert torch.equal(layer(torch.ones(1, 3)), torch.ones(1, 3))
+
+
+def test_stored_weights_come_back_bit_by_bit():
+    net = nn.Sequential(nn.Linear(7, 5), nn.Linear(5, 3)).requires_grad_(False)
+    net[1].weight.requires_grad_(True)
+    before = copy.deepcopy(net.state_dict())
+    for layer in net:
+        store_frozen(layer, torch.bfloat16)
+    assert (net[0].weight.dtype, net[1].weight.dtype) == (torch.bfloat16, torch.float32)
+    assert all(torch.equal(plain_state(net)[name], before[name]) for name in before)
+    take_lean_off(net)
+    assert all(torch.equal(net.state_dict()[name], before[name]) for name in before)
+
+
+def test_storing_twice_keeps_the_first_value():
+    layer = nn.Linear(7, 5).requires_grad_(False)
+    before = layer.weight.clone()
+    store_frozen(layer, torch.bfloat16)
+    store_frozen(layer, torch.bfloat16)
+    take_lean_off(layer)
+    assert torch.equal(layer.weight, before)
+
+
+def test_a_state_dict_that_is_loaded_meanwhile_is_what_comes_back():
+    net, new = nn.Sequential(nn.Linear(7, 5)).requires_grad_(False), nn.Sequential(nn.Linear(7, 5))
+    store_frozen(net[0], torch.bfloat16)
+    net.load_state_dict(new.state_dict())
+    assert net[0].weight.dtype == torch.bfloat16 and torch.equal(plain_state(net)["0.weight"], new[0].weight)
+    take_lean_off(net)
+    assert torch.equal(net[0].weight, new[0].weight)
