@@ -20,6 +20,7 @@ from monai_essa.data.data_problem import Problem
 from monai_essa.data.datalist_file import load_datalist, section_names, unlabelled_items
 from monai_essa.data.datalist_maker import make_datalist, write_datalist
 from monai_essa.data.keyed import KeyedDataset, KeyedSampler
+from monai_essa.data.mapped_cache import MappedDataset, cached_dataset
 from monai_essa.data.npz_images import NPZReader, npz_items
 from monai_essa.data.patch_share import patch_line
 from monai_essa.data.simpleitk_reader import SimpleITKReader
@@ -30,10 +31,12 @@ __all__ = [
     "DataCheck",
     "KeyedDataset",
     "KeyedSampler",
+    "MappedDataset",
     "NPZReader",
     "Problem",
     "SimpleITKReader",
     "VolumeReader",
+    "cached_dataset",
     "check_datalist",
     "check_every_class",
     "class_weights",

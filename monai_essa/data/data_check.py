@@ -91,7 +91,8 @@ def check_datalist(
     items = tqdm(_well_formed(listed, problems), "data check", disable=None)
     checked = [_check_item(section, item, base, known, problems) for section, item in items]
     problems += [*mixture_problems(checked), *overlap_problems(checked)]
-    return DataCheck(tuple(sorted(problems, key=lambda problem: problem.severity)), _summary(checked))
+    summary = (*_summary(checked), *_class_lines(listed))
+    return DataCheck(tuple(sorted(problems, key=lambda problem: problem.severity)), summary)
 
 
 def _well_formed(listed: Sequence[tuple[str, Any]], problems: list[Problem]) -> list[tuple[str, dict[str, Any]]]:
@@ -132,9 +133,8 @@ def _facts(value: Any, key: str, base: Path, problems: list[Problem]) -> VolumeF
 
 
 def _name(value: Any) -> str:
-    if isinstance(value, list):
-        return str(value[0]) if value else ""
-    return value if isinstance(value, str) else ""  # a number is a class, not a file
+    first = value[0] if isinstance(value, list) and value else value
+    return first if isinstance(first, str) else ""  # a number is a class, not a file
 
 
 def _known_ids(labels: Mapping[str, Any]) -> frozenset[int]:
@@ -177,3 +177,12 @@ def _spread(rows: Sequence[tuple[float, ...]]) -> str:
         " x ".join(f"{value:g}" for value in row) for row in (np.median(table, 0), table.min(0), table.max(0))
     )
     return f"median {median}, {low} to {high}"
+
+
+def _class_lines(listed: Sequence[tuple[str, Any]]) -> list[str]:
+    """Count the items whose label is a class, or one number for each class, in place of a file."""
+    labels = [item["label"] for _, item in listed if isinstance(item, dict) and "label" in item]
+    classes = Counter(str(label) for label in labels if not _name(label))
+    return (
+        ["classes (images): " + ", ".join(f"{name} ({classes[name]})" for name in sorted(classes))] if classes else []
+    )

@@ -22,12 +22,20 @@ from pathlib import Path
 from typing import Any
 
 from monai_essa.data.case_names import VOLUME_SUFFIXES
+from monai_essa.data.npz_images import npz_datalist, npz_file
 
 __all__ = ["listed_items", "load_datalist", "read_datalist", "section_items", "section_names", "unlabelled_items"]
 
 _FOLD = re.compile(r"^(?P<name>.+)\[fold(?P<sign>!?=)(?P<fold>\d+)\]$")
 _USUAL = {"training", "validation", "test", "testing", "unlabeled", "unlabelled"}
-_ALIASES = {"test": "testing", "testing": "test", "unlabeled": "unlabelled", "unlabelled": "unlabeled"}
+_ALIASES = {
+    "test": "testing",
+    "testing": "test",
+    "unlabeled": "unlabelled",
+    "unlabelled": "unlabeled",
+    "train": "training",  # train and val: as the arrays of an NPZ file are called
+    "val": "validation",
+}
 
 
 def load_datalist(
@@ -41,7 +49,7 @@ def load_datalist(
     """Load the items of one or more sections, with paths made absolute and checked to exist.
 
     Args:
-        path: the JSON file.
+        path: the JSON file, or an NPZ file as of MedMNIST.
         section: ``training``, ``validation``, ``testing`` (or ``test``), ``unlabeled``, or any other key that holds a
             list; ``source#training`` (or ``source::training``) for a nested one; ``training[fold=0]`` or
             ``training[fold!=0]`` for items that carry a ``fold``; a list of names joins several in that order.
@@ -87,7 +95,7 @@ def unlabelled_items(
     """Load images without their labels, for self-supervised adaptation.
 
     Args:
-        path: the JSON file.
+        path: the JSON file, or an NPZ file as of MedMNIST.
         section: as in :func:`load_datalist`; default: ``unlabeled`` where the file has it, else ``training``.
         base_dir: as in :func:`load_datalist`.
         limit: as in :func:`load_datalist`.
@@ -110,16 +118,18 @@ def read_datalist(path: str | Path) -> dict[str, Any]:
     """Read the JSON object of a datalist.
 
     Args:
-        path: the JSON file.
+        path: the JSON file; or an NPZ file as of MedMNIST, which is read by :func:`npz_datalist`.
 
     Returns:
         Its content.
 
     Raises:
         FileNotFoundError: if there is no such file; the line names near matches.
-        ValueError: if it does not hold a JSON object.
+        ValueError: if it does not hold a JSON object, or as :func:`npz_datalist` says.
     """
     path = Path(path)
+    if path.suffix.lower() == ".npz":
+        return npz_datalist(path)
     if not path.is_file():
         beside = [other.name for other in path.parent.glob("*.json")] if path.parent.is_dir() else []
         msg = f"{path}: no such datalist{_near(path.name, beside)}; `monai-essa data datalist DIR` makes one"
@@ -213,7 +223,7 @@ def _path(value: Any, base: Path, where: str) -> Any:
     if not isinstance(value, str):
         return value
     path = base / value
-    if not path.exists():
+    if not Path(npz_file(path)).exists():
         siblings = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
         msg = f"{where}: {path} does not exist{_near(path.name, siblings)}; correct the path or give base_dir"
         raise FileNotFoundError(msg)

@@ -16,7 +16,8 @@ from __future__ import annotations
 import re
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from monai.utils import MetaKeys, ensure_tuple
 from monai_essa.data.stratified_draw import stratified_draw
 from monai_essa.data.volume_meta import stack_channels, volume_meta
 
-__all__ = ["NPZReader", "is_npz_name", "npz_file", "npz_items", "read_npz_image"]
+__all__ = ["NPZReader", "is_npz_name", "npz_datalist", "npz_file", "npz_items", "read_npz_image"]
 
 _NAME = re.compile(r"(?P<file>.+\.npz)#(?P<array>[^#]+)#(?P<index>\d+)", re.IGNORECASE)
 _SPLITS = {"training": "train", "validation": "val", "testing": "test"}
@@ -104,13 +105,36 @@ def npz_items(path: str | Path, split: str = "train", limit: int | None = None, 
         [{'image': 'pneumonia.npz#val_images#391', 'label': 1}]
     """
     split = _SPLITS.get(split, split)
-    images, labels = _array(str(path), f"{split}_images"), _array(str(path), f"{split}_labels")
-    if len(images) != len(labels) or len(images) == 0 or labels.ndim > 2:
-        msg = f"{path}: expected a label for each of 1 or more images, got {split}_images {images.shape}"
-        raise ValueError(f"{msg} and {split}_labels {labels.shape}; repair the file")
-    plain = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
-    items = [{"image": f"{path}#{split}_images#{index}", "label": label} for index, label in enumerate(plain.tolist())]
+    items = _split_items(path, split, str(Path(path)))
     return items if limit is None else stratified_draw(items, limit, seed, f"{path} {split}")
+
+
+def npz_datalist(path: str | Path) -> dict[str, Any]:
+    """List the images of an NPZ file as a JSON datalist beside it would.
+
+    Args:
+        path: a file as of :func:`npz_items`.
+
+    Returns:
+        The sections ``training``, ``validation`` and ``testing``, as far as the file holds them.
+
+    Raises:
+        FileNotFoundError: as :func:`npz_items`.
+        ValueError: as :func:`npz_items`, or if the file has none of the three.
+
+    Example:
+        >>> npz_datalist("pneumonia.npz")["validation"][391]  # doctest: +SKIP
+        {'image': 'pneumonia.npz#val_images#391', 'label': 1}
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such NPZ file; correct the path")
+    with _opened(str(path)) as file:
+        held = list(file.files)
+    splits = {section: split for section, split in _SPLITS.items() if f"{split}_images" in held}
+    if not splits:
+        wanted = ", ".join(f"{split}_images" for split in _SPLITS.values())
+        raise ValueError(f"{path}: expected {wanted}, the file holds {', '.join(held) or 'none'}; correct the file")
+    return {section: _split_items(path, split, Path(path).name) for section, split in splits.items()}
 
 
 def is_npz_name(name: PathLike) -> bool:
@@ -148,6 +172,16 @@ def read_npz_image(name: str) -> tuple[np.ndarray, dict[str, Any]]:
     return _oriented(np.asarray(images[int(index)]), name)
 
 
+def _split_items(path: str | Path, split: str, name: str) -> list[dict[str, Any]]:
+    """List the images of a split, of a file that the items call by this name."""
+    images, labels = _array(str(path), f"{split}_images"), _array(str(path), f"{split}_labels")
+    if len(images) != len(labels) or len(images) == 0 or labels.ndim > 2:
+        msg = f"{path}: expected a label for each of 1 or more images, got {split}_images {images.shape}"
+        raise ValueError(f"{msg} and {split}_labels {labels.shape}; repair the file")
+    plain = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+    return [{"image": f"{name}#{split}_images#{index}", "label": label} for index, label in enumerate(plain.tolist())]
+
+
 def _oriented(image: np.ndarray, name: str) -> tuple[np.ndarray, dict[str, Any]]:
     """Turn (y, x) and (z, y, x) into (x, y) and (x, y, z); channels stay last."""
     coloured = image.ndim > 2 and image.shape[-1] <= _MOST_CHANNELS
@@ -168,13 +202,23 @@ def _array(path: str, name: str) -> np.ndarray:
 @lru_cache(maxsize=_KEPT_ARRAYS)
 def _loaded(path: str, name: str, changed: int) -> np.ndarray:
     """Load an array; ``changed``, the time of the file, makes the cache forget a file that was written anew."""
+    with _opened(path) as file:
+        held = list(file.files)
+        array: np.ndarray | None = file[name] if name in held else None
+    if array is None:
+        found = ", ".join(held) or "none"
+        raise ValueError(
+            f"{path}: expected the array {name!r}, the file holds {found}; correct the section or the file"
+        )
+    return array
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[Any]:
+    """Open a file; whatever is wrong with its content is one line."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            if name in file.files:
-                array: np.ndarray = file[name]
-                return array
-            held = ", ".join(file.files) or "none"
+            yield file
     except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, TypeError, AttributeError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"{path}: no NPZ file of plain arrays, or a damaged one ({reason}); copy it again") from error
-    raise ValueError(f"{path}: expected the array {name!r}, the file holds {held}; correct the section or the file")

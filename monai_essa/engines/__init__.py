@@ -40,6 +40,7 @@ from monai_essa.engines.train_step import TrainStep
 from monai_essa.engines.training_progress import TrainingProgress
 from monai_essa.engines.validation_step import ValidationStep
 from monai_essa.error_line import root_cause, show_cause_last
+from monai_essa.switch import switch
 
 __all__ = [
     "BestMetric",
@@ -74,5 +75,6 @@ __all__ = [
     "show_cause_last",
     "start_pretext_head",
     "supervised_network",
+    "switch",
     "trained_network",
 ]

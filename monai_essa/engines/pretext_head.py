@@ -20,6 +20,7 @@ from ignite.engine import Engine, Events
 from safetensors.torch import load_file, save
 
 from monai_essa.engines.atomic_write import sync_and_rename
+from monai_essa.switch import switch
 
 __all__ = ["PretextHead", "load_pretext_head", "start_pretext_head"]
 
@@ -78,9 +79,7 @@ def start_pretext_head(objective: nn.Module, path: str | Path | None = None, fre
         Traceback (most recent call last):
         ValueError: freeze_pretext_head would keep a random head: give pretext_head=FILE, or let the head learn
     """
-    if freeze not in (True, False):
-        raise TypeError(f"freeze_pretext_head must be True or False, got the text {freeze!r}: write it with a capital")
-    if freeze and path is None:
+    if switch("freeze_pretext_head", freeze) and path is None:
         raise ValueError("freeze_pretext_head would keep a random head: give pretext_head=FILE, or let the head learn")
     if path is not None:
         load_pretext_head(objective, path)

@@ -24,6 +24,7 @@ from monai_essa.adapter_file import load_adapter
 from monai_essa.methods import AdaptationMethod, FullTuning
 from monai_essa.network_parts import dead_parameters, part_of
 from monai_essa.parameter_summary import summary
+from monai_essa.switch import switch
 from monai_essa.weights import load_weights
 
 __all__ = ["adapted_network", "merged_network", "pretext_network", "supervised_network", "trained_network"]
@@ -55,6 +56,7 @@ def pretext_network(
     Raises:
         ValueError: if a parameter-efficient method has no pretrained weights, a decoder that is used would stay random,
             or as ``load_weights`` and ``adapt`` say.
+        TypeError: if ``own_decoder`` is a text: a command line gives one for ``true`` and ``false``.
 
     Example:
         >>> from monai.networks.nets import ViT
@@ -64,7 +66,7 @@ def pretext_network(
     """
     loaded = _load_or_refuse(network, method, pretrained)
     adapt(network, method, also_train)
-    _check_not_random(network, loaded, ("decoder",) if own_decoder else ())
+    _check_not_random(network, loaded, ("decoder",) if switch("own_decoder", own_decoder) else ())
     _logger.info("what learns:\n%s", summary(network))
     return network
 

@@ -23,6 +23,7 @@ import torch.nn as nn
 
 from monai_essa.methods.norm_tuning import NormTuning
 from monai_essa.network_parts import dead_parameters, part_of, undone_layers
+from monai_essa.switch import switch
 
 __all__ = ["BitFit"]
 
@@ -39,6 +40,9 @@ class BitFit:
     Args:
         norms: the weights of the normalisation layers learn as well.
 
+    Raises:
+        TypeError: if norms is a text.
+
     Example:
         >>> from monai.networks.nets import ViT
         >>> from monai_essa import adapt
@@ -48,6 +52,9 @@ class BitFit:
     """
 
     norms: bool = False
+
+    def __post_init__(self) -> None:
+        switch("norms", self.norms)
 
     def claims(self, network: nn.Module) -> set[str]:
         """Name the biases of the encoder, and with ``norms`` the weights of its normalisation layers."""

@@ -28,6 +28,7 @@ from monai_essa.blocks import transformer_blocks
 from monai_essa.methods.adoption import adopt, original_of
 from monai_essa.methods.method import NotMergeable
 from monai_essa.network_parts import encoder_prefix
+from monai_essa.switch import switch
 
 __all__ = ["VPT", "PromptedBlock"]
 
@@ -52,6 +53,7 @@ class VPT:
             all of them and are dropped after the last (VPT-Shallow).
 
     Raises:
+        TypeError: if deep is a text.
         ValueError: if tokens is below 1; by :func:`monai_essa.adapt`, if a block attends within windows (SwinUNETR),
             causally or with relative positions, where prompts have no place.
 
@@ -69,6 +71,7 @@ class VPT:
     def __post_init__(self) -> None:
         if self.tokens < 1:
             raise ValueError(f"tokens must be >= 1, got {self.tokens}")
+        switch("deep", self.deep)
 
     def claims(self, network: nn.Module) -> set[str]:
         """Name the prompts of every encoder block, or of the first."""

@@ -29,6 +29,8 @@ from monai_essa.networks.token_encoder import TokenEncoder
 
 __all__ = ["classification_network"]
 
+_POOLINGS = ("mean", "attention", "flatten")
+
 
 def classification_network(network: nn.Module, num_classes: int, pooling: str = "mean") -> nn.Sequential:
     r"""Put a pooling, a LayerNorm and a linear layer behind the encoder of a MONAI network. In place.
@@ -36,7 +38,8 @@ def classification_network(network: nn.Module, num_classes: int, pooling: str = 
     Its logits are :math:`W\,\mathrm{LN}(\sum_n a_n t_n) + b` over the N final tokens t of the encoder, or the positions
     of its deepest feature map. ``"mean"``: :math:`a_n = 1/N`; a ViT with a class token (``classification=True``) gives
     that token alone instead. ``"attention"``: :math:`a = \mathrm{softmax}(t\,w + c)` with a learned w (Ilse et al.
-    2018, arXiv 1802.04712, equation 8 without its hidden layer).
+    2018, arXiv 1802.04712, equation 8 without its hidden layer). ``"flatten"``, for a ViT: no sum, but all tokens side
+    by side, (N D) features, so that the linear layer knows where each one is; it then fits one image size only.
 
     Only MONAI and torch classes are in it; forward hooks join them. Its state dict therefore loads into an
     ``nn.Sequential`` built without this library, as the bundle's inference.yaml does.
@@ -45,16 +48,17 @@ def classification_network(network: nn.Module, num_classes: int, pooling: str = 
         network: a ViT, UNETR, SwinUNETR, SegResNet, SegResNetDS or UNet. Its encoder becomes a part of the
             result, tensors shared, and from then on gives tokens: use the result instead of it.
         num_classes: logits of an image.
-        pooling: ``"mean"`` or ``"attention"``.
+        pooling: ``"mean"``, ``"attention"`` or ``"flatten"``.
 
     Returns:
-        A Sequential of ``encoder`` -> (B, N, D), ``pool`` -> (B, D), ``head_norm`` and ``head`` -> (B, num_classes).
-        Names in ``encoder`` are those of the network's own encoder, so weights and adapters move between the two.
+        A Sequential of ``encoder`` -> (B, N, D), ``pool`` -> (B, D) or (B, N D), ``head_norm`` and ``head`` ->
+        (B, num_classes). Names in ``encoder`` are those of the network's own encoder, so weights and adapters move
+        between the two.
 
     Raises:
         TypeError: if the network is of another class. The encoders of MaskedAutoEncoderViT and ViTAutoEnc have no
             forward of their own; their weights load into a ViT.
-        ValueError: if the pooling is unknown.
+        ValueError: if the pooling is unknown, or ``"flatten"`` for another network than a ViT or UNETR.
 
     Example:
         >>> from monai.networks.nets import UNETR
@@ -63,20 +67,41 @@ def classification_network(network: nn.Module, num_classes: int, pooling: str = 
         >>> classifier(torch.zeros(2, 1, 32, 32, 32)).shape, [name for name, _ in classifier.named_children()]
         (torch.Size([2, 3]), ['encoder', 'pool', 'head_norm', 'head'])
     """
-    if pooling not in ("mean", "attention"):
-        raise ValueError(f"pooling must be 'mean' or 'attention', got {pooling!r}")
+    if pooling not in _POOLINGS:
+        raise ValueError(f"pooling must be one of {', '.join(_POOLINGS)}, got {pooling!r}")
     if isinstance(network, (MaskedAutoEncoderViT, ViTAutoEnc)):
         raise TypeError(
             f"the encoder of a {type(network).__name__} has no forward of its own: load its weights into a ViT"
         )
     view = encoder_view(network)
     features = view.hidden_size if isinstance(view, TokenEncoder) else view.channels
-    encoder, pool = _encoder(network), nn.Identity() if pooling == "mean" else nn.Linear(features, 1)
+    if pooling == "flatten":
+        features *= _token_count(network)
+    encoder, pool = _encoder(network), _pool(pooling, features)
     class_token = pooling == "mean" and hasattr(encoder, "cls_token")
     encoder.register_forward_hook(_class_token if class_token else _tokens)
-    pool.register_forward_hook(_mean_token if pooling == "mean" else _attended_token)
     head_norm, head = nn.LayerNorm(features), nn.Linear(features, num_classes)
     return _sequence(encoder=encoder, pool=pool, head_norm=head_norm, head=head)
+
+
+def _pool(pooling: str, features: int) -> nn.Module:
+    """Build the pooling; the tokens of "flatten" lie side by side as they come, (B, N, D) to (B, N D)."""
+    if pooling == "flatten":
+        return nn.Flatten()
+    pool = nn.Identity() if pooling == "mean" else nn.Linear(features, 1)
+    pool.register_forward_hook(_mean_token if pooling == "mean" else _attended_token)
+    return pool
+
+
+def _token_count(network: Any) -> int:
+    """Count the tokens of a ViT, class token included, for the image size that it was built for."""
+    trunk: Any = encoder_trunk(network)
+    if not isinstance(trunk, ViT):
+        raise ValueError(
+            f"pooling 'flatten' needs a ViT or UNETR, built for one image size, got {type(network).__name__}; "
+            "take mean or attention"
+        )
+    return int(trunk.patch_embedding.n_patches) + hasattr(trunk, "cls_token")
 
 
 def _encoder(network: Any) -> nn.Module:

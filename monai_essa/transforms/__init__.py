@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 from monai_essa.transforms.check_volume import CheckVolumed
+from monai_essa.transforms.crop_centres import MarkCropCentresd
 from monai_essa.transforms.foreground import ClipForegroundPercentilesd, MarkForegroundd, foreground_threshold
 
-__all__ = ["CheckVolumed", "ClipForegroundPercentilesd", "MarkForegroundd", "foreground_threshold"]
+__all__ = ["CheckVolumed", "ClipForegroundPercentilesd", "MarkCropCentresd", "MarkForegroundd", "foreground_threshold"]

@@ -118,6 +118,28 @@ def test_images_without_labels_and_classes_are_checked(datalist: Path) -> None:
     check = check_datalist(_write(datalist, content))
     assert check.problems == ()
     assert check.summary[1] == "labels: 0; patients: 2"
+    assert check.summary[-1] == "classes (images): 1 (1)"
+
+
+def test_several_classes_of_an_image_are_no_files(datalist: Path) -> None:
+    content = {"training": [{"image": f"p{number}.nii.gz", "label": [0, number]} for number in (0, 1)]}
+    check = check_datalist(_write(datalist, content))
+    assert check.problems == ()
+    assert check.summary[-1] == "classes (images): [0, 0] (1), [0, 1] (1)"
+
+
+def test_an_npz_file_is_checked_as_a_datalist(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 255, (5, 6, 6), dtype=np.uint8)
+    arrays = {"train_images": images[:4], "train_labels": np.array([0, 1, 1, 1])}
+    arrays |= {"val_images": images[[0, 4]], "val_labels": np.array([0, 1])}
+    np.savez(tmp_path / "scans.npz", **arrays)
+    check = check_datalist(tmp_path / "scans.npz")
+    assert [str(problem) for problem in check.problems] == [
+        "warning: scans.npz#val_images#0 (validation): the voxels of scans.npz#train_images#0 of 'training'; "
+        "keep one of the two"
+    ]
+    assert check.summary[0] == "images: training 4, validation 2"
+    assert check.summary[-1] == "classes (images): 0 (2), 1 (4)"
 
 
 def test_sections_can_be_chosen(datalist: Path) -> None:

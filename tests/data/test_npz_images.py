@@ -22,8 +22,8 @@ import pytest
 from monai.data import DataLoader, Dataset
 from monai.transforms import LoadImaged
 
-from monai_essa.data import NPZReader, npz_items, read_volume
-from monai_essa.data.npz_images import npz_file, read_npz_image
+from monai_essa.data import NPZReader, load_datalist, npz_items, read_volume
+from monai_essa.data.npz_images import npz_datalist, npz_file, read_npz_image
 
 GREY = np.arange(6 * 4 * 5, dtype=np.uint8).reshape(6, 4, 5)
 
@@ -49,6 +49,26 @@ def test_items_name_each_image_with_its_label(npz: Path) -> None:
     assert [item["label"] for item in items] == [0, 1, 1, 0, 1, 1]
     assert npz_items(npz, "val")[0] == {"image": f"{npz}#val_images#0", "label": [0, 1]}
     assert npz_items(npz, "testing") == npz_items(npz, "test")
+
+
+def test_a_file_is_a_datalist_of_the_splits_that_it_holds(npz: Path) -> None:
+    datalist = npz_datalist(npz)
+    assert {section: len(items) for section, items in datalist.items()} == {
+        "training": 6,
+        "validation": 3,
+        "testing": 2,
+    }
+    assert datalist["testing"][1] == {"image": "scans.npz#test_images#1", "label": 0}
+    np.savez(npz, val_images=GREY, val_labels=np.zeros(6, int))
+    assert list(npz_datalist(npz)) == ["validation"]
+    assert load_datalist(npz, "val")[5] == {"image": f"{npz}#val_images#5", "label": 0}
+    np.savez(npz, images=GREY)
+    with pytest.raises(
+        ValueError, match=r"expected train_images, val_images, test_images, the file holds images; corr"
+    ):
+        npz_datalist(npz)
+    with pytest.raises(FileNotFoundError, match=r"gone.npz: no such NPZ file"):
+        npz_datalist("gone.npz")
 
 
 def test_an_image_is_turned_to_x_and_y_as_monai_reads_a_png(npz: Path, tmp_path: Path) -> None:

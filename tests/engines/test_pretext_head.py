@@ -78,5 +78,5 @@ def test_a_random_head_is_not_frozen():
 
 
 def test_the_text_false_does_not_freeze(head_file):
-    with pytest.raises(TypeError, match="freeze_pretext_head must be True or False, got the text 'false'"):
+    with pytest.raises(TypeError, match="freeze_pretext_head: expected True or False, got 'false'"):
         start_pretext_head(SimMIM(vit()), head_file, freeze="false")

@@ -201,5 +201,18 @@ def test_networks_and_poolings_that_do_not_fit_are_refused() -> None:
             classification_network(network, 2)
     with pytest.raises(TypeError, match="expected one of ViT, .*, got Linear"):
         classification_network(nn.Linear(2, 2), 2)
-    with pytest.raises(ValueError, match="pooling must be 'mean' or 'attention', got 'max'"):
+    with pytest.raises(ValueError, match="pooling must be one of mean, attention, flatten, got 'max'"):
         classification_network(NETWORKS["ViT"][0](), 2, "max")
+    with pytest.raises(ValueError, match="'flatten' needs a ViT or UNETR, built for one image size, got SegResNet"):
+        classification_network(NETWORKS["SegResNet"][0](), 2, "flatten")
+
+
+@pytest.mark.parametrize("name", ["ViT", "ViT with class token", "UNETR"])
+def test_flattened_tokens_keep_their_places(name: str) -> None:
+    network = NETWORKS[name][0]().eval()
+    classifier = classification_network(deepcopy(network), 3, "flatten")
+    with torch.no_grad():
+        tokens = final_tokens(network, images(name))
+        expected = classifier.head(classifier.head_norm(tokens.reshape(2, -1)))
+    torch.testing.assert_close(outputs(classifier, name), expected, atol=1e-5, rtol=1e-5)
+    assert type(classifier.pool) is nn.Flatten and classifier.head.in_features == tokens[0].numel()

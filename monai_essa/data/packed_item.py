@@ -1,0 +1,124 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""One preprocessed item in a safetensors file, uncompressed, so that a memory map reads the voxels asked for only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.utils import SpaceKeys
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+__all__ = ["pack_item", "unpack_item"]
+
+
+def pack_item(item: Mapping[str, Any], listed: Mapping[str, Any]) -> bytes:
+    """Give the content of the file: tensors as they are, and one JSON text that says how the item is made of them.
+
+    Texts, file names above all, stay out: what equals a value of ``listed`` is taken from there when the file is read,
+    other texts of the metadata are dropped, and so are the operations that MONAI could invert.
+
+    Args:
+        item: tensors with or without metadata, arrays, numbers and values of ``listed``.
+        listed: the item of the data list that it was made of.
+
+    Returns:
+        The bytes of a safetensors file.
+
+    Raises:
+        TypeError: if the item holds anything else.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    parts = {key: _packed(key, value, listed, tensors) for key, value in item.items()}
+    foreign = [key for key, part in parts.items() if part is None]
+    if foreign:
+        msg = f"a cache on disk keeps tensors and numbers, got {type(item[foreign[0]]).__name__} for {foreign[0]!r}"
+        raise TypeError(f"{msg}; drop the key by SelectItemsd, or leave cache_dir out")
+    return save(tensors, {"item": json.dumps(parts)})
+
+
+def unpack_item(path: Path, listed: Mapping[str, Any]) -> dict[str, Any]:
+    """Open a file of :func:`pack_item`; voxels are read from the disk when something looks at them.
+
+    Args:
+        path: the file.
+        listed: as it was given to :func:`pack_item`.
+
+    Returns:
+        The item. Writing to its tensors changes the copy in memory, never the file.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            parts = json.loads(file.metadata()["item"])
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path}: a damaged cache file ({error}); delete it, and the next run makes it anew"
+        ) from error
+    return {key: _unpacked(part, listed, tensors) for key, part in parts.items()}
+
+
+def _packed(
+    name: str, value: Any, listed: Mapping[str, Any], tensors: dict[str, torch.Tensor]
+) -> dict[str, Any] | None:
+    if isinstance(value, np.ndarray | torch.Tensor):
+        # A copy, since safetensors refuses tensors that share memory, as affines do.
+        tensors[name] = torch.as_tensor(value).clone(memory_format=torch.contiguous_format)
+    if isinstance(value, MetaTensor):
+        tensors[name] = tensors[name].as_subclass(torch.Tensor)
+        meta = {key: _packed(f"{name}.{key}", held, listed, tensors) for key, held in value.meta.items()}
+        return {"tensor": name, "meta": {key: part for key, part in meta.items() if part is not None}}
+    if isinstance(value, np.ndarray | torch.Tensor):
+        return {"array" if isinstance(value, np.ndarray) else "tensor": name}
+    if isinstance(value, SpaceKeys):
+        return {"value": value.value}
+    if isinstance(value, np.number | np.bool_):
+        return {"value": value.item()}
+    if value is None or isinstance(value, bool | int | float):
+        return {"value": value}
+    for key, held in listed.items():
+        if type(held) is type(value) and held == value:
+            return {"listed": key}
+        if isinstance(value, str) and value == _first_text(held):
+            return {"first": key}
+    return None
+
+
+def _unpacked(part: Mapping[str, Any], listed: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Any:
+    if "value" in part:
+        return part["value"]
+    if "listed" in part:
+        return listed[part["listed"]]
+    if "first" in part:
+        return _first_text(listed[part["first"]])
+    if "array" in part:
+        return tensors[part["array"]].numpy()
+    tensor = tensors[part["tensor"]]
+    if "meta" not in part:
+        return tensor
+    return MetaTensor(tensor, meta={key: _unpacked(held, listed, tensors) for key, held in part["meta"].items()})
+
+
+def _first_text(held: Any) -> str:
+    """Name the file of an item as ``LoadImage`` does in the metadata: the first of several."""
+    return str(held[0] if isinstance(held, list | tuple) and held else held)

@@ -1,0 +1,92 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Tests for the file of a preprocessed item."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+from monai.utils import SpaceKeys
+
+from monai_essa.data.packed_item import pack_item, unpack_item
+
+SCAN = "/clinic/Doe^Jane/t1.nii.gz"
+
+
+@pytest.fixture
+def item() -> dict[str, Any]:
+    meta = {
+        "original_affine": np.diag([2.0, 2.0, 0.1, 1.0]),
+        "spatial_shape": np.array([3, 4, 5]),
+        "original_channel_dim": float("nan"),
+        "space": SpaceKeys.RAS,
+        "filename_or_obj": SCAN,
+        "descrip": "Doe^Jane",
+    }
+    image = MetaTensor(torch.rand(1, 3, 4, 5), affine=torch.diag(torch.tensor([1, 1, 0.3, 1.0])), meta=meta)
+    return {"image": image, "foreground": image > 0.5, "label": torch.tensor(1), "indices": np.arange(3), "age": 61.5}
+
+
+def written(item: dict[str, Any], listed: dict[str, Any], folder: Path) -> Path:
+    path = folder / "item.safetensors"
+    path.write_bytes(pack_item(item, listed))
+    return path
+
+
+@pytest.mark.parametrize("listed", [SCAN, Path(SCAN), [SCAN, "/clinic/Doe^Jane/t2.nii.gz"]])
+def test_an_item_comes_back_as_it_was(item: dict[str, Any], listed: Any, tmp_path: Path) -> None:
+    back = unpack_item(written(item, {"image": listed}, tmp_path), {"image": listed})
+    assert list(back) == list(item)
+    for key in ("image", "foreground"):
+        assert torch.equal(back[key].as_tensor(), item[key].as_tensor())
+        assert back[key].dtype == item[key].dtype
+        assert torch.equal(back[key].affine, item[key].affine)
+        assert back[key].meta["filename_or_obj"] == SCAN
+        assert list(back[key].meta) == [name for name in item[key].meta if name != "descrip"]
+    assert back["image"].meta["space"] == SpaceKeys.RAS
+    assert isinstance(back["image"].meta["spatial_shape"], np.ndarray)
+    assert np.isnan(back["image"].meta["original_channel_dim"])
+    assert (back["label"], back["age"]) == (torch.tensor(1), 61.5)
+    assert not isinstance(back["label"], MetaTensor)
+    assert back["indices"].tolist() == [0, 1, 2]
+
+
+def test_no_name_is_in_the_file(item: dict[str, Any], tmp_path: Path) -> None:
+    own = {"patient": "Doe^Jane", "visits": ["Doe^Jane 1", "Doe^Jane 2"]}
+    path = written(item | own, {"image": SCAN} | own, tmp_path)
+    assert b"Doe" not in path.read_bytes()
+    back = unpack_item(path, {"image": SCAN} | own)
+    assert {key: back[key] for key in own} == own
+
+
+def test_writing_to_an_item_leaves_the_file_alone(item: dict[str, Any], tmp_path: Path) -> None:
+    path = written(item, {"image": SCAN}, tmp_path)
+    before = path.read_bytes()
+    unpack_item(path, {"image": SCAN})["image"].zero_()
+    assert path.read_bytes() == before
+
+
+def test_what_a_file_cannot_hold_is_refused() -> None:
+    with pytest.raises(TypeError, match="got dict for 'extra'; drop the key by SelectItemsd"):
+        pack_item({"image": torch.zeros(1), "extra": {}}, {"image": SCAN})
+
+
+def test_a_damaged_file_is_one_line(item: dict[str, Any], tmp_path: Path) -> None:
+    path = written(item, {"image": SCAN}, tmp_path)
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(ValueError, match=r"item\.safetensors: a damaged cache file .* delete it"):
+        unpack_item(path, {"image": SCAN})
