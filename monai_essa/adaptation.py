@@ -117,7 +117,7 @@ def merge(network: nn.Module) -> nn.Module:
 
     Returns:
         A copy of the same class and with the same keys as before :func:`adapt`, holding the learned values, with
-        ``requires_grad`` as it was and lean training undone. Inference with it costs what inference with the base costs.
+        ``requires_grad`` as it was and lean training undone. Inference with it costs what it costs with the base.
 
     Raises:
         ValueError: if the network is not adapted.

@@ -97,6 +97,7 @@ def _stored(network: nn.Module) -> Iterator[tuple[str, nn.Module, tuple[torch.Te
 def _follow_loaded(module: nn.Module, state: dict[str, torch.Tensor], prefix: str, *_: object) -> None:
     """A state dict that is loaded while the weight is stored in fewer bits brings the new full-precision value."""
     new = state.get(f"{prefix}weight")
-    if new is not None and new.shape == module.weight.shape:
+    stored: torch.Tensor = module.weight  # type: ignore[assignment]
+    if new is not None and new.shape == stored.shape and not torch.equal(new.to(stored), stored):
         _, hook = vars(module)[_KEPT]
         vars(module)[_KEPT] = (new.detach().to("cpu", torch.float32, copy=True), hook)

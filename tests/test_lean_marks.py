@@ -81,3 +81,12 @@ def test_a_state_dict_that_is_loaded_meanwhile_is_what_comes_back():
     assert net[0].weight.dtype == torch.bfloat16 and torch.equal(plain_state(net)["0.weight"], new[0].weight)
     take_lean_off(net)
     assert torch.equal(net[0].weight, new[0].weight)
+
+
+def test_its_own_stored_weights_loaded_again_are_no_new_value():
+    net = nn.Sequential(nn.Linear(7, 5)).requires_grad_(False)
+    before = net[0].weight.clone()
+    store_frozen(net[0], torch.bfloat16)
+    net.load_state_dict(copy.deepcopy(net.state_dict()))
+    take_lean_off(net)
+    assert torch.equal(net[0].weight, before)

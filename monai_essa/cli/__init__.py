@@ -22,7 +22,16 @@ from collections.abc import Sequence
 
 import yaml
 
-from monai_essa.cli import adapter_commands, bundle_commands, data_commands, demo_command, predict_command, run_command
+from monai_essa.cli import (
+    adapter_commands,
+    bundle_commands,
+    cost_command,
+    data_commands,
+    demo_command,
+    plan_command,
+    predict_command,
+    run_command,
+)
 from monai_essa.error_line import one_line
 from monai_essa.version import __version__
 
@@ -35,6 +44,7 @@ Research software, not a medical device.
 from your scans to a model:
   monai-essa data datalist DIR --labels DIR      pair images with labels, split by patient
   monai-essa data check DIR/dataset.json         find what would go wrong
+  monai-essa plan DIR --memory 12GB --hours 8    write my_site.yaml: what fits, and why
   monai-essa run --dry-run --args_file my_site.yaml
   python -m monai.bundle run --args_file my_site.yaml
 """
@@ -83,6 +93,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--traceback", action="store_true", help="show where an error came from")
     parser.set_defaults(passes_on=False)  # a command may hand the arguments that it does not know to monai.bundle
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for family in (data_commands, bundle_commands, run_command, predict_command, adapter_commands, demo_command):
+    families = (
+        data_commands,
+        cost_command,
+        plan_command,
+        bundle_commands,
+        run_command,
+        predict_command,
+        adapter_commands,
+    )
+    for family in (*families, demo_command):
         family.add_to(commands)
     return parser

@@ -25,7 +25,7 @@ from monai_essa.cli.adapter_merge import network_of_config
 
 __all__ = ["write_metadata"]
 
-_MODALITIES = {"ct": "CT", "mr": "MR", "us": "US"}
+_MODALITIES = {"ct": "CT", "mr": "MR", "us": "US", "2d": "n/a"}
 _NO_WEIGHTS = " The bundle holds no weights: a site trains its own."  # how the shipped descriptions end
 
 
@@ -54,8 +54,9 @@ def write_metadata(bundle: Path, name: str, overlays: Mapping[str, str]) -> None
     data_format = metadata["network_data_format"]
     _set_input(data_format["inputs"]["image"], parser)
     _set_output(data_format["outputs"]["pred"], parser, bundle / "configs" / "inference.yaml")
-    if "intensity" in overlays:
-        _set_intensity(metadata, bundle / "configs" / f"intensity_{overlays['intensity']}.yaml")
+    for kind in ("images", "intensity"):
+        if kind in overlays:
+            _set_image(metadata, bundle / "configs" / f"{kind}_{overlays[kind]}.yaml")
     if "labels" in parser:
         _set_labels(metadata, parser.get_parsed_content("labels"))
     path.write_text(json.dumps(metadata, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -77,7 +78,7 @@ def _set_output(pred: dict[str, Any], parser: ConfigParser, inference: Path) -> 
     pred["num_channels"], pred["spatial_shape"] = output.shape[1], list(output.shape[2:])
 
 
-def _set_intensity(metadata: dict[str, Any], overlay: Path) -> None:
+def _set_image(metadata: dict[str, Any], overlay: Path) -> None:
     """The overlay's first line says what it does: "# CT, soft tissue: Hounsfield units ... For training and ..."."""
     comment = overlay.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ").partition(" For ")[0]
     image = metadata["network_data_format"]["inputs"]["image"]

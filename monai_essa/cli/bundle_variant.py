@@ -25,7 +25,7 @@ from monai_essa.cli.config_text import config_entries, entry_text, replace_entri
 __all__ = ["OVERLAYS", "overlay_names", "write_variant"]
 
 # In the order in which they are merged: a network may ask for its objective.
-OVERLAYS = ("network", "method", "objective", "intensity", "start")
+OVERLAYS = ("network", "images", "method", "objective", "intensity", "start")  # a later one wins
 
 
 def overlay_names(bundle: Path, kind: str) -> list[str]:

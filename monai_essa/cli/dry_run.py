@@ -25,13 +25,12 @@ from monai_essa.cli.data_commands import print_check
 from monai_essa.cli.trial_steps import Trial, try_steps
 from monai_essa.data import DataCheck, check_datalist
 from monai_essa.data.datalist_file import read_datalist, section_items
-from monai_essa.data.patch_share import patch_line
 from monai_essa.parameter_summary import summary
 
 __all__ = ["dry_run"]
 
 # What this library's training configs define, beside what MONAI asks for.
-_NEEDED = ("datalist", "training_items", "validation_items", "img_size", "spacing", "output_dir", "network")
+_NEEDED = ("datalist", "training_items", "validation_items", "introduction", "output_dir", "network")
 _ENGINE = ("objective", "train#trainer", "initialize")
 
 
@@ -60,8 +59,7 @@ def dry_run(config_files: Sequence[str], values: Mapping[str, Any]) -> int:
     _initialize(parser)
     trial = try_steps(parser)
     print(*_cost_lines(trial), sep="\n")
-    patch = patch_line(parser.get_parsed_content("img_size"), parser.get_parsed_content("spacing"), items)
-    print(f"patch: {patch}")
+    print(parser.get_parsed_content("introduction"))
     print(summary(parser.get_parsed_content("network")))
     return _report_disk(
         Path(parser.get_parsed_content("output_dir")),

@@ -9,10 +9,11 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Two training steps of a bundle, timed, with nothing written."""
+"""The first training steps of a bundle, timed, with nothing written."""
 
 from __future__ import annotations
 
+import statistics
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -21,9 +22,11 @@ import torch
 from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
 
+from monai_essa.efficiency.recipe import use_recipe
+
 __all__ = ["Trial", "try_steps"]
 
-_STEPS = 2  # the first compiles kernels and fills memory pools; the second is measured
+_STEPS = 2
 
 
 @dataclass(frozen=True)
@@ -32,8 +35,8 @@ class Trial:
 
     Attributes:
         loss: of the last step.
-        step_seconds: forward, backward and optimizer, of the last step.
-        batch_seconds: to load the last batch, without a cache.
+        step_seconds: forward, backward and optimizer, the median of all steps but the first, which fills memory pools.
+        batch_seconds: to load a batch, likewise.
         steps: that the run will take.
         device: where the steps ran.
         memory_bytes: the largest use of CUDA memory; None on another device.
@@ -47,11 +50,13 @@ class Trial:
     memory_bytes: int | None
 
 
-def try_steps(parser: ConfigParser) -> Trial:
+def try_steps(parser: ConfigParser, most: int = _STEPS, cached: bool = False) -> Trial:
     """Take the first steps of a bundle's trainer without its handlers, since those write.
 
     Args:
-        parser: of a training config with MONAI's usual ids; caching and the handlers are switched off in it.
+        parser: of a training config with MONAI's usual ids; the handlers are switched off in it.
+        most: how many steps are taken; fewer if the run has fewer.
+        cached: fill the cache first; by default no cache is made.
 
     Returns:
         The measurement.
@@ -62,23 +67,27 @@ def try_steps(parser: ConfigParser) -> Trial:
     if "train#trainer" not in parser:
         raise ValueError("the config has no 'train#trainer'; --dry-run is for training configs")
     parser["train#trainer#train_handlers"] = []
-    if "cache_rate" in parser:
-        parser["cache_rate"] = 0.0
+    for key, value in {"cache_rate": float(cached), "cache_dir": None}.items():
+        if key in parser:
+            parser[key] = value
     parser.parse(reset=True)
     trainer: Any = parser.get_parsed_content("train#trainer")
+    if "lean" in parser:
+        recipe = (parser.get_parsed_content(name) for name in ("objective", "lean", "precision"))
+        use_recipe(*recipe)
     steps = trainer.state.max_epochs * trainer.state.epoch_length
     if trainer.state.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(trainer.state.device)
     trainer.logger.disabled = True  # it would print an error twice before the one line of the command
-    watch = _Stopwatch(trainer, min(steps, _STEPS))
+    watch = _Stopwatch(trainer, min(steps, most))
     trainer.run()
 
     on_cuda = trainer.state.device.type == "cuda"
     output = trainer.state.output[0] if isinstance(trainer.state.output, list) else trainer.state.output
     return Trial(
         loss=float(output["loss"]),
-        step_seconds=watch.step_seconds,
-        batch_seconds=watch.batch_seconds,
+        step_seconds=_typical(watch.steps),
+        batch_seconds=_typical(watch.batches),
         steps=steps,
         device=trainer.state.device,
         memory_bytes=torch.cuda.max_memory_allocated(trainer.state.device) if on_cuda else None,
@@ -86,12 +95,12 @@ def try_steps(parser: ConfigParser) -> Trial:
 
 
 class _Stopwatch:
-    """Times the last batch and the last step of an engine, and ends it after some steps."""
+    """Times the batches and steps of an engine, and ends it after some."""
 
     def __init__(self, engine: Engine, steps: int) -> None:
-        self.batch_seconds = 0.0
-        self.step_seconds = 0.0
-        self._steps = steps
+        self.batches: list[float] = []
+        self.steps: list[float] = []
+        self._most = steps
         self._since = 0.0
         engine.add_event_handler(Events.GET_BATCH_STARTED, self._start)
         engine.add_event_handler(Events.GET_BATCH_COMPLETED, self._batch)
@@ -102,11 +111,15 @@ class _Stopwatch:
         self._since = time.perf_counter()
 
     def _batch(self, _: Engine) -> None:
-        self.batch_seconds = time.perf_counter() - self._since
+        self.batches.append(time.perf_counter() - self._since)
 
     def _step(self, engine: Engine) -> None:
         if torch.cuda.is_initialized():
             torch.cuda.synchronize()
-        self.step_seconds = time.perf_counter() - self._since
-        if engine.state.iteration >= self._steps:
+        self.steps.append(time.perf_counter() - self._since)
+        if engine.state.iteration >= self._most:
             engine.terminate()
+
+
+def _typical(seconds: list[float]) -> float:
+    return statistics.median(seconds[1:] or seconds)

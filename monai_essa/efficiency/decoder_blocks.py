@@ -9,9 +9,15 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Decoder blocks of UNETR and SwinUNETR that do not learn, with the outputs of their convolutions kept and no more."""
+"""Decoder blocks of UNETR and SwinUNETR that keep the outputs of their convolutions and compute the rest again.
+
+Norms and activations cost no matrix product. In the backward pass they are computed again from what the convolution
+before them gave; a convolution that learns finds its input in this way, and one that does not needs none.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 import torch.nn as nn
@@ -20,42 +26,48 @@ from monai.networks.blocks.dynunet_block import UnetResBlock
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-__all__ = ["fits_frozen_decoder", "frozen_residual_block", "frozen_up_block"]
+__all__ = ["fits_decoder_block", "residual_block", "up_block"]
 
 
-def fits_frozen_decoder(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Tell whether a module is a residual block, or an upsampling block around one, that does not learn."""
+def fits_decoder_block(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Tell whether a module is a residual block, or an upsampling block around one, that may be run twice.
+
+    A batch norm that learns may not: it would count a batch twice in its running statistics.
+    """
     residual = module.conv_block if isinstance(module, UnetrUpBlock) else module
     return (
         isinstance(module, kind)
         and isinstance(residual, UnetResBlock)
-        and not any(parameter.requires_grad for parameter in module.parameters())
+        and not any(_counts_batches(norm) for norm in residual.modules())
     )
 
 
-def frozen_residual_block(block: UnetResBlock, x: Tensor) -> Tensor:
-    """Compute what ``UnetResBlock.forward`` computes; norms and activations are computed again in the backward pass.
-
-    They cost no matrix product, and what they give is needed by learning convolutions alone.
-    """
+def residual_block(block: UnetResBlock, x: Tensor) -> Tensor:
+    """Compute what ``UnetResBlock.forward`` computes; (B, C, spatial...) -> (B, C', spatial'...)."""
     hidden = block.conv1(x)
     shortcut = block.conv3(x) if hasattr(block, "conv3") else x
     del x  # the concatenation in front of a decoder block is as large as two of its outputs
-    hidden = block.conv2(_again(_norm_act, block, hidden))
+    hidden = _again(_second_convolution, block, hidden)
     return _again(_join, block, hidden, shortcut)
 
 
-def frozen_up_block(block: UnetrUpBlock, inp: Tensor, skip: Tensor) -> Tensor:
+def up_block(block: UnetrUpBlock, inp: Tensor, skip: Tensor) -> Tensor:
     """Compute what ``UnetrUpBlock.forward`` computes, and let go of the concatenation as soon as it was used."""
-    return frozen_residual_block(block.conv_block, torch.cat((block.transp_conv(inp), skip), dim=1))
+    return residual_block(block.conv_block, torch.cat((block.transp_conv(inp), skip), dim=1))
 
 
-def _again(function: object, *inputs: object) -> Tensor:
+def _counts_batches(norm: nn.Module) -> bool:
+    counts = getattr(norm, "running_mean", None) is not None
+    return counts and any(parameter.requires_grad for parameter in norm.parameters())
+
+
+def _again(function: Callable[..., Tensor], *inputs: object) -> Tensor:
+    # The recomputation stops at the last tensor that is needed: the convolution itself is not run twice.
     return checkpoint(function, *inputs, use_reentrant=False)
 
 
-def _norm_act(block: UnetResBlock, hidden: Tensor) -> Tensor:
-    return block.lrelu(block.norm1(hidden))
+def _second_convolution(block: UnetResBlock, hidden: Tensor) -> Tensor:
+    return block.conv2(block.lrelu(block.norm1(hidden)))
 
 
 def _join(block: UnetResBlock, hidden: Tensor, shortcut: Tensor) -> Tensor:

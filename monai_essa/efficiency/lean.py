@@ -21,8 +21,8 @@ from monai.networks.blocks.mlp import MLPBlock
 from monai.networks.nets.swin_unetr import SwinTransformerBlock, WindowAttention
 from torch import Tensor
 
+from monai_essa.efficiency.decoder_blocks import fits_decoder_block, residual_block, up_block
 from monai_essa.efficiency.frozen_convolution import fits_frozen_convolution, frozen_convolution
-from monai_essa.efficiency.frozen_decoder import fits_frozen_decoder, frozen_residual_block, frozen_up_block
 from monai_essa.efficiency.frozen_linear import stored_linear
 from monai_essa.efficiency.global_attention import fits_global_attention, global_attention
 from monai_essa.efficiency.recompute import own_forward, recomputed, recomputed_but_attention
@@ -48,8 +48,8 @@ def lean(
     ``adapt``, since what does not learn is treated apart, and on the objective rather than the network where a pretext
     decoder should be lean too. Calling it again replaces what was chosen before.
 
-    Without any option: attention by torch's fused kernel in ViT, UNETR, MAE and Swin blocks; frozen convolutions keep
-    no input; frozen decoder blocks of UNETR and SwinUNETR keep the outputs of their convolutions alone.
+    Without any option: attention by torch's fused kernel in ViT, UNETR, MAE and Swin blocks; convolutions that do not
+    learn keep no input; decoder blocks of UNETR and SwinUNETR keep the outputs of their convolutions alone.
 
     Args:
         network: an adapted network, or a module that holds one.
@@ -89,7 +89,7 @@ def lean(
         if recompute == "block" and isinstance(module, (TransformerBlock, SwinTransformerBlock)):
             run = vars(module)["forward"].func if "forward" in vars(module) else own_forward
             LeanForward(recomputed_but_attention, module, run=run, residual_dtype=residual_dtype).put_on()
-        _freeze_lean(module)
+        _keep_less(module)
         if frozen_dtype is not None:
             _store_frozen(module, frozen_dtype)
     return network
@@ -118,10 +118,10 @@ def _shift_by_groups(block: SwinTransformerBlock, x: Tensor, mask_matrix: Tensor
     return type(block).forward(block, x, groups)
 
 
-def _freeze_lean(module: nn.Module) -> None:
+def _keep_less(module: nn.Module) -> None:
     if fits_frozen_convolution(module):
         LeanForward(frozen_convolution, module).put_on()
-    elif fits_frozen_decoder(module, UnetResBlock):
-        LeanForward(frozen_residual_block, module).put_on()
-    elif fits_frozen_decoder(module, UnetrUpBlock):
-        LeanForward(frozen_up_block, module).put_on()
+    elif fits_decoder_block(module, UnetResBlock):
+        LeanForward(residual_block, module).put_on()
+    elif fits_decoder_block(module, UnetrUpBlock):
+        LeanForward(up_block, module).put_on()

@@ -26,6 +26,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from monai_essa.efficiency.attention_flops import flop_counter
 from monai_essa.efficiency.live_bytes import LiveBytes
+from monai_essa.efficiency.real_counts import RealCounts
 
 __all__ = ["StepCost", "fused_adamw", "step_cost"]
 
@@ -107,7 +108,7 @@ def step_cost(
     device = next(objective.parameters()).device
     mode = FakeTensorMode(allow_non_fake_inputs=True)  # a module may make a constant in its forward pass
     fake = _fake_copy(objective, mode).train()
-    with mode:
+    with torch.random.fork_rng(devices=[]), mode, RealCounts():
         batch = tree_map_only(
             torch.Tensor, lambda real: torch.empty(real.shape, dtype=real.dtype, device=device), inputs
         )

@@ -141,7 +141,7 @@ def refused(run_bundle: RunBundle, tmp_path: Path, capsys: pytest.CaptureFixture
         with pytest.raises(Exception) as caught:
             run_bundle(bundle, "train.yaml", output_dir=output, **values)
         assert (output / "model.pt").read_text(encoding="utf-8") == "earlier"
-        assert {path.name for path in output.iterdir()} <= {"model.pt", "run.json", "tensorboard"}
+        assert {path.name for path in output.iterdir()} <= {"cost.json", "model.pt", "run.json", "tensorboard"}
         sys.excepthook(caught.type, caught.value, caught.tb)
         line = capsys.readouterr().err.splitlines()[-1]
         assert line.startswith("error: ")

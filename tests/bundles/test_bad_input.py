@@ -152,6 +152,16 @@ UNFIT_VALUES = {
     "one patch": ("essa_ssa", {"img_size": [16, 16, 16]}, r"img_size \[16, 16, 16\]: .*set \[32, 32, 32\]"),
     "limit": ("essa_segmentation", {"limit": 50}, r"limit=50: expected 1 to 4, the number of items in 'training'"),
     "labels": ("essa_segmentation", {"labels": {"background": 0}}, r"label_\d\d.nii.gz: expected ids 0 to 0, got 2"),
+    "switch": (
+        "essa_ssa",
+        {"weight_foreground": "false"},
+        r"weight_foreground: expected True or False, got 'false'; wr",
+    ),
+    "switch of a decoder": (
+        "essa_ssa",
+        {"own_decoder": "true"},
+        r"own_decoder: expected True or False, got 'true'; wr",
+    ),
     "precision": ("essa_ssa", {"precision": "fp8"}, r"precision must be one of fp32, bf16, fp16, got 'fp8'"),
 }
 

@@ -21,6 +21,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -195,8 +196,11 @@ def test_each_network_is_trained_and_runs_in_inference(
     assert sum(map(float, probabilities)) == pytest.approx(1, abs=1e-4)
 
 
-@pytest.mark.parametrize("pooling", ["mean", "attention"])
-@pytest.mark.parametrize("network", ["vit", "unetr", "swin_unetr", "segresnet"])
+ALL_NETWORKS = ("vit", "unetr", "swin_unetr", "segresnet")
+POOLINGS = [*product(ALL_NETWORKS, ["mean", "attention"]), ("vit", "flatten"), ("unetr", "flatten")]
+
+
+@pytest.mark.parametrize(("network", "pooling"), POOLINGS)
 def test_inference_takes_the_state_of_every_network(network: str, pooling: str, open_bundle: RunBundle) -> None:
     own = [f"inference_{network}.yaml"] if (CONFIGS / f"inference_{network}.yaml").exists() else []
     values = {"img_size": [64, 64, 64], "feature_size": 24, "pooling": pooling}
@@ -230,3 +234,29 @@ def test_bad_labels_are_refused_in_one_line(
     (tmp_path / "bad.json").write_text(json.dumps(datalist), encoding="utf-8")
     start = {"start": "random", "method": {"_target_": "monai_essa.methods.FullTuning"}}
     assert re.search(expected, refused(BUNDLE, datalist=tmp_path / "bad.json", **start))
+
+
+def test_a_text_is_not_taken_for_several_classes(classes: Path, refused: Refused) -> None:
+    start = {"start": "random", "method": {"_target_": "monai_essa.methods.FullTuning"}}
+    line = refused(BUNDLE, datalist=classes, multi_label="false", **start)
+    assert line.startswith("error: multi_label: expected True or False, got 'false'; write it with a capital letter")
+
+
+def test_whole_volumes_are_classified_alike_in_evaluation_and_inference(
+    classes: Path, volumes: Path, run_bundle: RunBundle, tmp_path: Path
+) -> None:
+    fit = ("intensity_8bit.yaml", "fit_resize.yaml")
+    overlays = ("train.yaml", "start_random.yaml", *fit, "augment_shape.yaml")
+    values: dict[str, Any] = {"output_dir": tmp_path / "run", "pooling": "flatten"}
+    run_bundle(BUNDLE, *overlays, datalist=classes, **values)
+    run_bundle(BUNDLE, *overlays, "evaluate.yaml", datalist=classes, validation_section="validation", **values)
+    expected = table(tmp_path / "run" / "test" / "predictions.csv")[1:]
+    values |= {"checkpoint": tmp_path / "run" / "model.pt", "output_dir": tmp_path}
+    run_bundle(BUNDLE, "inference.yaml", *fit, dataset_dir=volumes, pattern="image_0[45]*", **values)
+    got = table(tmp_path / "predictions.csv")
+    assert [Path(row[0]).name for row in got] == ["image_04.nii.gz", "image_05.nii.gz"]
+    np.testing.assert_allclose(
+        [[float(value) for value in row[1:]] for row in got],
+        [[float(value) for value in row[2:]] for row in expected],
+        atol=1e-4,
+    )

@@ -59,11 +59,11 @@ def combinations() -> Iterator[tuple[str, tuple[str, ...]]]:
         )
         pairs = [(), *product(networks, methods), *product(networks, objectives or starts), *zip(intensities)]
         pairs += [*product(images, methods), *product(images, objectives)]
-        pairs += [(name,) for kind in ("loss", "weights", "augment") for name in overlays(bundle, kind)]
+        pairs += [(name,) for kind in ("loss", "weights", "augment", "fit") for name in overlays(bundle, kind)]
         yield from ((bundle, ("train.yaml", *files)) for files in pairs)
         public = [name for name in intensities if name != "intensity_mr.yaml"]
         own = overlays(bundle, "inference") or networks
-        own += images if bundle == "essa_classification" else []
+        own += [*images, *overlays(bundle, "fit")]
         yield from ((bundle, ("inference.yaml", *files)) for files in [(), *zip(public), *zip(own)])
         for last in (("reconstruct.yaml",), ("evaluate.yaml",), *AFTER_ADAPTER):
             if all((BUNDLES / bundle / "configs" / name).exists() for name in last):

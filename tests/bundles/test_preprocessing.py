@@ -53,7 +53,9 @@ def test_training_and_inference_prepare_an_image_alike(
         for config in ("train.yaml", "inference.yaml"):
             workflow = open_bundle(bundle, config, *intensity)
             workflow.parser.parse()
-            steps = [step for name in ("load", "intensity") for step in workflow.parser.get_parsed_content(name)]
+            parser = workflow.parser
+            sections = [name for name in ("load", "orient", "intensity") if name in parser]
+            steps = [step for name in sections for step in parser.get_parsed_content(name)]
             images.append(Compose(steps)(dict(item))["image"])
     for other in images[1:]:
         assert other.shape == images[0].shape

@@ -79,8 +79,8 @@ def tpp(start: dict[str, Any], run_bundle: RunBundle, tmp_path_factory: pytest.T
 
 def test_a_run_leaves_an_adapter_and_no_network(tpp: Path) -> None:
     written = {"adapter.safetensors", "losses.jsonl", "pretext_head.safetensors", "reconstruction.png"}
-    assert {path.name for path in tpp.iterdir()} == written | {"resume", "run.json", "summary.txt", "tensorboard"}
-    assert notes(tpp) == {"stage": "tpp", "pretext_head": None, "freeze_pretext_head": False}
+    assert {path.name for path in tpp.iterdir()} == written | {"cost.json", "resume", "run.json", "summary.txt", "tensorboard"}
+    assert notes(tpp) == {"stage": "tpp", "pretext_head": None, "freeze_pretext_head": False, "lean": "fast"}
     assert json.loads((tpp / "run.json").read_text(encoding="utf-8"))["iterations"] == 3
 
 
@@ -154,11 +154,7 @@ def test_a_frozen_pretext_head_ends_as_it_began_and_is_recorded(
             {"freeze_pretext_head": True},
             "freeze_pretext_head would keep a random head: give pretext_head=F",
         ),
-        (
-            "essa_tpp",
-            {"freeze_pretext_head": "false"},
-            "freeze_pretext_head must be True or False, got the text 'false'",
-        ),
+        ("essa_tpp", {"freeze_pretext_head": "false"}, "freeze_pretext_head: expected True or False, got 'false'"),
         ("essa_segmentation", {"start": "encoder", "initialisation": "random"}, "and APLA adds none: set initialisati"),
         ("essa_segmentation", {"start": "encoder", "equal_steps": "gone"}, "gone holds no run.json: give the folder"),
     ],
@@ -209,7 +205,7 @@ def test_the_supervised_controls_are_one_key_each(
 ) -> None:
     values = start | {"start": "encoder", "initialisation": "random", "equal_steps": tpp, "limit": 3, "val_interval": 3}
     workflow = run_bundle("essa_segmentation", "train.yaml", "method_lora.yaml", output_dir=tmp_path, **values)
-    expected = {"start": "encoder", "initialisation": "random", "epochs": 3, "extra_epochs": 2}
+    expected = {"start": "encoder", "initialisation": "random", "epochs": 3, "extra_epochs": 2, "lean": "fast"}
     assert notes(tmp_path) == expected  # three steps more, by two in an epoch
     assert [row["epoch"] for row in losses(tmp_path)] == [1, 2, 3]
     network = workflow.parser.get_parsed_content("network")

@@ -21,7 +21,7 @@ import yaml
 
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
 # What may differ: the stage, the default of the method with its learning rate, and what is written where.
-OWN = {"stage", "method", "lr", "output_dir", "handover"}
+OWN = {"stage", "method", "output_dir", "handover"}
 OWN_FILES = {"train.yaml", "reconstruct.yaml", "objective_simmim_decoder.yaml"}
 
 

@@ -30,14 +30,25 @@ SCHEMA = Path(__file__).resolve().parents[1] / "bundles" / "metadata_schema.json
 WIDTH: dict[str, Any] = {"img_size": [32] * 3, "hidden_size": 48, "mlp_dim": 96, "num_heads": 4}
 SWIN: dict[str, Any] = {"img_size": [64] * 3, "feature_size": 12}
 CNN: dict[str, Any] = {"img_size": [32] * 3, "feature_size": 8}
+FLAT: dict[str, Any] = {"img_size": [8, 8], "patch_size": 4, "hidden_size": 24, "mlp_dim": 48, "num_heads": 2}
+CLASSES: dict[str, Any] = {"labels": {"normal": 0, "nodule": 1, "mass": 2}}
 VARIANTS = [
-    ("essa_segmentation", "unetr", WIDTH | {"feature_size": 4, "labels": {"background": 0, "a": 1, "b": 2}}),
-    ("essa_segmentation", "swin_unetr", SWIN),
-    ("essa_ssa", "vit", WIDTH),
-    ("essa_ssa", "unetr", WIDTH),
-    ("essa_ssa", "swin_unetr", SWIN),
-    ("essa_segmentation", "segresnet", CNN),
-    ("essa_ssa", "segresnet", CNN),
+    (
+        "essa_segmentation",
+        {"network": "unetr"},
+        WIDTH | {"feature_size": 4, "labels": {"background": 0, "a": 1, "b": 2}},
+    ),
+    ("essa_segmentation", {"network": "swin_unetr"}, SWIN),
+    ("essa_segmentation", {"network": "segresnet"}, CNN),
+    ("essa_ssa", {"network": "vit"}, WIDTH),
+    ("essa_ssa", {"network": "unetr"}, WIDTH),
+    ("essa_ssa", {"network": "swin_unetr"}, SWIN),
+    ("essa_ssa", {"network": "segresnet"}, CNN),
+    ("essa_ssa", {"images": "2d"}, FLAT),
+    ("essa_ssa", {"network": "segresnet", "images": "2d"}, CNN | {"img_size": [32, 32]}),
+    ("essa_tpp", {"images": "2d", "method": "ssf"}, FLAT),
+    ("essa_classification", {"network": "vit"}, WIDTH | CLASSES),
+    ("essa_classification", {"images": "2d"}, FLAT | CLASSES),
 ]
 
 
@@ -79,11 +90,11 @@ def test_nothing_stays_of_a_copy_that_fails(variant: BundleVariant, tmp_path: Pa
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
-@pytest.mark.parametrize(("bundle", "network", "values"), VARIANTS, ids=lambda value: str(value)[:12])
+@pytest.mark.parametrize(("bundle", "overlays", "values"), VARIANTS)
 def test_every_variant_passes_the_verbs_of_monai_bundle(
-    bundle: str, network: str, values: dict[str, Any], volumes: Path, tmp_path: Path
+    bundle: str, overlays: dict[str, str], values: dict[str, Any], volumes: Path, tmp_path: Path
 ) -> None:
-    folder = copy_bundle(bundle_folder(bundle), tmp_path, BundleVariant("mine", {"network": network}, values))
+    folder = copy_bundle(bundle_folder(bundle), tmp_path, BundleVariant("mine", overlays, values))
     inference, meta = folder / "configs" / "inference.yaml", folder / "configs" / "metadata.json"
     verify_metadata(str(meta), filepath=SCHEMA)
     verify_net_in_out("network_def", meta_file=str(meta), config_file=str(inference), device="cpu")
@@ -110,3 +121,19 @@ def test_the_metadata_of_the_copy_is_what_its_workflow_reads(tmp_path: Path) -> 
     parser.read_meta(str(folder / "configs" / "metadata.json"))
     assert parser["_meta_#name"] == "mine"
     assert parser["_meta_#network_data_format#inputs#image#spatial_shape"] == parser["img_size"]
+
+
+@pytest.mark.parametrize("bundle", ["essa_ssa", "essa_classification"])
+def test_a_copy_for_2d_images_says_so_and_is_one(bundle: str, tmp_path: Path) -> None:
+    folder = copy_bundle(bundle_folder(bundle), tmp_path, BundleVariant("flat", {"images": "2d"}, FLAT))
+    meta, inference = folder / "configs" / "metadata.json", folder / "configs" / "inference.yaml"
+    verify_metadata(str(meta), filepath=SCHEMA)
+    verify_net_in_out("network_def", meta_file=str(meta), config_file=str(inference), device="cpu")
+    metadata = json.loads(meta.read_text(encoding="utf-8"))
+    image = metadata["network_data_format"]["inputs"]["image"]
+    assert (image["spatial_shape"], image["modality"]) == ([8, 8], "n/a")
+    assert metadata["image_classes"].startswith("single channel data; 2-D images")
+    assert metadata["description"].endswith("images 2d.")
+    parser = ConfigParser()
+    parser.read_config(str(inference))
+    assert (parser["pattern"], parser["orient"]) == ("*.png", [])

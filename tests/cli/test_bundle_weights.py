@@ -58,7 +58,9 @@ def test_of_a_whole_network_the_encoder_is_taken_where_the_bundle_runs_that(
     folder = bundle("essa_ssa", **{key: VALUES[key] for key in ("img_size", "hidden_size", "mlp_dim", "num_heads")})
     config = folder / "configs" / "train.yaml"
     config.write_text(config.read_text(encoding="utf-8").replace("nets.ViT", "nets.UNETR"), encoding="utf-8")
-    text = config.read_text(encoding="utf-8").replace("  patch_size: 16\n", "  out_channels: 1\n  feature_size: 4\n")
+    text = config.read_text(encoding="utf-8").replace(
+        "  patch_size: '@patch_size'\n", "  out_channels: 1\n  feature_size: 4\n"
+    )
     config.write_text(text.replace("  num_layers: '@num_layers'\n", ""), encoding="utf-8")
 
     take_weights(folder, run)

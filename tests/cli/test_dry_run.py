@@ -64,6 +64,22 @@ def test_segmentation_would_run(
     assert not (tmp_path / "run").exists()
 
 
+def test_classification_of_an_npz_file_would_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    arrays: dict[str, np.ndarray] = {}
+    for split, count in {"train": 6, "val": 4}.items():
+        arrays[f"{split}_images"] = np.random.default_rng(count).integers(0, 255, (count, 8, 8), dtype=np.uint8)
+        arrays[f"{split}_labels"] = np.arange(count)[:, None] % 2
+    np.savez(tmp_path / "images.npz", **arrays)
+    configs = bundle_folder("essa_classification") / "configs"
+    files = [str(configs / f"{name}.yaml") for name in ("train", "start_random", "images_2d")]
+    values = WIDTH | {"img_size": [8, 8], "datalist": str(tmp_path / "images.npz"), "output_dir": str(tmp_path / "run")}
+    assert dry_run(files, values | {"max_epochs": 3, "batch_size": 3}) == 0
+    said = lines(capsys)
+    assert (said["images"], said["classes (images)"]) == ("8 x 8 pixels", "0 (5), 1 (5)")
+    assert said["estimate"].startswith("6 steps, about ")
+    assert not (tmp_path / "run").exists()
+
+
 def test_data_with_errors_stop_it_before_anything_is_built(
     site: dict[str, Any], volumes: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 import torch
 from monai.bundle import ConfigParser
+from monai.transforms import Lambda
 
 from monai_essa.cli.trial_steps import try_steps
 
@@ -107,3 +108,15 @@ def test_epochs_of_one_batch_go_on_into_the_next(config: dict[str, Any]) -> None
 def test_memory_is_measured_on_cuda_only(config: dict[str, Any]) -> None:
     trial = try_steps(ConfigParser(config))
     assert (trial.device.type, trial.memory_bytes) == ("cpu", None)
+
+
+def test_more_steps_are_timed_by_their_median_without_the_first(config: dict[str, Any]) -> None:
+    trial = try_steps(ConfigParser(config), most=5)
+    assert STEPS == [1, 2, 3, 4, 5]
+    assert 0.02 <= trial.step_seconds < 0.05
+
+
+def test_a_cache_is_filled_on_request(config: dict[str, Any]) -> None:
+    config["train"]["dataset"]["transform"] = Lambda(load)  # what is no transform of MONAI is never cached
+    assert try_steps(ConfigParser(config), cached=True).batch_seconds < 0.02
+    assert sorted(LOADED) == [0, 1, 2, 3, 4, 5]

@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""Decoder blocks that do not learn compute what MONAI's do, and keep three tensors of a residual block."""
+"""Decoder blocks compute what MONAI's do, learning or not, and keep the outputs of their convolutions."""
 
 from __future__ import annotations
 
@@ -20,38 +20,58 @@ import torch
 from monai.networks.blocks import UnetrUpBlock
 from monai.networks.blocks.dynunet_block import UnetBasicBlock, UnetResBlock
 
-from monai_essa.efficiency.frozen_decoder import fits_frozen_decoder, frozen_residual_block, frozen_up_block
+from monai_essa.efficiency.decoder_blocks import fits_decoder_block, residual_block, up_block
+from monai_essa.efficiency.live_bytes import LiveBytes
+from monai_essa.lean_marks import LeanForward
 
 
-@pytest.mark.parametrize("channels", [(4, 8), (8, 8)])
-@pytest.mark.parametrize("norm", ["instance", ("group", {"num_groups": 2}), "batch"])
-def test_a_residual_block_equals_monais(channels, norm):
-    block = UnetResBlock(3, *channels, 3, 1, norm).double().requires_grad_(False)
-    twin = copy.deepcopy(block)
-    x = torch.rand(2, channels[0], 6, 6, 6, dtype=torch.float64, requires_grad=True)
-    ours, theirs = frozen_residual_block(block.eval(), x), twin.eval()(x)
+def compared(block, twin, *inputs):
+    """Outputs and all gradients of both, in double precision."""
+    ours, theirs = block(*inputs), twin(*inputs)
     assert torch.equal(ours, theirs)
     weight = torch.rand_like(theirs)
-    (one,), (other,) = (torch.autograd.grad((y * weight).sum(), x) for y in (ours, theirs))
-    torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
-
-
-def test_an_upsampling_block_equals_monais():
-    block = UnetrUpBlock(3, 6, 4, 3, 2, "instance", res_block=True).double().requires_grad_(False)
-    low = torch.rand(1, 6, 4, 4, 4, dtype=torch.float64, requires_grad=True)
-    skip = torch.rand(1, 4, 8, 8, 8, dtype=torch.float64, requires_grad=True)
-    ours, theirs = frozen_up_block(block, low, skip), block(low, skip)
-    assert torch.equal(ours, theirs)
-    weight = torch.rand_like(theirs)
-    for one, other in zip(*(torch.autograd.grad((y * weight).sum(), (low, skip)) for y in (ours, theirs)), strict=True):
+    learning = [[*inputs, *(p for p in net.parameters() if p.requires_grad)] for net in (block, twin)]
+    gradients = [torch.autograd.grad((y * weight).sum(), own) for y, own in zip((ours, theirs), learning, strict=True)]
+    for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
 
 
-def test_blocks_that_learn_or_are_of_another_kind_are_left_alone():
-    frozen = UnetResBlock(3, 4, 4, 3, 1, "instance").requires_grad_(False)
-    assert fits_frozen_decoder(frozen, UnetResBlock) and not fits_frozen_decoder(frozen, UnetrUpBlock)
-    frozen.conv2.conv.weight.requires_grad_(True)
-    assert not fits_frozen_decoder(frozen, UnetResBlock)
-    assert not fits_frozen_decoder(UnetBasicBlock(3, 4, 4, 3, 1, "instance").requires_grad_(False), UnetResBlock)
-    basic = UnetrUpBlock(3, 6, 4, 3, 2, "instance", res_block=False).requires_grad_(False)
-    assert not fits_frozen_decoder(basic, UnetrUpBlock)
+@pytest.mark.parametrize("learns", [False, True])
+@pytest.mark.parametrize("channels", [(4, 8), (8, 8)])
+@pytest.mark.parametrize("norm", ["instance", ("group", {"num_groups": 2})])
+def test_a_residual_block_equals_monais(channels, norm, learns):
+    block = UnetResBlock(3, *channels, 3, 1, norm).double().requires_grad_(learns)
+    twin = copy.deepcopy(block)
+    LeanForward(residual_block, block).put_on()
+    compared(block, twin, torch.rand(2, channels[0], 6, 6, 6, dtype=torch.float64, requires_grad=True))
+
+
+def test_a_block_that_learns_keeps_one_tensor_less():
+    block = UnetResBlock(3, 8, 8, 3, 1, "instance")
+    x = torch.rand(1, 8, 16, 16, 16, requires_grad=True)
+
+    def kept(run):
+        with LiveBytes([x, *block.parameters()]) as meter:
+            y = run(x)
+            return round((meter.now - start) / y.nbytes)
+
+    start = sum(tensor.nbytes for tensor in (x, *block.parameters()))
+    assert kept(block) - kept(lambda x: residual_block(block, x)) == 1  # the activation between the convolutions
+
+
+@pytest.mark.parametrize("learns", [False, True])
+def test_an_upsampling_block_equals_monais(learns):
+    block = UnetrUpBlock(3, 6, 4, 3, 2, "instance", res_block=True).double().requires_grad_(learns)
+    twin = copy.deepcopy(block)
+    LeanForward(up_block, block).put_on()
+    low = torch.rand(1, 6, 4, 4, 4, dtype=torch.float64, requires_grad=True)
+    compared(block, twin, low, torch.rand(1, 4, 8, 8, 8, dtype=torch.float64, requires_grad=True))
+
+
+def test_a_batch_norm_that_learns_and_blocks_of_another_kind_are_left_alone():
+    block = UnetResBlock(3, 4, 4, 3, 1, "batch")
+    assert not fits_decoder_block(block, UnetResBlock)
+    assert fits_decoder_block(block.requires_grad_(False), UnetResBlock)
+    assert not fits_decoder_block(block, UnetrUpBlock)
+    assert not fits_decoder_block(UnetBasicBlock(3, 4, 4, 3, 1, "instance"), UnetResBlock)
+    assert not fits_decoder_block(UnetrUpBlock(3, 6, 4, 3, 2, "instance", res_block=False), UnetrUpBlock)

@@ -1,0 +1,111 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""`monai-essa plan`: looks at a site's scans and card and writes my_site.yaml, a reason in each line."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from monai_essa.cli.command import Commands, add_command
+from monai_essa.cli.config_values import add_values_argument, config_values
+
+__all__ = ["add_to"]
+
+_NETWORKS = ("vit", "unetr", "swin_unetr", "segresnet")
+
+
+def add_to(commands: Commands) -> None:
+    """Add the command ``plan``."""
+    parser = add_command(
+        commands,
+        "plan",
+        _plan,
+        "look at the scans, the labels and the card and write the file of a run that fits, with a reason in each line",
+        "monai-essa plan scans --memory 12GB --hours 8 --pretrained vit.pt\n"
+        "python -m monai.bundle run --args_file my_site.yaml",
+    )
+    parser.add_argument("folder", type=Path, metavar="DIR", help="with a dataset.json, or with images in sub-folders")
+    parser.add_argument("--memory", metavar="SIZE", help="of the card, as 12GB (default: what this computer has)")
+    parser.add_argument("--hours", default="8", metavar="HOURS", help="for the whole run (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("my_site.yaml"), metavar="FILE", help="(default: %(default)s)")
+    parser.add_argument("--stage", choices=("ssa", "segmentation"), help="(default: by the number of labels)")
+    parser.add_argument("--network", choices=_NETWORKS, help="(default: that of the weights, else the bundle's)")
+    parser.add_argument("--pretrained", type=Path, metavar="FILE", help="weights to start from")
+    parser.add_argument("--adapter", type=Path, metavar="FILE", help="of an earlier stage, for segmentation")
+    add_values_argument(parser, "the plan")
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from monai_essa.cli.plan_run import Wishes, plan_run
+    from monai_essa.efficiency.card import bytes_of, this_card
+    from monai_essa.efficiency.plan_file import plan_text, write_plan
+    from monai_essa.efficiency.site_facts import site_facts
+
+    out, values = arguments.out, config_values(arguments.args)
+    memory, hours = bytes_of(arguments.memory) if arguments.memory else None, _hours(arguments.hours)
+    if out.exists():
+        raise FileExistsError(f"{out} exists; expected a new file: give another --out or move it away")
+    card = this_card(out.parent, memory)
+    print(f"card: {card.memory / 1e9:.1f} GB, {card.source}; a step may take {card.budget / 1e9:.2f} GB")
+    wishes = Wishes(
+        out, hours, arguments.stage, arguments.network, arguments.pretrained, arguments.adapter, values=values
+    )
+    with _datalist(arguments.folder, out) as datalist:
+        plan = plan_run(wishes, site_facts(datalist), card)
+
+    measured = "" if plan.measured is None else f"; measured on the card: {plan.measured / 1e9:.2f} GB"
+    peak = f"peak of a training step: {plan.peak / 1e9:.2f} GB of {card.memory / 1e9:.1f} GB ({card.source}){measured}"
+    text = plan_text(plan.config_files, plan.values, ["Written by monai-essa plan.", peak])
+    write_plan(out, text)
+    print(f"stage: {Path(plan.config_files[0].value).parts[-3]}")
+    print(f"{text}wrote {out}; next: python -m monai.bundle run --args_file {out}")
+    return 0
+
+
+@contextmanager
+def _datalist(folder: Path, out: Path) -> Iterator[Path]:
+    """Give the folder's dataset.json, or one made beside the plan: scans may lie where nobody may write."""
+    if (folder / "dataset.json").is_file():
+        yield (folder / "dataset.json").resolve()
+        return
+    made = _make_datalist(folder, out.with_name(f"{out.stem}_dataset.json"))
+    try:
+        yield made.resolve()
+    except BaseException:
+        made.unlink()  # without a plan nobody needs it, and it would be in the way of the next attempt
+        raise
+
+
+def _make_datalist(folder: Path, path: Path) -> Path:
+    from monai_essa.data import make_datalist, write_datalist
+    from monai_essa.data.case_names import is_label_path
+    from monai_essa.data.volume_search import find_volumes
+    from monai_essa.efficiency.site_plan import FEW_LABELS
+
+    labels = sum(is_label_path(volume.name) for volume in find_volumes(folder))
+    shares = {"training": 0.8, "validation": 0.2} if labels > FEW_LABELS else {"training": 1.0}
+    datalist, left_out = make_datalist(folder, shares=shares)
+    print(*(f"left out: {line}" for line in left_out), sep="\n", end="\n" if left_out else "")
+    return write_datalist(datalist, path)
+
+
+def _hours(text: str) -> float:
+    try:
+        hours = float(text)
+    except ValueError:
+        hours = 0.0
+    if not 0 < hours < float("inf"):
+        raise ValueError(f"--hours {text}: expected a number above 0, such as 8 or 0.5")
+    return hours

@@ -1,0 +1,99 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What a training run costs, written into its folder when it starts."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn as nn
+from ignite.engine import Engine, Events
+
+from monai_essa.efficiency.step_cost import StepCost, step_cost
+from monai_essa.parameter_summary import summary
+
+__all__ = ["CostFile", "cost_record"]
+
+_logger = logging.getLogger(__name__)
+_AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class CostFile:
+    """Handler that writes ``cost.json``: parameters of each part, bytes and operations of a step, adapter file size.
+
+    The first batch is measured on fake tensors, so that nothing is computed and no random number is drawn. On CUDA the
+    largest use of memory that was measured joins the file when the training ends.
+
+    Args:
+        objective: the objective that trains, with its lean recipe.
+        network: the adapted network in it.
+        path: of the file.
+        precision: of the forward pass.
+
+    Example:
+        >>> from monai_essa.methods import APLA
+        >>> CostFile(nn.Identity(), nn.Identity(), "run/cost.json").path.name
+        'cost.json'
+    """
+
+    def __init__(self, objective: nn.Module, network: nn.Module, path: str | Path, precision: str = "fp32") -> None:
+        self.objective = objective
+        self.network = network
+        self.path = Path(path)
+        self.autocast = _AUTOCAST[precision]
+        self._record: dict[str, Any] = {}
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a MONAI trainer."""
+        engine.add_event_handler(Events.ITERATION_STARTED, self._measure)
+        engine.add_event_handler(Events.COMPLETED, self._finish)
+
+    def _measure(self, engine: Any) -> None:
+        if self._record or engine.state.rank != 0:
+            return
+        inputs = engine.prepare_batch(engine.state.batch, engine.state.device, engine.non_blocking, **engine.to_kwargs)
+        given = [value for value in inputs if isinstance(value, torch.Tensor)]
+        cost = step_cost(self.objective, *given, autocast=self.autocast)
+        self._record = {"batch": [list(value.shape) for value in given], **cost_record(cost, self.network)}
+        _logger.info("a training step takes %.2f GB at most, see %s", cost.peak_bytes / 1e9, self.path.name)
+        self._write()
+        if engine.state.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(engine.state.device)
+
+    def _finish(self, engine: Any) -> None:
+        if self._record and engine.state.device.type == "cuda":
+            self._record["measured_peak_bytes"] = torch.cuda.max_memory_allocated(engine.state.device)
+            self._write()
+
+    def _write(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_name(f"{self.path.name}.partial")
+        temporary.write_text(json.dumps(self._record, indent=2) + "\n", encoding="utf-8")
+        os.replace(temporary, self.path)
+
+
+def cost_record(cost: StepCost, network: nn.Module) -> dict[str, Any]:
+    """Give a cost as plain values, with the parameters of each part of the network and the size of its adapter file.
+
+    Args:
+        cost: of a step.
+        network: the adapted network.
+    """
+    counts = summary(network)
+    parts = {name: {"trainable": learning, "total": total} for name, (learning, total) in counts.parts.items()}
+    return {**asdict(cost), "parts": parts, "adapter_file_bytes": counts.adapter_bytes}

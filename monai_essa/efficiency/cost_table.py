@@ -1,0 +1,149 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The cost of a training step for networks, methods and recipes by name, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn as nn
+from monai.networks.nets import UNETR, SegResNet, SwinUNETR, ViT
+
+from monai_essa.adaptation import adapt
+from monai_essa.efficiency.cost_file import cost_record
+from monai_essa.efficiency.recipe import use_recipe
+from monai_essa.efficiency.step_cost import StepCost, step_cost
+from monai_essa.efficiency.stock_objectives import StockSegmentation, foreach_adamw
+from monai_essa.methods import APLA, SSF, VPT, AdaptFormer, BitFit, FullTuning, HeadOnly, LoRA, NormTuning
+from monai_essa.methods.method import AdaptationMethod
+from monai_essa.pretext import MAE, SimMIM
+
+__all__ = ["METHODS", "NETWORKS", "OBJECTIVES", "CostRow", "CostWork", "cost_rows", "named_method"]
+
+_CLASSES = 2
+_DECODER = r"(?!vit\.|swinViT\.|down_layers\.|convInit\.).*"
+
+NETWORKS: dict[str, Callable[[int], nn.Module]] = {
+    "vit_s": lambda size: ViT(1, size, 16, hidden_size=384, mlp_dim=1536, num_heads=6, qkv_bias=True),
+    "vit_b": lambda size: ViT(1, size, 16, qkv_bias=True),
+    "vit_l": lambda size: ViT(1, size, 16, hidden_size=1024, mlp_dim=4096, num_layers=24, num_heads=16, qkv_bias=True),
+    "unetr_b": lambda size: UNETR(1, _CLASSES, size, qkv_bias=True),
+    "swin_unetr": lambda size: SwinUNETR(1, _CLASSES, feature_size=48),
+    "segresnet": lambda size: SegResNet(3, 16, out_channels=_CLASSES, blocks_down=(1, 2, 2, 4)),
+}
+OBJECTIVES = ("simmim", "mae", "segmentation")
+METHODS: dict[str, Callable[..., AdaptationMethod]] = {
+    "full": FullTuning,
+    "apla": lambda columns=None: APLA(columns if columns is None or columns < 1 else int(columns)),
+    "lora": lambda rank=8: LoRA(rank=int(rank)),
+    "lora_conv": lambda rank=8: LoRA(rank=int(rank), targets=("conv",)),
+    "adaptformer": lambda bottleneck=64: AdaptFormer(int(bottleneck)),
+    "vpt": lambda tokens=10: VPT(int(tokens)),
+    "ssf": SSF,
+    "bitfit": BitFit,
+    "norms": NormTuning,
+    "head": HeadOnly,
+}
+
+
+@dataclass(frozen=True)
+class CostWork:
+    """What a step trains.
+
+    Attributes:
+        network: one of :data:`NETWORKS`.
+        size: voxels along each side of a cubic crop.
+        batch: crops in a step.
+        objective: ``"simmim"`` or ``"mae"``, or ``"segmentation"`` with the decoder training.
+        precision: ``"fp32"``, ``"bf16"`` or ``"fp16"``.
+    """
+
+    network: str
+    size: int = 96
+    batch: int = 2
+    objective: str = "simmim"
+    precision: str = "fp32"
+
+    def __post_init__(self) -> None:
+        for name, known in (("network", NETWORKS), ("objective", OBJECTIVES)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"expected {name} to be one of {', '.join(known)}, got {getattr(self, name)!r}")
+
+
+@dataclass(frozen=True)
+class CostRow:
+    """One line of the table: a method under a recipe, its cost, and that as plain values with the network's parts."""
+
+    method: str
+    recipe: str
+    cost: StepCost
+    record: dict[str, Any]
+
+
+def named_method(name: str) -> AdaptationMethod:
+    """Make a method of its name and, behind a colon, its size: ``apla:0.25``, ``apla:128``, ``lora:16``, ``vpt:50``.
+
+    Raises:
+        ValueError: if there is no such method or it takes no such size.
+
+    Example:
+        >>> named_method("apla:0.25"), named_method("bitfit")
+        (APLA(columns=0.25, seed=0), BitFit(norms=False))
+    """
+    kind, _, size = name.partition(":")
+    if kind not in METHODS:
+        raise ValueError(f"expected a method of {', '.join(METHODS)}, got {name!r}")
+    try:
+        return METHODS[kind](float(size)) if size else METHODS[kind]()
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"expected a method like apla:0.25, lora:16 or bitfit, got {name!r}") from error
+
+
+def cost_rows(work: CostWork, methods: Sequence[str], recipes: Sequence[str]) -> list[CostRow]:
+    """Measure full-parameter training as MONAI does it, then each method under each recipe.
+
+    Args:
+        work: what a step trains.
+        methods: names for :func:`named_method`.
+        recipes: names for :func:`~monai_essa.efficiency.use_recipe`.
+
+    Raises:
+        ValueError: if a name is unknown, or the objective does not fit the network.
+    """
+    chosen = {name: named_method(name) for name in methods}
+    rows = [_row(work, "full", FullTuning(), "none", stock=True)]
+    return rows + [_row(work, name, chosen[name], recipe, stock=False) for name in methods for recipe in recipes]
+
+
+def _row(work: CostWork, name: str, method: AdaptationMethod, recipe: str, stock: bool) -> CostRow:
+    labelled = work.objective == "segmentation"
+    network = NETWORKS[work.network](work.size)
+    if labelled and isinstance(network, ViT):
+        raise ValueError(f"expected a network with a decoder for segmentation, got {work.network}; use unetr_b")
+    adapt(network, method, also_train=[_DECODER] if labelled else [])
+    objective = use_recipe(_objective(work, network), recipe, work.precision)
+    shape = (work.batch, *[work.size] * 3)
+    labels = (torch.empty(shape, dtype=torch.int64, device="meta"),) if labelled else ()
+    images = torch.empty(work.batch, 1, *shape[1:], device="meta")
+    autocast = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(work.precision)
+    optimizer = {"optimizer": foreach_adamw} if stock else {}
+    cost = step_cost(objective, images, *labels, autocast=autocast, **optimizer)
+    return CostRow(f"{name}, MONAI's own" if stock else name, recipe, cost, cost_record(cost, network))
+
+
+def _objective(work: CostWork, network: nn.Module) -> nn.Module:
+    if work.objective == "segmentation":
+        return StockSegmentation(network)
+    return MAE(encoder=network) if work.objective == "mae" else SimMIM(encoder=network)

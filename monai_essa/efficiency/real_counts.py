@@ -1,0 +1,43 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Counting in the middle of fake tensors: MONAI's Dice losses make a Python list of ``torch.arange``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import _disable_current_modes
+
+__all__ = ["RealCounts"]
+
+
+class RealCounts(TorchFunctionMode):
+    """Compute ``torch.arange`` of plain numbers for real while everything else is fake.
+
+    Example:
+        >>> from torch._subclasses.fake_tensor import FakeTensorMode
+        >>> with FakeTensorMode(allow_non_fake_inputs=True), RealCounts():
+        ...     torch.arange(2, 5).tolist()
+        [2, 3, 4]
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run an operation."""
+        if func is not torch.arange or kwargs:  # an arange on a device is data, and belongs to the fake tensors
+            return func(*args, **(kwargs or {}))
+        with _disable_current_modes():
+            return func(*args, **(kwargs or {}))

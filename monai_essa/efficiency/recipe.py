@@ -1,0 +1,61 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The recipes of lean training by name, as the bundles offer them."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn as nn
+
+from monai_essa.efficiency.lean import lean
+
+__all__ = ["use_recipe"]
+
+_RECIPES = ("none", "fast", "small")
+_AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def use_recipe(objective: nn.Module, recipe: str, precision: str = "fp32") -> nn.Module:
+    """Make an objective lean by the name of a recipe. In place; the same object is returned.
+
+    - ``"fast"``: nothing is computed twice. Fused attention, and frozen layers keep nothing that only learning needs.
+    - ``"small"``: also, transformer blocks are computed again in the backward pass, but for their attention. With APLA
+      on a ViT-B half the peak of ``fast`` for about 30 % more operations.
+    - ``"none"``: MONAI's own training.
+
+    Under autocast the frozen weights are stored in its number format, and with ``small`` the inputs of blocks as well.
+
+    Args:
+        objective: with its network adapted and its head frozen, if it is to be.
+        recipe: ``"none"``, ``"fast"`` or ``"small"``.
+        precision: of the forward pass: ``"fp32"``, ``"bf16"`` or ``"fp16"``.
+
+    Raises:
+        ValueError: if the recipe or the precision is unknown.
+
+    Example:
+        >>> from monai.networks.nets import ViT
+        >>> from monai_essa import adapt
+        >>> from monai_essa.methods import APLA
+        >>> from monai_essa.pretext import SimMIM
+        >>> net = adapt(ViT(1, 32, 16, hidden_size=48, mlp_dim=96, num_layers=2, num_heads=4), APLA())
+        >>> objective = use_recipe(SimMIM(encoder=net), "small")
+    """
+    for name, value, known in (("lean", recipe, _RECIPES), ("precision", precision, tuple(_AUTOCAST))):
+        if value not in known:
+            raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+    dtype = _AUTOCAST[precision]
+    if recipe == "none":
+        return lean(objective, off=True)
+    if recipe == "fast":
+        return lean(objective, frozen_dtype=dtype)
+    return lean(objective, recompute="block", frozen_dtype=dtype, residual_dtype=dtype)

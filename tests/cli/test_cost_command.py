@@ -1,0 +1,46 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""`monai-essa cost` prints a table, writes cost.json and a figure, and refuses nonsense in one line."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from monai_essa.cli import main
+
+SMALL = ["cost", "--network", "vit_s", "--size", "32", "--batch", "2", "--methods", "apla,lora", "--lean", "small"]
+
+
+def test_table_file_and_figure(tmp_path, capsys):
+    assert main([*SMALL, "--out", str(tmp_path / "cost")]) == 0
+    out = capsys.readouterr().out
+    assert [line.split()[0] for line in out.splitlines()[3:6]] == ["full,", "apla", "lora"]
+    written = json.loads((tmp_path / "cost" / "cost.json").read_text(encoding="utf-8"))
+    assert written["work"]["network"] == "vit_s" and [row["method"] for row in written["rows"]][1:] == ["apla", "lora"]
+    assert (tmp_path / "cost" / "cost.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--network", "vit_x"], "expected network to be one of"),
+        (["--methods", "alpa"], "expected a method of"),
+        (["--lean", "tiny"], "lean must be one of none, fast, small"),
+        (["--batch", "0"], "expected a size and a batch of 1 or more"),
+    ],
+)
+def test_nonsense_is_one_line(arguments, message, tmp_path, capsys):
+    assert main([*SMALL, "--out", str(tmp_path), *arguments]) == 1
+    error = capsys.readouterr().err
+    assert message in error and len(error.splitlines()) == 1

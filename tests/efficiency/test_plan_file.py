@@ -1,0 +1,52 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Tests for the file of a plan."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from monai.bundle import ConfigParser
+
+from monai_essa.efficiency.plan_file import plan_text, write_plan
+from monai_essa.efficiency.site_plan import Choice
+
+VALUES = {
+    "spacing": [0.79, 1.0, 5.0],
+    "cache_dir": None,
+    "lean": "fast",
+    "labels": {"background": 0, "3": 1, "Lunge: links #1": 2},
+    "dataset_dir": "/data/a folder # with: signs",
+    "cache_rate": 1.0,
+    "lr": 1e-05,
+}
+
+
+def test_it_reads_back_as_the_values(tmp_path: Path) -> None:
+    text = plan_text([Choice("/a/train.yaml", "x")], {key: Choice(value, "why: #1") for key, value in VALUES.items()})
+    assert yaml.safe_load(text) == {"config_file": ["/a/train.yaml"]} | VALUES
+    write_plan(tmp_path / "site.yaml", text)
+    assert ConfigParser.load_config_file(str(tmp_path / "site.yaml")) == yaml.safe_load(text)
+
+
+def test_every_line_has_its_reason() -> None:
+    text = plan_text([Choice("train.yaml", "for all")], {"batch_size": Choice(4, "fits")}, ["peak: 1 GB"])
+    assert text == "# peak: 1 GB\nconfig_file:\n- train.yaml # for all\nbatch_size: 4 # fits\n"
+
+
+def test_a_file_that_exists_stays(tmp_path: Path) -> None:
+    (tmp_path / "my_site.yaml").write_text("mine", encoding="utf-8")
+    with pytest.raises(FileExistsError, match="my_site.yaml exists; expected a new file: give another --out"):
+        write_plan(tmp_path / "my_site.yaml", "yours")
+    assert (tmp_path / "my_site.yaml").read_text(encoding="utf-8") == "mine"

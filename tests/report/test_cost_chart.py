@@ -1,0 +1,42 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Bars add up to the peak, whatever the parts are."""
+
+from __future__ import annotations
+
+import pytest
+
+from monai_essa.report.cost_chart import cost_bars
+from monai_essa.report.figures import figure_png
+
+GIB = 2**30
+BIG = {"weight_bytes": GIB, "gradient_bytes": GIB, "optimizer_bytes": 2 * GIB, "peak_bytes": 10 * GIB}
+STEP = {"weight_bytes": GIB, "gradient_bytes": GIB, "optimizer_bytes": 2 * GIB, "peak_bytes": 3 * GIB}
+
+
+def widths(figure, name):
+    axes = figure.axes[0]
+    position = [label.get_text() for label in axes.get_yticklabels()].index(name)
+    return [bars[position].get_width() for bars in axes.containers]
+
+
+def test_each_bar_is_as_long_as_its_peak():
+    figure = cost_bars({"full": BIG, "small": STEP})
+    assert widths(figure, "full") == [1, 3, 6]
+    assert sum(widths(figure, "small")) == 3
+    assert [text.get_text() for text in figure.axes[0].texts] == ["3.00 (30%)", "10.00 (100%)"]
+    assert figure_png(figure).startswith(b"\x89PNG")
+
+
+def test_no_cost_is_refused():
+    with pytest.raises(ValueError, match="costs is empty"):
+        cost_bars({})
