@@ -58,6 +58,7 @@ def _cost(arguments: argparse.Namespace) -> int:
     rows = cost_rows(work, arguments.methods.split(","), arguments.lean.split(","))
     print(f"{work.network}, {work.objective}, crops of {work.size}, batch {work.batch}, {work.precision}; MiB")
     print(format_table(_HEADERS, [_cells(row, rows[0]) for row in rows]))
+    _print_measured(rows)
 
     arguments.out.mkdir(parents=True, exist_ok=True)
     path = arguments.out / "cost.json"
@@ -79,6 +80,18 @@ def _cells(row: CostRow, first: CostRow) -> list[str]:
         f"{cost.flops / 1e9:,.0f}",
         f"{cost.flops / full.flops:.2f}",
     ]
+
+
+def _print_measured(rows: list[CostRow]) -> None:
+    for row in rows:
+        step = row.measured
+        if step is not None and step.peak_bytes is not None:
+            seconds = (step.forward_seconds, step.backward_seconds, step.optimizer_seconds)
+            parts = " + ".join(f"{1e3 * part:.1f}" for part in seconds)
+            print(
+                f"{row.method}, {row.recipe}: measured {step.peak_bytes / _MIB:,.0f} MiB, "
+                f"{step.images_per_second:.1f} images/s, {parts} ms forward + backward + optimizer"
+            )
 
 
 def _draw(rows: list[CostRow], path: Path, network: str) -> str:

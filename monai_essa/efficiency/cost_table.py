@@ -14,7 +14,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -23,8 +23,9 @@ from monai.networks.nets import UNETR, SegResNet, SwinUNETR, ViT
 
 from monai_essa.adaptation import adapt
 from monai_essa.efficiency.cost_file import cost_record
+from monai_essa.efficiency.measured_step import MeasuredStep, measured_step
 from monai_essa.efficiency.recipe import use_recipe
-from monai_essa.efficiency.step_cost import StepCost, step_cost
+from monai_essa.efficiency.step_cost import StepCost, fused_adamw, step_cost
 from monai_essa.efficiency.stock_objectives import StockSegmentation, foreach_adamw
 from monai_essa.methods import APLA, SSF, VPT, AdaptFormer, BitFit, FullTuning, HeadOnly, LoRA, NormTuning
 from monai_essa.methods.method import AdaptationMethod
@@ -84,12 +85,16 @@ class CostWork:
 
 @dataclass(frozen=True)
 class CostRow:
-    """One line of the table: a method under a recipe, its cost, and that as plain values with the network's parts."""
+    """One line of the table: a method under a recipe, its cost, and that as plain values with the network's parts.
+
+    Where a card measured the step, ``measured`` holds what it said.
+    """
 
     method: str
     recipe: str
     cost: StepCost
     record: dict[str, Any]
+    measured: MeasuredStep | None = None
 
 
 def named_method(name: str) -> AdaptationMethod:
@@ -138,9 +143,14 @@ def _row(work: CostWork, name: str, method: AdaptationMethod, recipe: str, stock
     labels = (torch.empty(shape, dtype=torch.int64, device="meta"),) if labelled else ()
     images = torch.empty(work.batch, 1, *shape[1:], device="meta")
     autocast = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(work.precision)
-    optimizer = {"optimizer": foreach_adamw} if stock else {}
-    cost = step_cost(objective, images, *labels, autocast=autocast, **optimizer)
-    return CostRow(f"{name}, MONAI's own" if stock else name, recipe, cost, cost_record(cost, network))
+    optimizer = foreach_adamw if stock else fused_adamw
+    cost = step_cost(objective, images, *labels, optimizer=optimizer, autocast=autocast)
+    measured = None
+    if torch.cuda.is_available():
+        real = [torch.zeros(given.shape, dtype=given.dtype, device="cuda") for given in (images, *labels)]
+        measured = measured_step(objective.cuda(), *real, optimizer=optimizer, autocast=autocast)
+    record = cost_record(cost, network) | ({"measured": asdict(measured)} if measured else {})
+    return CostRow(f"{name}, MONAI's own" if stock else name, recipe, cost, record, measured)
 
 
 def _objective(work: CostWork, network: nn.Module) -> nn.Module:
