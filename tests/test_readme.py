@@ -123,9 +123,15 @@ def test_hippocampus_commands_run_in_their_short_form(hippocampus_tiny, tmp_path
 
 @pytest.mark.slow
 def test_xray_commands_run_in_their_short_form(data_dir, tmp_path):
-    shown = "".join(short(block) for block in blocks("bash", "## TPP", "## Install"))
+    shown = "".join(short(block) for block in blocks("bash", "## TPP", "## What it costs"))
     run_short("monai-essa bundles copy essa_ssa .\n" + shown, data_dir, tmp_path)
     learned = load_file(tmp_path / "runs" / "xray_tpp" / "adapter.safetensors")
     assert learned and all(".lora_" in name for name in learned)
     for name in ("xray_class_tpp", "xray_class_lora"):
         assert (tmp_path / "runs" / name / "test" / "metrics.json").is_file()
+
+
+def test_the_cost_command_runs_in_its_short_form(tmp_path):
+    (shown,) = blocks("bash", "## What it costs", "## Install")
+    run_short(shown.replace("vit_b --size 96", "vit_s --size 32"), tmp_path, tmp_path)
+    assert (tmp_path / "cost" / "cost.json").is_file() and (tmp_path / "cost" / "cost.png").is_file()
