@@ -29,11 +29,10 @@ NETWORKS = {
         1, 32, 8, hidden_size=48, mlp_dim=96, num_layers=2, num_heads=4, classification=True, spatial_dims=2
     ),
     "UNETR": lambda: UNETR(1, 2, 32, 4, 48, 96, 4),
-    "SwinUNETR": lambda: SwinUNETR(1, 2, feature_size=12),
     "SwinUNETR, 2-D": lambda: SwinUNETR(1, 2, feature_size=12, spatial_dims=2),
     "SegResNet": lambda: SegResNet(3, 8),
 }
-IMAGES = {"SwinUNETR": (1, 1, 64, 64, 64), "SwinUNETR, 2-D": (1, 1, 96, 96), "ViT classification, 2-D": (2, 1, 32, 32)}
+IMAGES = {"SwinUNETR, 2-D": (1, 1, 96, 96), "ViT classification, 2-D": (2, 1, 32, 32)}
 METHODS = {"APLA": APLA, "APLA, some columns": lambda: APLA(0.25), "LoRA": LoRA, "BitFit": BitFit, "full": FullTuning}
 RECIPES = {
     "fast": {},
@@ -51,6 +50,12 @@ def twins(name, method, dtype=torch.float32):
     torch.manual_seed(0)
     net = adapt(NETWORKS[name](), method).to(dtype).train()
     return net, copy.deepcopy(net), images_of(name).to(dtype)
+
+
+def assert_equal_training(net, twin, images):
+    (expected, theirs), (output, ours) = step(net, images), step(twin, images)
+    torch.testing.assert_close(output, expected, rtol=1e-10, atol=1e-10)
+    assert ours.keys() == theirs.keys() and distance(ours, theirs) < 1e-10
 
 
 def step(net, images):
@@ -74,9 +79,16 @@ def distance(one, other):
 def test_outputs_and_gradients_are_those_of_plain_training(name, recipe):
     method = BitFit() if name == "SegResNet" else LoRA() if recipe == "mlp" else APLA(0.5)
     net, twin, images = twins(name, method, torch.float64)
-    (expected, theirs), (output, ours) = step(net, images), step(lean(twin, **RECIPES[recipe]), images)
-    torch.testing.assert_close(output, expected, rtol=1e-10, atol=1e-10)
-    assert ours.keys() == theirs.keys() and distance(ours, theirs) < 1e-10
+    assert_equal_training(net, lean(twin, **RECIPES[recipe]), images)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("also_train", [(), (r"(?!swinViT\.).*",)], ids=["decoder frozen", "decoder learns"])
+def test_a_swin_unetr_of_volumes_trains_alike(also_train):
+    net = adapt(SwinUNETR(1, 2, feature_size=12), APLA(), also_train=also_train).double().train()
+    assert_equal_training(
+        net, lean(copy.deepcopy(net), recompute="block"), torch.rand(1, 1, 64, 64, 64, dtype=torch.float64)
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -128,9 +140,7 @@ def test_stored_weights_also_work_without_autocast():
 @pytest.mark.parametrize("method", [VPT(tokens=3), AdaptFormer(bottleneck=4)], ids=lambda method: type(method).__name__)
 def test_methods_that_replace_blocks_are_lean_too(method):
     net, twin, images = twins("UNETR", method, torch.float64)
-    (expected, theirs), (output, ours) = step(net, images), step(lean(twin, recompute="block"), images)
-    torch.testing.assert_close(output, expected, rtol=1e-10, atol=1e-10)
-    assert distance(ours, theirs) < 1e-10
+    assert_equal_training(net, lean(twin, recompute="block"), images)
     with disable_adapter(net), disable_adapter(twin):
         torch.testing.assert_close(twin(images), net(images), rtol=1e-10, atol=1e-10)
 
