@@ -2,6 +2,7 @@
 # make lint              ruff and mypy only
 # make test-oldest       the contract test on the lowest MONAI that setup.cfg allows
 # make demo [DATA=DIR]   the whole path on the demo cohort, or on your MSD-style folder
+# make tutorials         executes the percent scripts of tutorials/ and writes their notebooks
 # make clean             removes what these targets made
 #
 # A target creates the environment that it needs, and installs again only when one of $(PINS) changed.
@@ -15,7 +16,7 @@ DATA ?=
 PINS := setup.cfg pyproject.toml constraints.txt
 BIN := $(VENV)/bin
 
-.PHONY: test test-oldest lint demo clean
+.PHONY: test test-oldest lint demo tutorials clean
 
 test: lint
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -37,6 +38,9 @@ lint: $(VENV)/installed-dev
 
 demo: $(VENV)/installed-demo
 	$(BIN)/monai-essa demo $(if $(DATA),--data "$(DATA)")
+
+tutorials: $(VENV)/installed-tutorials
+	$(BIN)/python tutorials/notebooks.py
 
 $(VENV)/installed-%: $(PINS) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[$*]"

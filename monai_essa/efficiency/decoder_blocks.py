@@ -47,7 +47,10 @@ def residual_block(block: UnetResBlock, x: Tensor) -> Tensor:
     hidden = block.conv1(x)
     shortcut = block.conv3(x) if hasattr(block, "conv3") else x
     del x  # the concatenation in front of a decoder block is as large as two of its outputs
-    hidden = _again(_second_convolution, block, hidden)
+    if any(parameter.requires_grad for parameter in block.conv2.parameters()):
+        hidden = _again(_second_convolution, block, hidden)
+    else:
+        hidden = block.conv2(_again(_activation, block, hidden))
     return _again(_join, block, hidden, shortcut)
 
 
@@ -62,12 +65,16 @@ def _counts_batches(norm: nn.Module) -> bool:
 
 
 def _again(function: Callable[..., Tensor], *inputs: object) -> Tensor:
-    # The recomputation stops at the last tensor that is needed: the convolution itself is not run twice.
     return checkpoint(function, *inputs, use_reentrant=False)
 
 
+def _activation(block: UnetResBlock, hidden: Tensor) -> Tensor:
+    return block.lrelu(block.norm1(hidden))
+
+
 def _second_convolution(block: UnetResBlock, hidden: Tensor) -> Tensor:
-    return block.conv2(block.lrelu(block.norm1(hidden)))
+    # The recomputation stops where the convolution has its input back: it is not run twice.
+    return block.conv2(_activation(block, hidden))
 
 
 def _join(block: UnetResBlock, hidden: Tensor, shortcut: Tensor) -> Tensor:

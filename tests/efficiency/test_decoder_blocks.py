@@ -20,7 +20,9 @@ import torch
 from monai.networks.blocks import UnetrUpBlock
 from monai.networks.blocks.dynunet_block import UnetBasicBlock, UnetResBlock
 
+from monai_essa.efficiency.attention_flops import flop_counter
 from monai_essa.efficiency.decoder_blocks import fits_decoder_block, residual_block, up_block
+from monai_essa.efficiency.lean import lean
 from monai_essa.efficiency.live_bytes import LiveBytes
 from monai_essa.lean_marks import LeanForward
 
@@ -44,6 +46,19 @@ def test_a_residual_block_equals_monais(channels, norm, learns):
     twin = copy.deepcopy(block)
     LeanForward(residual_block, block).put_on()
     compared(block, twin, torch.rand(2, channels[0], 6, 6, 6, dtype=torch.float64, requires_grad=True))
+
+
+@pytest.mark.parametrize("learns", [False, True])
+def test_no_convolution_is_run_twice(learns):
+    block = UnetResBlock(3, 4, 8, 3, 1, "instance").requires_grad_(learns)
+    lean(block)
+    x = torch.rand(1, 4, 8, 8, 8, requires_grad=True)
+    with flop_counter() as counter:
+        y = block(x)
+        forward = counter.get_total_flops()
+        y.sum().backward()
+    # Backward, a convolution costs as much as forward for its input, and again for its weight if that learns.
+    assert counter.get_total_flops() == (3 if learns else 2) * forward
 
 
 def test_a_block_that_learns_keeps_one_tensor_less():
