@@ -132,6 +132,7 @@ def cached_dataset(
     cache_rate: float = 1.0,
     cache_dir: str | Path | None = None,
     num_workers: int = 2,
+    progress: bool = True,
 ) -> CacheDataset | MappedDataset:
     """Keep preprocessed scans in memory, or with a folder on disk.
 
@@ -142,6 +143,7 @@ def cached_dataset(
             folder, which holds all.
         cache_dir: the folder; None: memory.
         num_workers: threads that fill the cache.
+        progress: show a bar while they do.
 
     Returns:
         MONAI's ``CacheDataset`` or a :class:`MappedDataset`.
@@ -156,8 +158,8 @@ def cached_dataset(
         []
     """
     if cache_dir is not None:
-        return MappedDataset(data, transform, cache_dir, num_workers)
-    return CacheDataset(data, transform, cache_rate=cache_rate, num_workers=num_workers)
+        return MappedDataset(data, transform, cache_dir, num_workers, progress)
+    return CacheDataset(data, transform, cache_rate=cache_rate, num_workers=num_workers, progress=progress)
 
 
 def _write_whole(file: Path, content: bytes) -> None:
