@@ -1,0 +1,36 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Tests for the costs of an adapter. What a clock says is not tested."""
+
+from __future__ import annotations
+
+import torch
+
+from monai_essa.efficiency.adapter_times import adapter_table, adapter_times
+from monai_essa.efficiency.benchmark_scale import quick_scale
+from monai_essa.methods import APLA
+
+NETWORKS = quick_scale().networks
+CPU = torch.device("cpu")
+
+
+def test_the_file_holds_what_learns():
+    times = adapter_times(NETWORKS["ViT-tiny/16"], APLA(), 1, CPU)
+    learned = 4 * 2 * (48 * 48 + 48)
+    assert learned < times.file_bytes < learned + 5000
+    assert (len(times.swap.rounds), len(times.merging.rounds), len(times.base.rounds)) == (1, 1, 2)
+
+
+def test_every_method_has_a_row_on_every_network():
+    rows = [line.strip("| ").split(" | ") for line in adapter_table(NETWORKS, 1, CPU)[2:-1]]
+    assert [row[:2] for row in rows] == [["ViT-tiny/16", name] for name in ("APLA", "APLA 25 %", "LoRA")]
+    assert all(len(row) == 9 for row in rows)
