@@ -102,9 +102,8 @@ def _peft_lora(work: ReferenceWork) -> nn.Module:
         raise ImportError('the benchmark needs the peft package: pip install "monai_essa[peft]"') from error
     objective = work.stock()
     peft.inject_adapter_in_model(peft.LoraConfig(r=8, lora_alpha=16, target_modules=_QKV), objective)
-    frozen_decoder = work.name.endswith("decoder frozen")
     for name, parameter in objective.named_parameters():
-        outside = re.match(_ENCODER, name) is None and not frozen_decoder
+        outside = re.match(_ENCODER, name) is None and work.decoder_learns
         parameter.requires_grad_(".lora_" in name or outside)
     return objective
 

@@ -49,6 +49,7 @@ class ReferenceWork:
         labelled: whether a step takes labels too.
         stock: makes MONAI's full-parameter objective.
         ours: makes our objective of a network that a method adapts.
+        decoder_learns: whether what lies outside the encoder learns with every method.
     """
 
     name: str
@@ -56,6 +57,7 @@ class ReferenceWork:
     labelled: bool
     stock: Callable[[], nn.Module]
     ours: Callable[[AdaptationMethod], nn.Module]
+    decoder_learns: bool = True
 
     def inputs(self, batch: int | None = None) -> tuple[torch.Tensor, ...]:
         """Give what the objective is called with, on the meta device: no bytes."""
@@ -122,6 +124,7 @@ REFERENCE_WORK = (
         True,
         lambda: StockSegmentation(_unetr()),
         lambda method: _segmentation(_unetr(), method, decoder=False),
+        decoder_learns=False,
     ),
     ReferenceWork(
         "SwinUNETR-48, decoder frozen",
@@ -129,6 +132,7 @@ REFERENCE_WORK = (
         True,
         lambda: StockSegmentation(_swin_unetr()),
         lambda method: _segmentation(_swin_unetr(), method, decoder=False),
+        decoder_learns=False,
     ),
     ReferenceWork(
         "UNETR-B, decoder trained",
