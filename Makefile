@@ -1,13 +1,14 @@
 # make test              ruff, mypy and pytest
 # make lint              ruff and mypy only
 # make test-oldest       the contract test on the lowest MONAI that setup.cfg allows
+# make test-label        servers of MONAI Label, in an environment of their own (Python 3.10 to 3.12)
 # make demo [DATA=DIR]   the whole path on the demo cohort, or on your MSD-style folder
 # make tutorials         executes the percent scripts of tutorials/ and writes their notebooks
 # make clean             removes what these targets made
 #
 # A target creates the environment that it needs, and installs again only when one of $(PINS) changed.
 # pip's own configuration decides where packages come from. Overridable: PYTHON (creates the environment), VENV,
-# PYTEST_ARGS, DATA.
+# LABEL_VENV, PYTEST_ARGS, DATA.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -15,8 +16,9 @@ PYTEST_ARGS ?= -n auto
 DATA ?=
 PINS := setup.cfg pyproject.toml constraints.txt
 BIN := $(VENV)/bin
+LABEL_VENV ?= .venv-label
 
-.PHONY: test test-oldest lint demo tutorials clean
+.PHONY: test test-oldest test-label lint demo tutorials clean
 
 test: lint
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -29,6 +31,14 @@ test-oldest: $(VENV)/monai-oldest
 
 $(VENV)/monai-oldest: constraints-lowest.txt | $(VENV)/installed-dev
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $@ "$$(grep ^monai== $<)"
+	touch $@
+
+test-label: $(LABEL_VENV)/installed
+	$(LABEL_VENV)/bin/python -m pytest tests/label
+
+$(LABEL_VENV)/installed: setup.cfg pyproject.toml constraints-label.txt
+	test -x $(LABEL_VENV)/bin/pip || $(PYTHON) -m venv $(LABEL_VENV) || { rm -rf $(LABEL_VENV); exit 1; }
+	$(LABEL_VENV)/bin/python -m pip install --quiet --constraint constraints-label.txt --editable ".[label]" pytest
 	touch $@
 
 lint: $(VENV)/installed-dev
@@ -51,4 +61,4 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 clean:
-	rm -rf $(VENV) build dist monai_essa.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(LABEL_VENV) build dist monai_essa.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,88 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Makes the notebooks of the tutorials: `make tutorials`, or `python tutorials/notebooks.py 1_quick_start.py`.
+
+The percent scripts are the source. Each is executed top to bottom in a fresh folder; what it showed goes into the
+notebook beside it. Nothing that changes from run to run is kept, so that a second call leaves no difference.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import jupytext
+import nbformat
+from nbclient import NotebookClient
+from nbformat import NotebookNode
+
+__all__ = ["executed", "main", "notebook_of", "scripts"]
+
+FOLDER = Path(__file__).resolve().parent
+_LICENCE = "# Copyright (c) The monai_essa authors"
+_KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
+_SECONDS_OF_A_CELL = 300
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # sums in one order, hence the same digits
+
+
+def scripts() -> list[Path]:
+    """List the percent scripts: those whose names begin with a number."""
+    return sorted(FOLDER.glob("[0-9]*.py"))
+
+
+def notebook_of(script: Path) -> NotebookNode:
+    """Turn a percent script into a notebook without outputs: fixed cell ids, and the licence header left out."""
+    read = jupytext.read(script, fmt="py:percent")
+    cells = [cell for cell in read.cells if not cell.source.startswith(_LICENCE)]
+    for number, cell in enumerate(cells, start=1):
+        cell.id, cell.metadata = f"cell-{number}", NotebookNode()
+    metadata = {"kernelspec": _KERNEL, "language_info": {"name": "python"}}
+    return nbformat.v4.new_notebook(cells=cells, metadata=metadata)
+
+
+def executed(notebook: NotebookNode) -> NotebookNode:
+    """Run a notebook in a fresh folder and keep what a reader wants to see.
+
+    Progress bars and the warnings of libraries go to standard error, which is left out.
+
+    Raises:
+        nbclient.exceptions.CellExecutionError: if a cell fails.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        place = {"metadata": {"path": folder}}
+        client = NotebookClient(notebook, timeout=_SECONDS_OF_A_CELL, resources=place, coalesce_streams=True)
+        client.execute(env=os.environ | {"TMPDIR": folder})
+    notebook.metadata["language_info"] = {"name": "python"}  # the kernel adds its version
+    for cell in notebook.cells:
+        cell.metadata = NotebookNode()  # times
+        if cell.cell_type == "code":
+            cell.execution_count = None
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+            for output in cell.outputs:
+                if "execution_count" in output:
+                    output.execution_count = None
+    return notebook
+
+
+def main(names: list[str]) -> None:
+    """Make the notebooks of the scripts of these names, or of all."""
+    os.environ.update(_ONE_THREAD)
+    os.environ.pop("DATA", None)  # the committed outputs are of the demo cohort
+    for script in [FOLDER / name for name in names] or scripts():
+        print(script.name)
+        nbformat.write(executed(notebook_of(script)), script.with_suffix(".ipynb"))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
