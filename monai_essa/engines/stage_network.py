@@ -23,6 +23,8 @@ from monai_essa.adaptation import adapt
 from monai_essa.adapter_file import load_adapter
 from monai_essa.methods import AdaptationMethod, FullTuning
 from monai_essa.network_parts import dead_parameters, part_of
+from monai_essa.networks import TokenEncoder, encoder_view
+from monai_essa.networks.encoder_parts import encoder_trunk
 from monai_essa.parameter_summary import summary
 from monai_essa.switch import switch
 from monai_essa.weights import load_weights
@@ -40,6 +42,7 @@ def pretext_network(
     pretrained: str | Path | None = None,
     also_train: Sequence[str] = (),
     own_decoder: bool = False,
+    img_size: Sequence[int] | None = None,
 ) -> nn.Module:
     """Make the network of a self-supervised stage: load the pretrained weights, then adapt. In place.
 
@@ -49,6 +52,8 @@ def pretext_network(
         pretrained: a weight file for the encoder; None only with :class:`FullTuning`, which pre-trains from nothing.
         also_train: patterns of what trains beside the method, such as the decoder that SimMIM reconstructs with.
         own_decoder: the objective predicts through the network's decoder, which then has to be loaded or to learn.
+        img_size: voxels that the network was built for. A ViT does not keep them, and position embeddings of weights
+            for another size are interpolated to them.
 
     Returns:
         The same network, adapted.
@@ -64,7 +69,7 @@ def pretext_network(
         >>> net.norm.weight.requires_grad
         True
     """
-    loaded = _load_or_refuse(network, method, pretrained)
+    loaded = _load_or_refuse(network, method, pretrained, img_size)
     adapt(network, method, also_train)
     _check_not_random(network, loaded, ("decoder",) if switch("own_decoder", own_decoder) else ())
     _logger.info("what learns:\n%s", summary(network))
@@ -78,6 +83,7 @@ def supervised_network(
     also_train: Sequence[str] = (),
     pretrained: str | Path | None = None,
     adapter: str | Path | None = None,
+    img_size: Sequence[int] | None = None,
 ) -> nn.Module:
     """Make the network of a supervised stage from one of three starts. In place.
 
@@ -93,6 +99,7 @@ def supervised_network(
         also_train: patterns of what trains beside the method: the decoder and the head, unless they were loaded.
         pretrained: a weight file.
         adapter: an adapter file.
+        img_size: as for :func:`pretext_network`.
 
     Returns:
         The same network, adapted.
@@ -107,7 +114,7 @@ def supervised_network(
     if start == "adapter" and adapter is None:
         raise ValueError("start 'adapter' needs adapter=FILE, the adapter.safetensors that SSA or TPP wrote")
     loaded = _load_or_refuse(
-        network, method if start != "adapter" else FullTuning(), pretrained if start != "random" else None
+        network, method if start != "adapter" else FullTuning(), pretrained if start != "random" else None, img_size
     )
     if start == "adapter":
         load_adapter(network, str(adapter), part="method", also_train=also_train)
@@ -119,7 +126,11 @@ def supervised_network(
 
 
 def adapted_network(
-    network: nn.Module, pretrained: str | Path, adapter: str | Path, holds: str = "network"
+    network: nn.Module,
+    pretrained: str | Path,
+    adapter: str | Path,
+    holds: str = "network",
+    img_size: Sequence[int] | None = None,
 ) -> nn.Module:
     """Put the adapter file of a finished stage onto its base: for a method that cannot be merged. In place.
 
@@ -128,6 +139,7 @@ def adapted_network(
         pretrained: the weight file that the stage began with.
         adapter: its ``adapter.safetensors``.
         holds: ``"network"``: decoder and head are in the files too; ``"encoder"``: only the encoder is used.
+        img_size: as for :func:`pretext_network`.
 
     Returns:
         The same network, adapted.
@@ -138,7 +150,7 @@ def adapted_network(
     """
     if holds not in _PARTS_BESIDE:
         raise ValueError(f"holds must be one of {', '.join(_PARTS_BESIDE)}, got {holds!r}")
-    loaded = _loaded(network, pretrained)
+    loaded = _loaded(network, pretrained, img_size)
     load_adapter(network, str(adapter))
     _check_not_random(network, loaded, _PARTS_BESIDE[holds])
     return network
@@ -186,11 +198,14 @@ def trained_network(network: nn.Module, checkpoint: str | Path) -> nn.Module:
 
 
 def _load_or_refuse(
-    network: nn.Module, method: AdaptationMethod | Sequence[AdaptationMethod], pretrained: str | Path | None
+    network: nn.Module,
+    method: AdaptationMethod | Sequence[AdaptationMethod],
+    pretrained: str | Path | None,
+    img_size: Sequence[int] | None,
 ) -> set[str]:
     """Load the weights and name what was loaded; without weights every method but full tuning is refused."""
     if pretrained is not None:
-        return _loaded(network, pretrained)
+        return _loaded(network, pretrained, img_size)
     methods = method if isinstance(method, Sequence) else (method,)
     frozen_by = [type(each).__name__ for each in methods if not isinstance(each, FullTuning)]
     if frozen_by:
@@ -201,8 +216,10 @@ def _load_or_refuse(
     return set()
 
 
-def _loaded(network: nn.Module, pretrained: str | Path) -> set[str]:
-    report = load_weights(network, pretrained)
+def _loaded(network: nn.Module, pretrained: str | Path, img_size: Sequence[int] | None) -> set[str]:
+    view = encoder_view(encoder_trunk(network) if isinstance(network, nn.Sequential) else network)
+    grid = view.grid(img_size) if img_size is not None and isinstance(view, TokenEncoder) else None
+    report = load_weights(network, pretrained, target_grid=grid)
     kinds = (report.matched, report.renamed, report.inflated, report.interpolated)
     return {entry.name for kind in kinds for entry in kind}
 

@@ -20,6 +20,7 @@ from monai.networks.nets import UNETR, ViT
 from monai_essa import adapt, merge, save_adapter
 from monai_essa.engines import adapted_network, merged_network, pretext_network, supervised_network, trained_network
 from monai_essa.methods import APLA, FullTuning, HeadOnly, LoRA
+from monai_essa.networks import classification_network, interpolate_positions
 
 DECODER = [r"(encoder|decoder)\d+\..*", r"out\..*"]
 
@@ -55,6 +56,32 @@ def test_weights_are_loaded_before_the_network_is_adapted(base_file):
     layer = net.vit.blocks[0].attn.out_proj
     expected = vit().blocks[0].attn.out_proj.weight[layer.columns]
     assert torch.equal(layer.rows, expected)
+
+
+SMALL = {"hidden_size": 48, "mlp_dim": 96, "num_layers": 2, "num_heads": 4}
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [
+        lambda net, file, size: pretext_network(net, APLA(), file, img_size=size),
+        lambda net, file, size: supervised_network(
+            classification_network(net, 2), "encoder", APLA(), ["(head|head_norm).*"], file, img_size=size
+        ),
+    ],
+    ids=["pretext", "classification"],
+)
+def test_a_vit_of_another_shape_takes_positions_for_its_own(tmp_path, stage):
+    """A ViT does not keep its img_size: only who built it can say that 3 x 4 x 3 patches are not a cube."""
+    cubic = ViT(1, 64, 16, **SMALL)
+    torch.save(cubic.state_dict(), tmp_path / "cubic.pt")
+    with pytest.raises(ValueError, match="give target_grid"):
+        stage(ViT(1, (48, 64, 48), 16, **SMALL), tmp_path / "cubic.pt", None)
+
+    net = ViT(1, (48, 64, 48), 16, **SMALL)
+    stage(net, tmp_path / "cubic.pt", (48, 64, 48))
+    expected = interpolate_positions(cubic.patch_embedding.position_embeddings, (4, 4, 4), (3, 4, 3))
+    assert torch.allclose(net.patch_embedding.position_embeddings, expected, atol=1e-6)
 
 
 def test_start_adapter_trains_the_files_methods_on(base_file, tmp_path):
