@@ -28,6 +28,7 @@ from monai_essa.cli import (
     cost_command,
     data_commands,
     demo_command,
+    label_command,
     plan_command,
     predict_command,
     run_command,
@@ -101,6 +102,7 @@ def _parser() -> argparse.ArgumentParser:
         run_command,
         predict_command,
         adapter_commands,
+        label_command,
     )
     for family in (*families, demo_command):
         family.add_to(commands)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_essa.cli.bundle_metadata import write_metadata
-from monai_essa.cli.bundle_variant import write_variant
+from monai_essa.cli.bundle_variant import overlay_names, write_variant
 from monai_essa.cli.bundle_weights import take_weights
 
 __all__ = ["BundleVariant", "copy_bundle"]
@@ -34,7 +34,8 @@ class BundleVariant:
         name: of the new bundle.
         overlays: the chosen name for each kind of :data:`monai_essa.cli.bundle_variant.OVERLAYS`.
         values: over those of the configs, by top-level key of train.yaml.
-        run: folder of a finished run whose model.pt becomes the bundle's.
+        run: folder of a finished run whose model.pt becomes the bundle's. A segmentation bundle then trains on from it,
+            as MONAI Label asks, unless another start is chosen.
     """
 
     name: str
@@ -65,7 +66,7 @@ def copy_bundle(source: Path, destination: Path, variant: BundleVariant) -> Path
     partial = destination / f".{variant.name}.part"
     try:
         shutil.copytree(source, partial, ignore=shutil.ignore_patterns("__pycache__", "*.pt", "*.safetensors"))
-        write_variant(partial, variant.overlays, variant.values)
+        write_variant(partial, _with_start(source, variant), variant.values)
         if variant.run is not None:
             take_weights(partial, variant.run)
         write_metadata(partial, variant.name, variant.overlays)
@@ -73,3 +74,10 @@ def copy_bundle(source: Path, destination: Path, variant: BundleVariant) -> Path
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return target
+
+
+def _with_start(source: Path, variant: BundleVariant) -> Mapping[str, str]:
+    """A bundle with weights of its own starts from them; one without has nothing to start from."""
+    if variant.run is None or "start" in variant.values or "bundle" not in overlay_names(source, "start"):
+        return variant.overlays
+    return {"start": "bundle"} | dict(variant.overlays)

@@ -63,7 +63,7 @@ def write_variant(bundle: Path, overlays: Mapping[str, str], values: Mapping[str
         train = replace_entries(train, chosen)
         if kind == "network" and not runs_what_is_trained:
             inference = replace_entries(inference, _inference_overlay(bundle, overlays[kind]))
-        else:
+        elif kind != "start":  # what a training begins with, and where it writes
             inference = replace_entries(inference, _for_inference(chosen, inference))
     _check_keys(values, config_entries(train))
     entries = {key: entry_text(key, value) for key, value in values.items()}

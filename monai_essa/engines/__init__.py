@@ -20,6 +20,7 @@ from monai_essa.engines.fingerprint import config_fingerprints, datalist_fingerp
 from monai_essa.engines.frozen_check import FrozenCheck
 from monai_essa.engines.initialisation import initialise
 from monai_essa.engines.loss_log import LossLog
+from monai_essa.engines.model_versions import next_run_folder, publish_model
 from monai_essa.engines.parameter_groups import parameter_groups
 from monai_essa.engines.prepare_batch import prepare_unlabelled_batch
 from monai_essa.engines.pretext_head import PretextHead, load_pretext_head, start_pretext_head
@@ -66,10 +67,12 @@ __all__ = [
     "initialise",
     "load_pretext_head",
     "merged_network",
+    "next_run_folder",
     "open_run",
     "parameter_groups",
     "prepare_unlabelled_batch",
     "pretext_network",
+    "publish_model",
     "root_cause",
     "run_iterations",
     "show_cause_last",

@@ -1,0 +1,88 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""The folder that MONAI Label calls an app: a main.py and the bundles."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+__all__ = ["make_label_folder"]
+
+_MAIN = '''\
+"""The MONAI Label app of monai_essa; `monai-essa label start` serves it."""
+
+from monai_essa.label import EssaLabelApp
+
+__all__ = ["EssaLabelApp"]
+'''
+# MONAI Label reads what a model does from its folder's name.
+_MISLEADING = ("deepedit", "deepgrow", "detection", "classification")
+
+
+def make_label_folder(folder: Path, bundles: Sequence[Path], link: bool = False) -> Path:
+    """Write an app folder; it appears under its name only when complete.
+
+    Args:
+        folder: a new folder.
+        bundles: segmentation bundles with weights.
+        link: link to the bundles instead of copying them.
+
+    Returns:
+        The folder.
+
+    Raises:
+        FileExistsError: if the folder exists.
+        FileNotFoundError: if a bundle has no weights or no config that MONAI Label reads.
+        ValueError: if a bundle is of another task, or its name says so.
+
+    Example:
+        >>> make_label_folder(Path("spleen_app"), [Path("spleen_ct_segmentation")])  # doctest: +SKIP
+    """
+    if folder.exists():
+        raise FileExistsError(f"{folder} exists; expected a new folder: give another or move the old one away")
+    for bundle in bundles:
+        _check(bundle)
+    partial = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        (partial / "model").mkdir(parents=True)
+        (partial / "main.py").write_text(_MAIN, encoding="utf-8")
+        for bundle in bundles:
+            target = partial / "model" / bundle.resolve().name
+            if link:
+                target.symlink_to(bundle.resolve(), target_is_directory=True)
+            else:
+                shutil.copytree(bundle, target, ignore=shutil.ignore_patterns("__pycache__", "runs", "eval"))
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def _check(bundle: Path) -> None:
+    name = bundle.resolve().name
+    for part in ("configs/metadata.json", "configs/inference.yaml", "configs/train.yaml", "models/model.pt"):
+        if not (bundle / part).is_file():
+            raise FileNotFoundError(
+                f"{bundle} has no {part}; expected a bundle with weights: "
+                "monai-essa bundles copy essa_segmentation --run RUN_FOLDER --name NAME"
+            )
+    if any(word in name.lower() for word in _MISLEADING):
+        raise ValueError(f"{name}: MONAI Label takes such a name for another task; give the bundle's folder another")
+    metadata = json.loads((bundle / "configs" / "metadata.json").read_text(encoding="utf-8"))
+    output = next(iter(metadata["network_data_format"]["outputs"].values()))
+    if output.get("format") != "segmentation":
+        raise ValueError(f"{name} is for '{metadata['task']}'; expected a segmentation bundle")

@@ -1,0 +1,108 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""The MONAI Label app: inference by bundles with adapters, training of adapters, active learning, guarded paths."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from fastapi import HTTPException
+from monailabel.config import settings
+from monailabel.interfaces.app import MONAILabelApp
+from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.tasks.infer_v2 import InferTask
+from monailabel.interfaces.tasks.scoring import ScoringMethod
+from monailabel.interfaces.tasks.strategy import Strategy
+from monailabel.interfaces.tasks.train import TrainTask
+from monailabel.tasks.activelearning.first import First
+from monailabel.tasks.activelearning.random import Random
+
+from monai_essa.label.adapter_infer import AdapterInfer
+from monai_essa.label.adapter_store import AdapterStore
+from monai_essa.label.studies_folder import StudiesFolder, is_received_file
+from monai_essa.label.train_adapter import TrainAdapter
+from monai_essa.label.uncertainty import EntropyScoring, MostUncertain
+from monai_essa.version import __version__
+
+__all__ = ["EssaLabelApp"]
+
+
+class EssaLabelApp(MONAILabelApp):
+    """Serves every bundle in the app folder's ``model/``; nothing is looked up or downloaded.
+
+    An app folder needs a ``main.py`` that imports this class: ``monai-essa label init`` writes one.
+
+    Args:
+        app_dir: the app folder.
+        studies: folder of the images, or the address of a DICOMweb server.
+        conf: of ``--conf``; this app reads none.
+
+    Raises:
+        FileNotFoundError: if ``model/`` holds no bundle with weights.
+    """
+
+    def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
+        folder = Path(app_dir) / "model"
+        self.bundles = {path.parents[1].name: path.parents[1] for path in sorted(folder.glob("*/models/model.pt"))}
+        if not self.bundles:
+            raise FileNotFoundError(
+                f"{folder} holds no bundle with models/model.pt; write an app folder by "
+                "monai-essa label init DIR --bundle BUNDLE"
+            )
+        self.adapters = {name: AdapterStore(bundle / "adapters") for name, bundle in self.bundles.items()}
+        about = "Segmentation by bundles, with adapters that train on the labels submitted so far"
+        super().__init__(app_dir, studies, conf, name="monai_essa", description=about, version=__version__)
+
+    def init_datastore(self) -> Datastore:
+        """Open the studies; a local folder is guarded."""
+        if self.studies.startswith(("http://", "https://")):
+            return super().init_datastore()
+        return StudiesFolder(
+            self.studies,
+            extensions=settings.MONAI_LABEL_DATASTORE_FILE_EXT,
+            auto_reload=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD,
+            read_only=settings.MONAI_LABEL_DATASTORE_READ_ONLY,
+        )
+
+    def init_infers(self) -> dict[str, InferTask]:
+        """Make one inference task for each bundle."""
+        return {name: AdapterInfer(path, self.conf, self.adapters[name]) for name, path in self.bundles.items()}
+
+    def init_trainers(self) -> dict[str, TrainTask]:
+        """Make one training task for each bundle."""
+        return {name: TrainAdapter(path, self.adapters[name]) for name, path in self.bundles.items()}
+
+    def init_strategies(self) -> dict[str, Strategy]:
+        """Offer the order of the names, chance, and what the first bundle is least sure of."""
+        return {"first": First(), "random": Random(), "epistemic": MostUncertain()}
+
+    def init_scoring_methods(self) -> dict[str, ScoringMethod]:
+        """Score by the first bundle."""
+        return {"epistemic": EntropyScoring(next(iter(self._infers.values())))}
+
+    def infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
+        """Infer on an image of the studies, or on one that came with the request.
+
+        Raises:
+            HTTPException: with status 400 for another file of the server, 404 for an unknown image or adapter.
+        """
+        image = request.get("image")
+        if isinstance(image, str) and not (os.path.exists(image) and is_received_file(image)):
+            store = datastore or self.datastore()
+            if isinstance(store, StudiesFolder):
+                store.known(image)
+            elif os.path.exists(image):
+                raise HTTPException(400, f"image {image!r}: expected an image id, got a file of the server")
+        return super().infer(request, datastore)

@@ -1,0 +1,40 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""Lets torchvision be imported beside a CPU build of torch, where its own build is for CUDA.
+
+MONAI Label imports torchvision for two functions that draw; its compiled operators are never used.
+"""
+
+from __future__ import annotations
+
+import torch
+
+__all__ = ["declare_operators"]
+
+_SCHEMAS = {
+    "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms": "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+}
+_libraries: list[torch.library.Library] = []  # an operator lives as long as its library
+
+
+def declare_operators() -> None:
+    """Declare the operators that torchvision registers shapes for on import, if its own library did not load."""
+    try:
+        import torchvision  # type: ignore[import-not-found,import-untyped,unused-ignore]  # noqa: F401
+    except RuntimeError:  # operator torchvision::nms does not exist
+        library = torch.library.Library("torchvision", "FRAGMENT")  # noqa: TOR901
+        for name, schema in _SCHEMAS.items():
+            if not hasattr(torch.ops.torchvision, name):
+                library.define(schema)
+        _libraries.append(library)

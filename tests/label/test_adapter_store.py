@@ -1,0 +1,67 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("monailabel", reason="needs the extra [label], in an environment of its own")
+
+from monai_essa.label.adapter_store import AdapterStore
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> AdapterStore:
+    return AdapterStore(tmp_path / "adapters")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "adapter.safetensors"
+    path.write_text("tensors", encoding="utf-8")
+    return path
+
+
+def test_an_empty_store_has_nothing(store: AdapterStore) -> None:
+    assert (store.names(), store.current("site"), store.current("base")) == ([], None, None)
+
+
+def test_undo_goes_back_and_the_next_version_is_a_new_number(store: AdapterStore, file: Path) -> None:
+    assert [store.add("site", file, {"labels": count}) for count in (3, 5)] == [1, 2]
+    assert store.undo("site") == 1
+    assert store.current("site") == store.folder / "site" / "001.safetensors"
+    assert store.add("site", file, {"labels": 7}) == 3
+    assert [entry["version"] for entry in store.versions("site")] == [1, 3]
+    assert store.current("site").read_text() == "tensors"
+
+
+def test_undo_of_the_first_version_is_the_base(store: AdapterStore, file: Path) -> None:
+    store.add("site", file, {})
+    assert store.undo("site") == 0
+    assert (store.names(), store.current("site")) == ([], None)
+    with pytest.raises(ValueError, match="nothing to undo"):
+        store.undo("site")
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "", ".hidden", "a b", "x" * 65])
+def test_a_name_that_is_no_plain_one_is_refused(store: AdapterStore, file: Path, name: str) -> None:
+    with pytest.raises(ValueError, match="expected a name of letters"):
+        store.add(name, file, {})
+    with pytest.raises(ValueError, match="expected a name of letters"):
+        store.current(name)
+
+
+def test_no_adapter_takes_the_name_of_the_base(store: AdapterStore, file: Path) -> None:
+    with pytest.raises(ValueError, match="expected another name"):
+        store.add("base", file, {})

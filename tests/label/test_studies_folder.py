@@ -1,0 +1,46 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("monailabel", reason="needs the extra [label], in an environment of its own")
+
+from fastapi import HTTPException
+
+from monai_essa.label.studies_folder import check_plain_name, is_received_file
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "a\\b", "/etc/passwd", "..", ".hidden", "", "a\x00b", "a\nb"])
+def test_a_path_is_no_plain_name(name: str) -> None:
+    with pytest.raises(HTTPException) as caught:
+        check_plain_name("image id", name)
+    assert caught.value.status_code == 400
+
+
+@pytest.mark.parametrize("name", ["case_01", "MR.1.2.840", "Fall 7 (ä)"])
+def test_a_plain_name_is_kept(name: str) -> None:
+    assert check_plain_name("image id", name) == name
+
+
+def test_only_what_the_server_wrote_is_a_received_file(tmp_path: Path) -> None:
+    with tempfile.NamedTemporaryFile(suffix=".nii.gz") as upload:
+        assert is_received_file(upload.name)
+        link = tmp_path / "tmplink"
+        link.symlink_to("/etc/hostname")
+        assert not is_received_file(str(link))
+    assert not is_received_file("/etc/hostname")
+    assert not is_received_file(str(tmp_path / "scan.nii.gz"))

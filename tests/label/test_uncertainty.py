@@ -1,0 +1,63 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import pytest
+import torch
+import torch.nn as nn
+
+pytest.importorskip("monailabel", reason="needs the extra [label], in an environment of its own")
+
+from monai_essa.label.uncertainty import MostUncertain, dropout_on, soft_entropy
+
+
+def test_entropy_is_zero_when_sure_and_its_greatest_when_samples_disagree() -> None:
+    sure = torch.tensor([1.0, 0.0])[None, :, None, None, None].expand(4, 2, 3, 3, 3)
+    assert soft_entropy(sure) == pytest.approx(0, abs=1e-6)
+    assert soft_entropy(torch.stack([sure[0], sure[0].flip(0)])) == pytest.approx(math.log(2))
+
+
+def test_dropout_is_on_within_the_block_and_norms_stay_as_they_were() -> None:
+    network = nn.Sequential(nn.Dropout(0.0), nn.BatchNorm1d(4)).eval()
+    with dropout_on(network, 0.5) as layers:
+        assert (layers, network[0].p, network[0].training, network[1].training) == (1, 0.5, True, False)
+        assert (network(torch.ones(8, 4)) == 0).any()
+    assert (network[0].p, network[0].training) == (0.0, False)
+
+
+class Images:
+    """What the strategy reads of a datastore."""
+
+    def __init__(self, infos: dict[str, dict[str, Any]]) -> None:
+        self.infos = infos
+
+    def get_unlabeled_images(self, label_tag: Any, labels: Any) -> list[str]:
+        return list(self.infos)
+
+    def get_image_info(self, image: str) -> dict[str, Any]:
+        return self.infos[image]
+
+
+def test_the_highest_score_comes_first_and_what_was_just_given_last() -> None:
+    served = {"strategy": {"epistemic": {"ts": time.time()}}}
+    images = Images(
+        {"a": {"epistemic_entropy": 0.1}, "b": {"epistemic_entropy": 0.9} | served, "c": {"epistemic_entropy": 0.5}}
+    )
+    choose = MostUncertain()
+    assert choose({"strategy": "epistemic"}, images) == {"id": "c", "epistemic_entropy": 0.5}
+    assert choose({"strategy": "another"}, images)["id"] == "b"
+    assert choose({"strategy": "epistemic"}, Images({})) is None
