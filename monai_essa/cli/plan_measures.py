@@ -25,7 +25,7 @@ from monai.bundle import ConfigParser
 from monai_essa.adaptation import adaptation_of
 from monai_essa.cli.trial_steps import try_steps
 from monai_essa.efficiency.cost_plan import Timing
-from monai_essa.efficiency.recipe import use_recipe
+from monai_essa.efficiency.recipe import autocast_dtype, use_recipe
 from monai_essa.efficiency.step_cost import step_cost
 
 __all__ = ["measured_peak", "measured_times", "window_count"]
@@ -51,7 +51,7 @@ def measured_peak(config_files: Sequence[str], values: Mapping[str, Any]) -> Cal
         parser = _parser(config_files, {**values, "lean": lean})
         shape = [parser.get_parsed_content("in_channels"), *parser.get_parsed_content("img_size")]
         precision = parser.get_parsed_content("precision")
-        autocast = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+        autocast = autocast_dtype(precision)
         return use_recipe(parser.get_parsed_content("objective"), lean, precision), _kept_bytes(parser), shape, autocast
 
     def peak(lean: str, batch: int) -> int:

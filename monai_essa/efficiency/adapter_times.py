@@ -30,7 +30,7 @@ from monai_essa.efficiency.timed_steps import Seconds, interleaved_seconds, seco
 from monai_essa.methods import APLA, LoRA
 from monai_essa.methods.method import AdaptationMethod
 
-__all__ = ["AdapterTimes", "adapter_table", "adapter_times"]
+__all__ = ["AdapterTimes", "adapter_table", "adapter_times", "compared_networks"]
 
 _METHODS: dict[str, AdaptationMethod] = {
     "APLA": APLA(),
@@ -78,12 +78,21 @@ def adapter_times(
         file = save_adapter(adapted, Path(folder) / "adapter.safetensors")
         size = file.stat().st_size
         swap = interleaved_seconds({"swap": lambda: load_adapter(adapted, file)}, rounds)["swap"]
-    copies = [copy.deepcopy(adapted) for _ in range(rounds)]
-    merging = Seconds(tuple(seconds_of(partial(merge, network)) for network in copies))
-    ways = {"base": base, "merged": copies[0], "copied": copy.deepcopy(base)}
+    merging = Seconds(tuple(seconds_of(partial(merge, adapted)) for _ in range(rounds)))
     with torch.inference_mode():
-        passes = interleaved_seconds({name: partial(network, image) for name, network in ways.items()}, 2 * rounds)
+        ways = {name: partial(network, image) for name, network in compared_networks(base, adapted).items()}
+        passes = interleaved_seconds(ways, 2 * rounds)
     return AdapterTimes(size, swap, merging, **passes)
+
+
+def compared_networks(base: nn.Module, adapted: nn.Module) -> dict[str, nn.Module]:
+    """Give the networks whose inference is compared: the base, the merged network, and a copy of the base.
+
+    Args:
+        base: the network before it was adapted.
+        adapted: the network after.
+    """
+    return {"base": base, "merged": merge(adapted), "copied": copy.deepcopy(base)}
 
 
 def adapter_table(networks: dict[str, Callable[[], nn.Module]], rounds: int, device: torch.device) -> list[str]:

@@ -24,13 +24,13 @@ import torch
 import torch.nn as nn
 from ignite.engine import Engine, Events
 
+from monai_essa.efficiency.recipe import autocast_dtype
 from monai_essa.efficiency.step_cost import StepCost, step_cost
 from monai_essa.parameter_summary import summary
 
 __all__ = ["CostFile", "cost_record"]
 
 _logger = logging.getLogger(__name__)
-_AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class CostFile:
@@ -55,7 +55,7 @@ class CostFile:
         self.objective = objective
         self.network = network
         self.path = Path(path)
-        self.autocast = _AUTOCAST[precision]
+        self.autocast = autocast_dtype(precision)
         self._record: dict[str, Any] = {}
 
     def attach(self, engine: Engine) -> None:

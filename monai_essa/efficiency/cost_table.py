@@ -24,7 +24,7 @@ from monai.networks.nets import UNETR, SegResNet, SwinUNETR, ViT
 from monai_essa.adaptation import adapt
 from monai_essa.efficiency.cost_file import cost_record
 from monai_essa.efficiency.measured_step import MeasuredStep, measured_step
-from monai_essa.efficiency.recipe import use_recipe
+from monai_essa.efficiency.recipe import autocast_dtype, use_recipe
 from monai_essa.efficiency.step_cost import StepCost, fused_adamw, step_cost
 from monai_essa.efficiency.stock_objectives import StockSegmentation, foreach_adamw
 from monai_essa.methods import APLA, SSF, VPT, AdaptFormer, BitFit, FullTuning, HeadOnly, LoRA, NormTuning
@@ -142,7 +142,7 @@ def _row(work: CostWork, name: str, method: AdaptationMethod, recipe: str, stock
     shape = (work.batch, *[work.size] * 3)
     labels = (torch.empty(shape, dtype=torch.int64, device="meta"),) if labelled else ()
     images = torch.empty(work.batch, 1, *shape[1:], device="meta")
-    autocast = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(work.precision)
+    autocast = autocast_dtype(work.precision)
     optimizer = foreach_adamw if stock else fused_adamw
     cost = step_cost(objective, images, *labels, optimizer=optimizer, autocast=autocast)
     measured = None

@@ -18,7 +18,7 @@ import torch.nn as nn
 
 from monai_essa.efficiency.lean import lean
 
-__all__ = ["use_recipe"]
+__all__ = ["autocast_dtype", "use_recipe"]
 
 _RECIPES = ("none", "fast", "small")
 _AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -50,12 +50,26 @@ def use_recipe(objective: nn.Module, recipe: str, precision: str = "fp32") -> nn
         >>> net = adapt(ViT(1, 32, 16, hidden_size=48, mlp_dim=96, num_layers=2, num_heads=4), APLA())
         >>> objective = use_recipe(SimMIM(encoder=net), "small")
     """
-    for name, value, known in (("lean", recipe, _RECIPES), ("precision", precision, tuple(_AUTOCAST))):
-        if value not in known:
-            raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
-    dtype = _AUTOCAST[precision]
+    if recipe not in _RECIPES:
+        raise ValueError(f"lean must be one of {', '.join(_RECIPES)}, got {recipe!r}")
+    dtype = autocast_dtype(precision)
     if recipe == "none":
         return lean(objective, off=True)
     if recipe == "fast":
         return lean(objective, frozen_dtype=dtype)
     return lean(objective, recompute="block", frozen_dtype=dtype, residual_dtype=dtype)
+
+
+def autocast_dtype(precision: str) -> torch.dtype | None:
+    """Give the number format of autocast for a precision of the bundles; None for ``"fp32"``, which needs none.
+
+    Raises:
+        ValueError: if the precision is unknown.
+
+    Example:
+        >>> autocast_dtype("bf16"), autocast_dtype("fp32")
+        (torch.bfloat16, None)
+    """
+    if precision not in _AUTOCAST:
+        raise ValueError(f"precision must be one of {', '.join(_AUTOCAST)}, got {precision!r}")
+    return _AUTOCAST[precision]

@@ -35,6 +35,7 @@ from monai_essa.pretext.mae_decoder import MAEDecoder
 __all__ = ["REFERENCE_WORK", "ReferenceWork"]
 
 _PATCH = (16, 16, 16)
+_DECODER = r"(?!vit\.|swinViT\.).*"
 _CLASSES = 14  # as of BTCV, the task of both papers
 _MAE_DECODER = MAEDecoder(hidden_size=384, depth=4, num_heads=12)
 
@@ -90,17 +91,13 @@ def _stock_mae() -> StockMAE:
     return StockMAE(network, _PATCH)
 
 
-def _unetr() -> UNETR:
-    return UNETR(1, _CLASSES, 96)
+def _segmentation(name: str, network: Callable[[], nn.Module], decoder_learns: bool) -> ReferenceWork:
+    def ours(method: AdaptationMethod) -> nn.Module:
+        everything = decoder_learns or isinstance(method, FullTuning)
+        return StockSegmentation(adapt(network(), method, also_train=[_DECODER] if everything else []))
 
-
-def _swin_unetr() -> SwinUNETR:
-    return SwinUNETR(1, _CLASSES, feature_size=48)
-
-
-def _segmentation(network: nn.Module, method: AdaptationMethod, decoder: bool) -> nn.Module:
-    everything = decoder or isinstance(method, FullTuning)
-    return StockSegmentation(adapt(network, method, also_train=[r"(?!vit\.|swinViT\.).*"] if everything else []))
+    kind = f"{name}, decoder {'trained' if decoder_learns else 'frozen'}"
+    return ReferenceWork(kind, 1, True, lambda: StockSegmentation(network()), ours, decoder_learns)
 
 
 REFERENCE_WORK = (
@@ -118,34 +115,12 @@ REFERENCE_WORK = (
         _stock_mae,
         lambda method: MAE(encoder=adapt(_vit(), method), decoder=_MAE_DECODER),
     ),
-    ReferenceWork(
-        "UNETR-B, decoder frozen",
-        1,
-        True,
-        lambda: StockSegmentation(_unetr()),
-        lambda method: _segmentation(_unetr(), method, decoder=False),
-        decoder_learns=False,
-    ),
-    ReferenceWork(
-        "SwinUNETR-48, decoder frozen",
-        1,
-        True,
-        lambda: StockSegmentation(_swin_unetr()),
-        lambda method: _segmentation(_swin_unetr(), method, decoder=False),
-        decoder_learns=False,
-    ),
-    ReferenceWork(
-        "UNETR-B, decoder trained",
-        1,
-        True,
-        lambda: StockSegmentation(_unetr()),
-        lambda method: _segmentation(_unetr(), method, decoder=True),
-    ),
-    ReferenceWork(
-        "SwinUNETR-48, decoder trained",
-        1,
-        True,
-        lambda: StockSegmentation(_swin_unetr()),
-        lambda method: _segmentation(_swin_unetr(), method, decoder=True),
+    *(
+        _segmentation(name, network, decoder_learns)
+        for decoder_learns in (False, True)
+        for name, network in (
+            ("UNETR-B", lambda: UNETR(1, _CLASSES, 96)),
+            ("SwinUNETR-48", lambda: SwinUNETR(1, _CLASSES, feature_size=48)),
+        )
     ),
 )

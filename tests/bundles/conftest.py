@@ -51,12 +51,6 @@ class Stages:
     segmented: Path
 
 
-@pytest.fixture(autouse=True)
-def own_excepthook(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A bundle sets sys.excepthook; the hook of this process comes back after the test."""
-    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
-
-
 @pytest.fixture(scope="session")
 def volumes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with dataset.json: four labelled volumes for training, two for validation, six without a label."""

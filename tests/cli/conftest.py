@@ -14,7 +14,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,12 +63,6 @@ def monai_essa(capsys: pytest.CaptureFixture[str]) -> Monai:
         return Output(code, *capsys.readouterr())
 
     return run
-
-
-@pytest.fixture(autouse=True)
-def own_excepthook(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A bundle sets sys.excepthook; the hook of this process comes back after the test."""
-    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
 
 
 @pytest.fixture(scope="session")

@@ -80,12 +80,6 @@ def write_volume(folder: Path, number: int, label: Path | None = None) -> Path:
     return path
 
 
-@pytest.fixture(autouse=True)
-def own_excepthook(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A bundle sets sys.excepthook; the hook of this process comes back after the test."""
-    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
-
-
 @pytest.fixture(scope="session")
 def truth(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the labels of all cases."""
