@@ -23,7 +23,7 @@ from monai_essa.adaptation import adapt
 from monai_essa.adapter_file import load_adapter
 from monai_essa.methods import AdaptationMethod, FullTuning
 from monai_essa.network_parts import dead_parameters, part_of
-from monai_essa.networks import TokenEncoder, encoder_view
+from monai_essa.networks import encoder_view
 from monai_essa.networks.encoder_parts import encoder_trunk
 from monai_essa.parameter_summary import summary
 from monai_essa.switch import switch
@@ -217,11 +217,17 @@ def _load_or_refuse(
 
 
 def _loaded(network: nn.Module, pretrained: str | Path, img_size: Sequence[int] | None) -> set[str]:
-    view = encoder_view(encoder_trunk(network) if isinstance(network, nn.Sequential) else network)
-    grid = view.grid(img_size) if img_size is not None and isinstance(view, TokenEncoder) else None
-    report = load_weights(network, pretrained, target_grid=grid)
+    report = load_weights(network, pretrained, target_grid=_token_grid(network, img_size))
     kinds = (report.matched, report.renamed, report.inflated, report.interpolated)
     return {entry.name for kind in kinds for entry in kind}
+
+
+def _token_grid(network: nn.Module, img_size: Sequence[int] | None) -> tuple[int, ...] | None:
+    """Tokens of a crop along each axis; None for Swin and the CNNs, which have no position embedding to fit."""
+    trunk = encoder_trunk(network)
+    if img_size is None or not hasattr(trunk, "patch_embedding"):
+        return None
+    return encoder_view(trunk).grid(img_size)
 
 
 def _check_not_random(network: nn.Module, loaded: set[str], parts: Sequence[str]) -> None:

@@ -165,6 +165,7 @@ def test_an_adapter_of_the_network_goes_on_in_the_classifier(name: str, method: 
         also_train=[r"(pool|head_norm|head)\..*"],
         pretrained=tmp_path / "base.pt",
         adapter=tmp_path / "adapter.safetensors",
+        img_size=images(name).shape[2:],
     )
     with torch.no_grad():
         tokens = final_tokens(merge(adapted).eval(), images(name))
