@@ -4,6 +4,7 @@
 # make test-label        servers of MONAI Label, in an environment of their own (Python 3.10 to 3.12)
 # make demo [DATA=DIR]   the whole path on the demo cohort, or on your MSD-style folder
 # make tutorials         executes the percent scripts of tutorials/ and writes their notebooks
+# make docs              builds the documentation into site/; a warning is an error
 # make clean             removes what these targets made
 #
 # A target creates the environment that it needs, and installs again only when one of $(PINS) changed.
@@ -18,7 +19,7 @@ PINS := setup.cfg pyproject.toml constraints.txt
 BIN := $(VENV)/bin
 LABEL_VENV ?= .venv-label
 
-.PHONY: test test-oldest test-label lint demo tutorials clean
+.PHONY: test test-oldest test-label lint demo tutorials docs clean
 
 test: lint
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -52,6 +53,9 @@ demo: $(VENV)/installed-demo
 tutorials: $(VENV)/installed-tutorials
 	$(BIN)/python tutorials/notebooks.py
 
+docs: $(VENV)/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 $(VENV)/installed-%: $(PINS) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[$*]"
 	touch $@
@@ -61,4 +65,4 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 clean:
-	rm -rf $(VENV) $(LABEL_VENV) build dist monai_essa.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(LABEL_VENV) build dist site monai_essa.egg-info .mypy_cache .pytest_cache .ruff_cache

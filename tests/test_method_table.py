@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The README's table of methods and networks says what the contract test runs, cell by cell."""
+"""The table of methods and networks, in the README and the documentation, says what the contract test runs, cell by cell."""
 
 from __future__ import annotations
 
@@ -62,7 +62,8 @@ def cell(contract: ModuleType, classes: dict[str, str], method: str, column: str
     return "–" if not held else "yes" if held == wanted else "partly"
 
 
-def test_table_of_the_readme_is_what_the_contract_holds(contract):
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("page", ["README.md", "docs/concepts/methods.md"])
+def test_table_is_what_the_contract_holds(contract, page):
+    text = (ROOT / page).read_text(encoding="utf-8")
     shown = text.partition(BEGIN)[2].partition(END)[0]
-    assert shown == table(contract), f"put this between the two marks in README.md:\n{table(contract)}"
+    assert shown == table(contract), f"put this between the two marks in {page}:\n{table(contract)}"

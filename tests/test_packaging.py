@@ -173,7 +173,7 @@ def test_the_pins_of_ci_lie_in_the_ranges() -> None:
     config, pinned = setup_cfg(), pins("constraints.txt")
     for requirement in requirements(config["options"]["install_requires"]):
         assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)]), requirement
-    for extra in ("report", "demo", "peft", "export", "tutorials", "dev"):
+    for extra in ("report", "demo", "peft", "export", "docs", "tutorials", "dev"):
         for requirement in requirements(config["options.extras_require"][extra]):
             if requirement.name != "monai_essa":
                 assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)]), requirement

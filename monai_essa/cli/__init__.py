@@ -36,7 +36,7 @@ from monai_essa.cli import (
 from monai_essa.error_line import one_line
 from monai_essa.version import __version__
 
-__all__ = ["main"]
+__all__ = ["command_parser", "main"]
 
 _DESCRIPTION = """\
 Adapt pretrained MONAI networks to unlabelled scans and few labels, by training a few tensors only.
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         >>> main(["bundles", "list"])  # doctest: +SKIP
         0
     """
-    parser = _parser()
+    parser = command_parser()
     arguments, rest = parser.parse_known_args(argv)
     if rest and not arguments.passes_on:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -86,7 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_parser() -> argparse.ArgumentParser:
+    """Build the parser of ``monai-essa`` with all its commands."""
     parser = argparse.ArgumentParser(
         prog="monai-essa", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,0 +1,48 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""The reference of the command line: what `monai-essa COMMAND --help` prints, of every command."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from mkdocs.structure.files import File
+
+from monai_essa.cli import command_parser
+
+PAGE = "reference/commands.md"
+TITLE = "# Command line\n\nWhat `monai-essa COMMAND --help` prints.\n"
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Add the page."""
+    files.append(File.generated(config, PAGE, content=commands_page(command_parser())))
+    return files
+
+
+def commands_page(parser: argparse.ArgumentParser) -> str:
+    """Write a section for each command of a parser, the parser itself first."""
+    os.environ["COLUMNS"] = "100"  # where argparse breaks lines
+    sections = (f"## {command.prog}\n\n```text\n{command.format_help()}```\n" for command in every_command(parser))
+    return "\n".join([TITLE, *sections])
+
+
+def every_command(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """Give the parser and those of its commands, their commands included."""
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                yield from every_command(command)

@@ -1,0 +1,39 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Docstrings as mkdocstrings reads them: roles become code, formulas MathML, and an example becomes a code block."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import griffe
+from latex2mathml.converter import convert
+
+_FORMULA = re.compile(r"^( *)\.\. math:: (.*(?:\n\1 +.*)*)", re.MULTILINE)
+
+
+class DocstringMarks(griffe.Extension):
+    """Rewrites docstrings before mkdocstrings reads their sections."""
+
+    def on_instance(self, *, obj: griffe.Object, **kwargs: Any) -> None:
+        """Rewrite the docstring of one object."""
+        if obj.docstring:
+            obj.docstring.value = markdown_docstring(obj.docstring.value)
+
+
+def markdown_docstring(text: str) -> str:
+    """Turn formulas into MathML, which browsers draw by themselves, and other roles into code; rename example sections."""
+    text = _FORMULA.sub(lambda found: found[1] + convert(" ".join(found[2].split()), display="block"), text)
+    text = re.sub(r":math:`([^`]+)`", lambda found: convert(" ".join(found[1].split())), text)
+    text = re.sub(r":[a-z]+:`~?([^`]+)`", r"`\1`", text)
+    return re.sub(r"^( *)Example:$", r"\1Examples:", text, flags=re.MULTILINE)

@@ -1,0 +1,89 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Pages of the site that lie elsewhere in the repository, and links that hold in both places.
+
+A link is written as a code host follows it, relative to the file that has it. For the site it is rewritten where its
+target has a page there. Names and signatures are those of MkDocs' hooks.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from pathlib import Path
+from typing import Any
+
+from mkdocs.structure.files import File
+
+ROOT = Path(__file__).resolve().parents[2]
+BUNDLES = ("essa_ssa", "essa_tpp", "essa_segmentation", "essa_classification")
+
+
+def page_of() -> dict[str, str]:
+    """Give the place in the site of each file of the repository that is shown there but does not lie in docs/."""
+    places = {
+        "CONTRIBUTING.md": "project/contributing.md",
+        "CHANGELOG.md": "project/changelog.md",
+        "SECURITY.md": "project/security.md",
+        "CITATION.cff": "project/CITATION.cff",
+        "LICENSE": "project/LICENSE.txt",
+    }
+    for name in BUNDLES:
+        places[f"bundles/{name}/docs/README.md"] = f"bundles/{name}.md"
+        places[f"bundles/{name}/docs/data_license.txt"] = f"bundles/{name}_data_license.txt"
+        places[f"bundles/{name}/LICENSE"] = "project/LICENSE.txt"
+        for picture in (ROOT / "bundles" / name / "docs").glob("*.png"):
+            places[f"bundles/{name}/docs/{picture.name}"] = f"bundles/{picture.name}"
+    for notebook in sorted((ROOT / "tutorials").glob("*.ipynb")):
+        places[f"tutorials/{notebook.name}"] = f"tutorials/{notebook.stem}.md"
+    return places
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Add what is taken as it is; notebooks are turned into pages by notebook_pages.py."""
+    for source, place in page_of().items():
+        if not source.endswith(".ipynb") and files.get_file_from_path(place) is None:
+            files.append(File.generated(config, place, abs_src_path=str(ROOT / source)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
+    """Rewrite links; give a bundle's README its name as the only heading of the first level."""
+    place = page.file.src_uri
+    source = {there: here for here, there in page_of().items()}.get(place, f"docs/{place}")
+    if place.startswith("bundles/"):
+        markdown = f"# {Path(place).stem}\n\n" + lower_headings(markdown)
+    return site_links(markdown, source, place)
+
+
+def site_links(markdown: str, source: str, place: str) -> str:
+    """Point links of a file of the repository to the pages of its targets, as seen from its own page."""
+    places = page_of()
+
+    def rewrite(match: re.Match[str]) -> str:
+        path, mark, anchor = match[1].partition("#")
+        target = posixpath.normpath(posixpath.join(posixpath.dirname(source), path))
+        if ":" in path or target not in places and source.startswith("docs/"):
+            return match[0]  # of the web, or within docs/
+        there = places.get(target, target.removeprefix("docs/"))
+        return f"]({posixpath.relpath(there, posixpath.dirname(place) or '.')}{mark}{anchor})"
+
+    return re.sub(r"\]\(([^)\s#][^)\s]*)\)", rewrite, markdown)
+
+
+def lower_headings(markdown: str) -> str:
+    """Put one more # before each heading; lines of code blocks stay."""
+    lines, code = [], False
+    for line in markdown.splitlines():
+        code ^= line.startswith("```")
+        lines.append(f"#{line}" if re.match(r"#{1,5} ", line) and not code else line)
+    return "\n".join(lines) + "\n"
