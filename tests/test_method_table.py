@@ -9,7 +9,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""The table of methods and networks, in the README and the documentation, says what the contract test runs, cell by cell."""
+"""The table of methods and networks in the README and the docs says what the contract test runs, cell by cell."""
 
 from __future__ import annotations
 

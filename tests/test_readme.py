@@ -22,14 +22,14 @@ import torch
 from monai.networks.nets import ViT
 
 from monai_essa import adapt, load_adapter, save_adapter
-from tests.docs.shown_commands import blocks, run_short
+from tests.docs.shown_commands import blocks
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_python_example_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    torch.save(ViT(1, 32, 16, 24, 48, 12, 4, qkv_bias=True).state_dict(), "vit.pt")
+    torch.save(ViT(1, 32, 16, 24, 48, 12, 4, qkv_bias=True).state_dict(), "vit_b.pt")
     (code,) = blocks("README.md", "python")
     assert "img_size=(96, 96, 96), qkv_bias=True" in code and "columns=128" in code
     small = "img_size=32, feature_size=4, hidden_size=24, mlp_dim=48, num_heads=4"
@@ -56,9 +56,3 @@ def test_method_in_contributing_runs(tmp_path):
     fresh = ViT(1, 32, 16, 24, 48, 2, 4)
     fresh.load_state_dict(net.state_dict())
     load_adapter(fresh, file, methods=[module.LastBlocks])
-
-
-def test_the_cost_command_runs_in_its_short_form(tmp_path):
-    (shown,) = blocks("README.md", "bash", "## What it costs", "## Install")
-    run_short(shown.replace("vit_b --size 96", "vit_s --size 32"), tmp_path, tmp_path)
-    assert (tmp_path / "cost" / "cost.json").is_file() and (tmp_path / "cost" / "cost.png").is_file()

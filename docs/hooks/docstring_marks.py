@@ -32,8 +32,8 @@ class DocstringMarks(griffe.Extension):
 
 
 def markdown_docstring(text: str) -> str:
-    """Turn formulas into MathML, which browsers draw by themselves, and other roles into code; rename example sections."""
+    """Turn formulas into MathML, which browsers draw by themselves, and other roles into code."""
     text = _FORMULA.sub(lambda found: found[1] + convert(" ".join(found[2].split()), display="block"), text)
-    text = re.sub(r":math:`([^`]+)`", lambda found: convert(" ".join(found[1].split())), text)
+    text = re.sub(r":math:`([^`]+)`", lambda found: f"<span>{convert(' '.join(found[1].split()))}</span>", text)
     text = re.sub(r":[a-z]+:`~?([^`]+)`", r"`\1`", text)
     return re.sub(r"^( *)Example:$", r"\1Examples:", text, flags=re.MULTILINE)

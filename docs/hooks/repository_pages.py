@@ -22,9 +22,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).resolve().parents[2]
+_FETCHED = re.compile(r"<(?:script|link|img|iframe|source)\b[^>]*\s(?:src|href)=[\"']?(?:https?:)?//[^>]*>")
 BUNDLES = ("essa_ssa", "essa_tpp", "essa_segmentation", "essa_classification")
 
 
@@ -63,6 +65,13 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     if place.startswith("bundles/"):
         markdown = f"# {Path(place).stem}\n\n" + lower_headings(markdown)
     return site_links(markdown, source, place)
+
+
+def on_post_page(output: str, page: Any, config: Any) -> str:
+    """Refuse a page that a browser would complete from elsewhere: hospitals read this offline."""
+    if found := _FETCHED.search(output):
+        raise PluginError(f"{page.file.src_uri}: {found[0]} is fetched from elsewhere; put the file into docs/")
+    return output
 
 
 def site_links(markdown: str, source: str, place: str) -> str:

@@ -1,0 +1,102 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""Every command and every Python block of the pages runs, in its short form, on the smallest real data."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from monai.networks.nets import ViT
+from safetensors.torch import load_file
+
+from tests.docs.shown_commands import ROOT, blocks, run_page
+
+PATH = (
+    "docs/how-to/own-data.md",
+    "docs/how-to/segmentation.md",
+    "docs/how-to/adapters.md",
+)  # one folder, in this order
+OTHERS = (
+    "README.md",
+    "docs/how-to/classification.md",
+    "docs/how-to/own-method.md",
+    "docs/how-to/own-pretext-task.md",
+    "docs/get-started.md",
+    "docs/how-to/cost-and-lean.md",
+    "docs/index.md",
+    "CONTRIBUTING.md",
+)
+ELSEWHERE = {
+    "docs/studies/hippocampus.md": "tests/docs/test_studies.py",
+    "docs/studies/chest-x-rays.md": "tests/docs/test_studies.py",
+    "docs/label.md": "servers: make test-label; what comes before them: tests/cli/test_bundle_copy.py",
+    "docs/benchmark.md": "takes an hour: tests/efficiency/test_benchmark.py makes a part of the page",
+}
+KEPT = {"scans", "labels", "vit_b.pt", "datalist.json", "runs", "last_blocks.py"}
+
+
+@pytest.fixture
+def site(hippocampus_tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What the pages start from: scans, labels, and weights of a ViT."""
+    for source, target in (("imagesTr", "scans"), ("labelsTr", "labels")):
+        (tmp_path / target).mkdir()
+        for number, file in enumerate(sorted((hippocampus_tiny / source).glob("*.nii.gz")), start=1):
+            shutil.copy(file, tmp_path / target / f"patient_{number:03d}.nii.gz")
+    torch.save(ViT(1, 32, 16, 24, 48, 12, 4, qkv_bias=True).state_dict(), tmp_path / "vit_b.pt")
+    for name in ("last_blocks", "denoising"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    return tmp_path
+
+
+def start_afresh(folder: Path) -> None:
+    """Another page may make the same files again."""
+    for path in folder.iterdir():
+        if path.name not in KEPT:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def test_every_page_with_blocks_is_run() -> None:
+    pages = ["README.md", "CONTRIBUTING.md", *(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))]
+    shown = {page for page in pages if re.search("^```(bash|python)", (ROOT / page).read_text("utf-8"), re.MULTILINE)}
+    assert shown == {*PATH, *OTHERS, *ELSEWHERE}
+
+
+@pytest.mark.slow
+def test_the_path_from_scans_to_predictions(site: Path) -> None:
+    for page in PATH:
+        run_page(page, site)
+    learned = load_file(site / "runs" / "ssa" / "adapter.safetensors")
+    assert len(learned) == 24 and all(".out_proj." in name for name in learned)
+    assert len(list((site / "masks").rglob("*.nii.gz"))) == 16
+    assert (site / "runs" / "segmentation" / "test" / "val_mean_dice_raw.csv").is_file()
+    assert torch.load(site / "adapted_vit.pt").keys() == torch.load(site / "vit_b.pt").keys()
+    assert all((site / name).is_file() for name in ("model.ts", "model.pt2"))
+
+
+@pytest.mark.slow
+def test_the_other_pages(site: Path) -> None:
+    (method,) = blocks("CONTRIBUTING.md", "python")
+    (site / "last_blocks.py").write_text(method, encoding="utf-8")
+    for page in OTHERS:
+        start_afresh(site)
+        run_page(page, site)
+    metrics = json.loads((site / "runs" / "classes" / "test" / "metrics.json").read_text(encoding="utf-8"))
+    assert "auc" in {name.lower() for name in metrics}
+    learned = load_file(site / "runs" / "last_blocks" / "adapter.safetensors")
+    assert {name.split(".")[1] for name in learned} == {"10", "11"}
+    assert (site / "runs" / "denoising" / "pretext_head.safetensors").is_file()
