@@ -69,16 +69,16 @@ def short(command: str) -> str:
 def short_line(line: str) -> str:
     """The same for a command that names no sizes: it is given small ones by its own options."""
     if line.startswith("monai-essa cost"):
-        return re.sub(r"--methods \S+", "--methods full,apla --lean fast", line).replace(
-            "vit_b --size 96", "vit_s --size 32"
-        )
+        line = line.replace("vit_b", "vit_s").replace("--size 96", "--size 32")
+        return re.sub(r"--methods \S+", "--methods full,apla --lean fast", line)
     line = line.replace("1,1,96,96,96", "1,1,32,32,32")
     if line.startswith("monai-essa plan"):
         return f"{line.replace('--hours 8', '--hours 0.01')} --args {SMALL_VALUES}"
     if line.startswith("monai-essa bundles copy"):
-        feature_size = "" if "essa_ssa" in line else " feature_size=4"
+        feature_size = "" if re.search("copy essa_(ssa|tpp)", line) else " feature_size=4"
         return f"{line}{'' if '--args' in line else ' --args'} {SMALL_COPY}{feature_size}"
-    return f"{line} --max_epochs 1" if "run " in line and "--args_file" in line else line
+    trains = "bundle run " in line and ("--args_file" in line or "train.yaml" in line) and "--max_epochs" not in line
+    return f"{line} --max_epochs 1" if trains else line
 
 
 def short_python(code: str) -> str:
