@@ -24,7 +24,7 @@ import torch
 from monai.networks.nets import ViT
 from safetensors.torch import load_file
 
-from tests.docs.shown_commands import ROOT, blocks, run_page
+from tests.docs.shown_commands import ROOT, blocks, run_page, run_short
 
 PATH = (
     "docs/how-to/own-data.md",
@@ -74,6 +74,12 @@ def test_every_page_with_blocks_is_run() -> None:
     pages = ["README.md", "CONTRIBUTING.md", *(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))]
     shown = {page for page in pages if re.search("^```(bash|python)", (ROOT / page).read_text("utf-8"), re.MULTILINE)}
     assert shown == {*PATH, *OTHERS, *ELSEWHERE}
+
+
+def test_a_line_that_nobody_runs_is_refused(tmp_path: Path) -> None:
+    run_short("pip install monai  # listed, with a reason\n", tmp_path, tmp_path)
+    with pytest.raises(AssertionError, match="no test runs the line 'rm -r scans'"):
+        run_short("rm -r scans\n", tmp_path, tmp_path)
 
 
 @pytest.mark.slow
