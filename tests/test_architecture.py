@@ -80,8 +80,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": BRICKS,
     "demo": BRICKS | TOOLS,
     "cli": BRICKS | TOOLS | {"demo"},
-    # It swaps adapters on a network that it keeps, and asks for the next run folder; all else goes by the bundle.
-    "label": {"adaptation", "adapter_file", "engines", "version"},
+    # It swaps adapters on a network that it keeps, and asks for the next run folder; all else goes by the bundles.
+    "label": {"adaptation", "adapter_file", "bundle_folder", "engines", "version"},
     "__init__": BRICKS | TOOLS,
 }
 

@@ -27,13 +27,13 @@ from monailabel.utils.others.generic import name_to_device
 
 from monai_essa.adaptation import disable_adapter
 from monai_essa.adapter_file import load_adapter, read_adapter
-from monai_essa.label.adapter_store import BASE, AdapterStore
+from monai_essa.label.adapter_store import BASE, LATEST, AdapterStore
 
 __all__ = ["AdapterInfer"]
 
 
 class AdapterInfer(BundleInferTask):
-    """A bundle's inference; ``adapter`` in the request is a site's name or ``base``, by default the last trained.
+    """A bundle's inference; ``adapter`` in the request is a site's name, ``base`` or ``latest``, which is the default.
 
     Args:
         bundle: the bundle's folder.
@@ -49,29 +49,29 @@ class AdapterInfer(BundleInferTask):
         self._loaded: dict[str, tuple[nn.Module, Path, Any]] = {}
 
     def config(self) -> dict[str, Any]:
-        """Offer the adapters; a client shows the first as its default."""
-        return super().config() | {"adapter": [*self.adapters.names(), BASE]}
+        """Offer the adapters; a client shows the first as its default, and may keep to it after a training."""
+        return super().config() | {"adapter": [LATEST, *self.adapters.names(), BASE]}
 
     def adapter_name(self, request: dict[str, Any]) -> str:
-        """Read which adapter a request wants.
+        """Read which adapter a request wants: a site's name, or ``base``.
 
         Raises:
             HTTPException: with status 404 if there is none of that name.
         """
-        choices = self.config()["adapter"]
-        wanted = request.get("adapter") or choices[0]
+        choices = [*self.adapters.names(), BASE]
+        wanted = request.get("adapter") or LATEST
         name = wanted[0] if isinstance(wanted, list) else wanted
-        if name not in choices:
-            raise HTTPException(404, f"adapter {name!r}: expected one of {', '.join(choices)}")
-        return name
+        if name != LATEST and name not in choices:
+            raise HTTPException(404, f"adapter {name!r}: expected one of {', '.join([LATEST, *choices])}")
+        return choices[0] if name == LATEST else name
 
     def __call__(self, request: dict[str, Any], callbacks: Any = None) -> tuple[str | None, dict[str, Any]]:
         """Infer, and say in the result which adapter and version did."""
         name = self.adapter_name(request)
         with self._one_at_a_time:
-            versions = [] if name == BASE else self.adapters.versions(name)
+            adapter = self.adapters.current(name)
             file, params = super().__call__(dict(request) | {"adapter": name}, callbacks)
-        return file, params | {"adapter": name, "adapter_version": versions[-1]["version"] if versions else 0}
+        return file, params | {"adapter": name, "adapter_version": int(adapter.stem) if adapter else 0}
 
     def run_inferer(self, data: dict[str, Any], convert_to_batch: bool = True, device: str = "cuda") -> dict[str, Any]:
         """Run the network with the adapter of the request in."""

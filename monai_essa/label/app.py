@@ -31,9 +31,12 @@ from monailabel.tasks.activelearning.random import Random
 
 from monai_essa.label.adapter_infer import AdapterInfer
 from monai_essa.label.adapter_store import AdapterStore
+from monai_essa.label.labelled_stage import LabelledStage
+from monai_essa.label.site_training import SiteTraining
+from monai_essa.label.status_page import status_router
 from monai_essa.label.studies_folder import StudiesFolder, is_received_file
-from monai_essa.label.train_adapter import TrainAdapter
 from monai_essa.label.uncertainty import EntropyScoring, MostUncertain
+from monai_essa.label.unlabelled_stage import UnlabelledStage
 from monai_essa.version import __version__
 
 __all__ = ["EssaLabelApp"]
@@ -51,6 +54,7 @@ class EssaLabelApp(MONAILabelApp):
 
     Raises:
         FileNotFoundError: if ``model/`` holds no bundle with weights.
+        ValueError: if a bundle has the name of another one's SSA.
     """
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
@@ -61,6 +65,9 @@ class EssaLabelApp(MONAILabelApp):
                 f"{folder} holds no bundle with models/model.pt; write an app folder by "
                 "monai-essa label init DIR --bundle BUNDLE"
             )
+        for name in self.bundles:
+            if f"{name}_ssa" in self.bundles:
+                raise ValueError(f"{name}_ssa is the SSA of the bundle {name}: rename the folder of the other bundle")
         self.adapters = {name: AdapterStore(bundle / "adapters") for name, bundle in self.bundles.items()}
         about = "Segmentation by bundles, with adapters that train on the labels submitted so far"
         super().__init__(app_dir, studies, conf, name="monai_essa", description=about, version=__version__)
@@ -81,8 +88,13 @@ class EssaLabelApp(MONAILabelApp):
         return {name: AdapterInfer(path, self.conf, self.adapters[name]) for name, path in self.bundles.items()}
 
     def init_trainers(self) -> dict[str, TrainTask]:
-        """Make one training task for each bundle."""
-        return {name: TrainAdapter(path, self.adapters[name]) for name, path in self.bundles.items()}
+        """Make two training tasks for each bundle: SSA, then the one on labels, as 3D Slicer's "ALL" runs them."""
+        trainers: dict[str, TrainTask] = {}
+        for name, bundle in self.bundles.items():
+            adapters = self.adapters[name]
+            trainers[f"{name}_ssa"] = SiteTraining(UnlabelledStage(bundle), bundle / "runs", adapters)
+            trainers[name] = SiteTraining(LabelledStage(bundle, adapters), bundle / "runs", adapters)
+        return trainers
 
     def init_strategies(self) -> dict[str, Strategy]:
         """Offer the order of the names, chance, and what the first bundle is least sure of."""
@@ -91,6 +103,13 @@ class EssaLabelApp(MONAILabelApp):
     def init_scoring_methods(self) -> dict[str, ScoringMethod]:
         """Score by the first bundle."""
         return {"epistemic": EntropyScoring(next(iter(self._infers.values())))}
+
+    def on_init_complete(self) -> None:
+        """Add the page of the status to the server, which calls this at its start."""
+        from monailabel.app import app as server  # not at the top: a training builds this app without a server
+
+        server.include_router(status_router())
+        super().on_init_complete()
 
     def infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
         """Infer on an image of the studies, or on one that came with the request.

@@ -98,6 +98,18 @@ def studies(tmp_path: Path) -> Path:
     return tmp_path / "studies"
 
 
+@pytest.fixture
+def datastore(studies: Path, truth: Path) -> Any:
+    """The studies as the app opens them: two labelled volumes and four without."""
+    from monai_essa.label.studies_folder import StudiesFolder  # other tests run without MONAI Label
+
+    final = studies / "labels" / "final"
+    final.mkdir(parents=True)
+    for name in ("case_00.nii.gz", "case_01.nii.gz"):
+        shutil.copy(truth / name, final)
+    return StudiesFolder(str(studies))
+
+
 @pytest.fixture(scope="session")
 def trained_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of essa_segmentation that one epoch on two volumes gave weights; tests must not change it."""

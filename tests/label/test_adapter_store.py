@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,29 @@ def test_a_name_that_is_no_plain_one_is_refused(store: AdapterStore, file: Path,
         store.current(name)
 
 
-def test_no_adapter_takes_the_name_of_the_base(store: AdapterStore, file: Path) -> None:
+@pytest.mark.parametrize("name", ["base", "latest"])
+def test_no_adapter_takes_a_name_that_means_something_else(store: AdapterStore, file: Path, name: str) -> None:
     with pytest.raises(ValueError, match="expected another name"):
-        store.add("base", file, {})
+        store.add(name, file, {})
+
+
+def test_inference_passes_over_what_ssa_made(store: AdapterStore, file: Path) -> None:
+    store.add("only_ssa", file, {"stage": "ssa"})
+    assert (store.sites(), store.names(), store.current("only_ssa")) == (["only_ssa"], [], None)
+    store.add("site", file, {"labels": 3})
+    store.add("site", file, {"stage": "ssa"})
+    assert store.names() == ["site"]
+    assert store.current("site") == store.file("site", 1)
+    assert store.newest("site")["version"] == 2
+    assert store.undo("site") == 1
+    assert store.newest("site")["version"] == 1
+
+
+def test_the_site_that_was_trained_last_comes_first(store: AdapterStore, file: Path) -> None:
+    for number, site in enumerate(("a", "b", "a")):
+        store.add(site, file, {})
+        os.utime(store.current(site), ns=(number, number))
+    assert store.names() == ["a", "b"]
+    store.undo("a")
+    store.add("a", file, {"stage": "ssa"})
+    assert store.names() == ["b", "a"]

@@ -24,12 +24,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 pytest.importorskip("monailabel", reason="needs the extra [label], in an environment of its own")
 
 from monailabel.client.client import MONAILabelClient, MONAILabelClientException
 
 MODEL = "ball_segmentation"
+SSA = f"{MODEL}_ssa"
 
 
 def client_of(server: Any, tmp_path: Path) -> MONAILabelClient:
@@ -37,9 +39,9 @@ def client_of(server: Any, tmp_path: Path) -> MONAILabelClient:
     return MONAILabelClient(server.url, tmpdir=str(tmp_path / "client"))
 
 
-def trained(client: MONAILabelClient, log: Path, **values: Any) -> dict[str, Any]:
+def trained(client: MONAILabelClient, log: Path, trainer: str = MODEL, **values: Any) -> dict[str, Any]:
     """Trains to the end and gives the task's last status."""
-    client.train_start(MODEL, values)
+    client.train_start(trainer, values)
     while (status := client.train_status())["status"] in ("SUBMITTED", "RUNNING"):
         time.sleep(0.5)
     assert "end_ts" in status, log.read_text(encoding="utf-8")[-4000:]
@@ -62,9 +64,9 @@ def test_the_loop_of_labelling(serve: Callable[..., Any], truth: Path, tmp_path:
     with serve(MONAI_LABEL_AUTO_UPDATE_SCORING="false") as server:
         client = client_of(server, tmp_path)
         info = client.info()
-        assert list(info["models"]) == list(info["trainers"]) == [MODEL]
+        assert (list(info["models"]), list(info["trainers"])) == ([MODEL], [SSA, MODEL])
         assert info["models"][MODEL]["labels"] == {"ball": 1}
-        assert info["models"][MODEL]["config"]["adapter"] == ["base"]
+        assert info["models"][MODEL]["config"]["adapter"] == ["latest", "base"]
         assert set(info["strategies"]) == {"first", "random", "epistemic"}
         for strategy in info["strategies"]:
             assert client.next_sample(strategy, {})["id"].startswith("case_0")
@@ -89,14 +91,27 @@ def test_the_loop_of_labelling(serve: Callable[..., Any], truth: Path, tmp_path:
         mask = np.asarray(nib.load(truth / "case_04.nii.gz").dataobj)
         assert dice(first, mask) > dice(before, mask)
 
-        # One more epoch goes on from there; another site begins from the bundle's own weights.
+        # One more epoch goes on from there; another site begins from SSA, which alone changes no inference.
         assert trained(client, server.log, adapter="site_a", max_epochs=1, val_split=0.3)["status"] == "DONE"
-        assert trained(client, server.log, adapter="site_b", max_epochs=1, pretrained=False)["status"] == "DONE"
-        assert client.info()["models"][MODEL]["config"]["adapter"] == ["site_b", "site_a", "base"]
+        assert trained(client, server.log, SSA, adapter="site_b", max_epochs=2, samples_per_epoch=8)["status"] == "DONE"
+        assert client.info()["models"][MODEL]["config"]["adapter"] == ["latest", "site_a", "base"]
+        assert inferred(client, "case_04")[2]["adapter"] == "site_a"
+        assert trained(client, server.log, adapter="site_b", max_epochs=1, val_split=0.3)["status"] == "DONE"
+        assert client.info()["models"][MODEL]["config"]["adapter"] == ["latest", "site_b", "site_a", "base"]
+        adapters = server.app / "model" / MODEL / "adapters"
+        ssa, after = (load_file(adapters / "site_b" / f"00{number}.safetensors") for number in (1, 2))
+        base = torch.load(server.app / "model" / MODEL / "models" / "model.pt", weights_only=True)
+        for name, tensor in ssa.items():  # the training took one step of AdamW at the rate 1.0e-3, SSA more before it
+            from_base = (tensor - base[name.replace("encoder:", "vit.")]).abs().max()
+            assert 0 < (after[name] - tensor).abs().max() < 1.1e-3 < from_base
+
         stats = client.info()["train_stats"][MODEL]
-        assert [entry["labels"] for entry in stats["site_a"]] == [3, 3]
+        assert [entry["labels"] for entry in stats["adapters"]["site_a"]] == [3, 3]
+        assert [entry.get("images") for entry in stats["adapters"]["site_b"]] == [6, None]
+        assert stats["best_metric"] == stats["adapters"]["site_b"][-1]["dice"]
         second = inferred(client, "case_04", adapter="site_a")
         assert second[2]["adapter_version"] == 2
+        assert inferred(client, "case_04", adapter="latest")[2]["adapter"] == "site_b"
         assert not np.array_equal(inferred(client, "case_04", adapter="site_b")[0], second[0])
         assert np.array_equal(inferred(client, "case_04", adapter="base")[0], before)
         assert np.array_equal(inferred(client, "case_04", adapter="site_a")[0], second[0])
@@ -106,8 +121,7 @@ def test_the_loop_of_labelling(serve: Callable[..., Any], truth: Path, tmp_path:
         undone = inferred(client, "case_04", adapter="site_a")
         assert undone[2]["adapter_version"] == 1
         assert np.array_equal(undone[0], first)
-        adapters = server.app / "model" / MODEL / "adapters" / "site_a"
-        assert sorted(path.name for path in adapters.iterdir()) == [
+        assert sorted(path.name for path in (adapters / "site_a").iterdir()) == [
             "001.safetensors",
             "002.safetensors",
             "history.json",
@@ -144,7 +158,7 @@ def test_what_would_leave_the_studies_is_refused(serve: Callable[..., Any], trut
         assert client.infer(MODEL, "", {}, file=image)[1]["adapter"] == "base"
         assert trained(client, server.log, adapter="site_a")["status"] == "ERROR"  # no label yet
         assert trained(client, server.log, adapter="../x")["status"] == "ERROR"
-        assert client.info()["models"][MODEL]["config"]["adapter"] == ["base"]
+        assert client.info()["models"][MODEL]["config"]["adapter"] == ["latest", "base"]
 
 
 @pytest.mark.slow

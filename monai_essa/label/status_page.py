@@ -1,0 +1,105 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""``/status``: studies, adapters and training as a page that needs no internet, unlike MONAI Label's own pages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from fastapi import APIRouter, Depends
+from fastapi.responses import HTMLResponse
+from monailabel.config import settings
+from monailabel.endpoints.user.auth import RBAC
+from monailabel.interfaces.utils.app import app_instance
+from monailabel.utils.async_tasks.task import AsyncTask
+
+__all__ = ["status_page", "status_router"]
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head><meta charset="utf-8"><meta http-equiv="refresh" content="10"><title>MONAI Label: {name}</title>
+<style>
+body {{font: 15px/1.5 sans-serif; max-width: 56em; margin: 2em auto; padding: 0 1em}}
+table {{border-collapse: collapse; margin-bottom: 1em}}
+td, th {{border: 1px solid #bbb; padding: .2em .8em; text-align: left}}
+pre {{background: #f3f3f3; padding: .8em; overflow-x: auto; font-size: 12px}}
+</style></head>
+<body>
+<h1>{name} {version}</h1>
+<p>{description}. Research software, not a medical device.</p>
+<h2>Studies</h2>
+<p>{completed} of {total} volumes have a label.</p>
+{models}
+<h2>Training</h2>
+{training}
+<p>As text: <a href="/info/">what a client is told</a>, <a href="/logs/?text=true">the server's log</a>. In 3D Slicer:
+module <em>MONAI Label</em>, with the address of this page without <code>/status</code>.</p>
+</body></html>
+"""
+_COLUMNS = ("adapter", "version", "learned from", "epochs", "seconds", "Dice", "")
+
+
+def status_router() -> APIRouter:
+    """Make the route, for those who may see ``/info/``."""
+    router = APIRouter(dependencies=[Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER))])
+
+    @router.get("/status", response_class=HTMLResponse, summary="Studies, adapters and training")
+    def status() -> str:
+        return status_page(app_instance().info(), AsyncTask.status("train")[0])
+
+    return router
+
+
+def status_page(info: Mapping[str, Any], task: Mapping[str, Any] | None) -> str:
+    """Write the page.
+
+    Args:
+        info: of the app.
+        task: MONAI Label's record of the last training; None if there was none since the start.
+
+    Returns:
+        HTML that loads nothing from elsewhere.
+    """
+    text = {name: escape(str(info[name])) for name in ("name", "version", "description")}
+    counts = {name: info["datastore"][name] for name in ("completed", "total")}
+    models = "".join(_model(name, info["train_stats"][name]["adapters"]) for name in info["models"])
+    return _PAGE.format(**text, **counts, models=models, training=_training(task))
+
+
+def _model(name: str, adapters: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    rows = [_row(site, entry, versions) for site, versions in adapters.items() for entry in reversed(versions)]
+    none = "<p>No adapter yet: inference is the bundle's own.</p>"
+    head = "".join(f"<th>{column}</th>" for column in _COLUMNS)
+    table = f"<table><tr>{head}</tr>{''.join(rows)}</table>" if rows else none
+    return f"<h2>{escape(name)}</h2>{table}"
+
+
+def _row(site: str, entry: Mapping[str, Any], versions: Sequence[Mapping[str, Any]]) -> str:
+    labelled = [other for other in versions if "labels" in other]
+    if "labels" in entry:
+        source, use = f"{entry['labels']} labels", "segments" if entry is labelled[-1] else ""
+    else:
+        source = f"{entry['images']} volumes without labels (SSA)"
+        use = "the next training starts here" if entry is versions[-1] else ""
+    cells = (site, entry["version"], source, entry["epochs"], entry["seconds"], entry.get("dice", ""), use)
+    return f"<tr>{''.join(f'<td>{escape(str(cell))}</td>' for cell in cells)}</tr>"
+
+
+def _training(task: Mapping[str, Any] | None) -> str:
+    if task is None:
+        return "<p>None since the server was started.</p>"
+    lines = escape("\n".join(task.get("details", ())))
+    when = f"{task['request'].get('model')}, begun {task['start_ts']}, ended {task.get('end_ts', 'not yet')}"
+    return f"<p><strong>{escape(task['status'])}</strong>: {escape(when)}</p><pre>{lines}</pre>"

@@ -1,0 +1,168 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""The loop of labelling on the demo cohort, by MONAI Label's client: the numbers of docs/label.md.
+
+python -m tests.label.demo_loop FOLDER [SEED ...]
+
+A network is pre-trained on scanner A without labels and fitted to the two validation volumes of scanner B for a short
+time. A server gives it to a reader of scanner B: 27 volumes, of which three get labels and eight are measured on.
+Needs the extras [label] and [demo].
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from monailabel.client.client import MONAILabelClient
+
+from monai_essa.bundle_folder import bundle_folder
+from monai_essa.cli.bundle_copy import BundleVariant, copy_bundle
+from monai_essa.cli.label_folder import make_label_folder
+from monai_essa.data import load_datalist
+from monai_essa.data.cohort import CohortSize
+from monai_essa.demo.demo_data import cohort_data
+from monai_essa.demo.plan import DemoPlan, DemoSize
+from monai_essa.demo.quiet import quiet_libraries
+from monai_essa.demo.stage import Stage, run_stage, write_stage
+from tests.label.conftest import serving
+
+MODEL = "tissue_segmentation"
+CLASSES = {"gray matter": 1, "white matter": 2}
+FIT = {"max_epochs": 3, "samples_per_epoch": 20, "lr": 1.0e-3}
+
+
+def make_bundle(folder: Path, seed: int) -> tuple[Path, DemoPlan]:
+    """Trains the network that a reader is given."""
+    plan = DemoPlan(cohort_data(folder / "cohort", CohortSize(), seed), DemoSize(), folder, seed)
+    run_stage(write_stage(plan.pretraining(), folder))
+    fit = plan.segmentations()[1]
+    section = {"section": plan.data.sections["validation"]}
+    run_stage(
+        write_stage(
+            Stage(
+                "fit",
+                fit.title,
+                fit.bundle,
+                fit.configs,
+                fit.values | section | FIT | {"output_dir": str(folder / "fit")},
+            ),
+            folder,
+        )
+    )
+    keys = ("spacing", "img_size", "hidden_size", "mlp_dim", "num_heads", "feature_size", "labels")
+    values = {key: fit.values[key] for key in keys}
+    variant = BundleVariant(MODEL, {"method": "apla", "intensity": "mr"}, values, folder / "fit")
+    return copy_bundle(bundle_folder("essa_segmentation"), folder, variant), plan
+
+
+def make_studies(folder: Path, plan: DemoPlan) -> dict[str, dict[str, Path]]:
+    """Links every volume of scanner B but those two into one folder, and gives the labels by image id."""
+    (folder / "studies").mkdir()
+    labels: dict[str, dict[str, Path]] = {}
+    for section in ("unlabeled", "training", "test"):
+        items = load_datalist(plan.data.datalist, plan.data.sections[section])
+        names = {Path(item["image"]).name.removesuffix(".nii.gz"): item for item in items}
+        for item in items:
+            (folder / "studies" / Path(item["image"]).name).symlink_to(item["image"])
+        labels[section] = {name: Path(item["label"]) for name, item in names.items() if "label" in item}
+    return labels
+
+
+class Reader:
+    """Who sits before the viewer."""
+
+    def __init__(self, url: str, folder: Path) -> None:
+        folder.mkdir()
+        self.client = MONAILabelClient(url, tmpdir=str(folder))
+
+    def dice(self, labels: dict[str, Path], adapter: str) -> np.ndarray:
+        """Dice of the proposals, (volumes, classes)."""
+        rows = []
+        for image, label in labels.items():
+            proposed = np.asarray(nib.load(self.client.infer(MODEL, image, {"adapter": adapter})[0]).dataobj)
+            truth = np.asarray(nib.load(label).dataobj)
+            rows.append([_dice(proposed == number, truth == number) for number in CLASSES.values()])
+        return np.array(rows)
+
+    def train(self, trainer: str, **values: Any) -> int:
+        """Train to the end; the seconds from the request on."""
+        begun = time.monotonic()
+        self.client.train_start(trainer, values)
+        while (status := self.client.train_status())["status"] in ("SUBMITTED", "RUNNING"):
+            time.sleep(0.5)
+        if status["status"] != "DONE":
+            raise RuntimeError("\n".join(status["details"]))
+        return round(time.monotonic() - begun)
+
+
+def _dice(one: np.ndarray, other: np.ndarray) -> float:
+    return 2 * np.logical_and(one, other).sum() / (one.sum() + other.sum())
+
+
+def read_and_train(server: Any, folder: Path, labels: dict[str, dict[str, Path]]) -> dict[str, Any]:
+    """Measures the bundle, an adapter, and an adapter after SSA."""
+    reader, options = Reader(server.url, folder / "client"), {"val_split": 0.34, "device": "cpu"}
+    dice, seconds = {"the bundle": reader.dice(labels["test"], "base")}, {}
+    for image, label in labels["training"].items():
+        reader.client.save_label(image, str(label))
+    seconds["adapter"] = reader.train(MODEL, adapter="labels_only", **options)
+    dice["with an adapter"] = reader.dice(labels["test"], "labels_only")
+    seconds["SSA"] = reader.train(f"{MODEL}_ssa", adapter="after_ssa", device="cpu")
+    seconds["adapter after SSA"] = reader.train(MODEL, adapter="after_ssa", **options)
+    dice["with an adapter after SSA"] = reader.dice(labels["test"], "after_ssa")
+    stats = reader.client.info()["train_stats"][MODEL]["adapters"]
+    return {"dice": {name: values.tolist() for name, values in dice.items()}, "seconds": seconds, "stats": stats}
+
+
+def run(folder: Path, seed: int) -> dict[str, Any]:
+    """The whole loop for one seed, of the cohort and of the training of the bundle."""
+    folder.mkdir(parents=True)
+    with quiet_libraries():
+        bundle, plan = make_bundle(folder, seed)
+    labels = make_studies(folder, plan)
+    app = make_label_folder(folder / "app", [bundle])
+    (folder / "server").mkdir()
+    start = f"main(['label', 'start', {str(app)!r}, '--studies', {str(folder / 'studies')!r}] + sys.argv[1:])"
+    command = [sys.executable, "-c", f"import sys; from monai_essa.cli import main; {start}"]
+    with serving(
+        command, app, folder / "studies", folder / "server" / "log", MONAI_LABEL_AUTO_UPDATE_SCORING="false"
+    ) as server:
+        result = read_and_train(server, folder, labels)
+    (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    return result
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """Mean Dice over volumes and seeds."""
+    rows = [f"| | mean Dice | {' | '.join(CLASSES)} | better than the bundle on |", "|---|---|---|---|---|"]
+    first = np.array([result["dice"]["the bundle"] for result in results])
+    for name in results[0]["dice"]:
+        dice = np.array([result["dice"][name] for result in results])  # (seeds, volumes, classes)
+        better = (dice.mean(2) > first.mean(2)).sum()
+        classes = " | ".join(f"{value:.3f}" for value in dice.mean((0, 1)))
+        rows.append(f"| {name} | {dice.mean():.3f} | {classes} | {better} of {dice[..., 0].size} |")
+    return "\n".join(rows)
+
+
+if __name__ == "__main__":
+    seeds = [int(seed) for seed in sys.argv[2:]] or [0]
+    results = [run(Path(sys.argv[1]).absolute() / f"seed_{seed}", seed) for seed in seeds]
+    for seed, result in zip(seeds, results, strict=True):
+        sys.stdout.write(f"seed {seed}, seconds from the request to its end: {result['seconds']}\n")
+    sys.stdout.write(f"{table(results)}\n")
