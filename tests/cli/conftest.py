@@ -30,6 +30,7 @@ from monai.networks.nets import ViT
 from monai_essa import adapt, merge, save_adapter
 from monai_essa.bundle_folder import bundle_folder
 from monai_essa.cli import main
+from monai_essa.cli.bundle_copy import BundleVariant, copy_bundle
 from monai_essa.engines import finish_run
 from monai_essa.methods import APLA
 
@@ -161,3 +162,13 @@ def segmentation_runs(
 def values_of(bundle: str) -> list[str]:
     """The --args that make a bundle tiny."""
     return [f"{key}={value}" for key, value in TINY[bundle].items()]
+
+
+@pytest.fixture
+def unread_bundle(tmp_path: Path) -> Path:
+    """A bundle whose weights nobody reads here."""
+    folder = copy_bundle(bundle_folder("essa_segmentation"), tmp_path, BundleVariant("spleen"))
+    (folder / "models").mkdir()
+    (folder / "models" / "model.pt").write_text("weights", encoding="utf-8")
+    (folder / "runs" / "001").mkdir(parents=True)
+    return folder

@@ -13,28 +13,11 @@
 from __future__ import annotations
 
 import ast
-import json
 from pathlib import Path
 
-import pytest
 
-from monai_essa.bundle_folder import bundle_folder
-from monai_essa.cli.bundle_copy import BundleVariant, copy_bundle
-from monai_essa.cli.label_folder import make_label_folder
-
-
-@pytest.fixture
-def bundle(tmp_path: Path) -> Path:
-    """A bundle whose weights nobody reads here."""
-    folder = copy_bundle(bundle_folder("essa_segmentation"), tmp_path, BundleVariant("spleen"))
-    (folder / "models").mkdir()
-    (folder / "models" / "model.pt").write_text("weights", encoding="utf-8")
-    (folder / "runs" / "001").mkdir(parents=True)
-    return folder
-
-
-def test_init_writes_a_main_and_copies_the_bundle(monai_essa, bundle: Path, tmp_path: Path) -> None:
-    done = monai_essa("label", "init", tmp_path / "app", "--bundle", bundle)
+def test_init_writes_a_main_and_copies_the_bundle(monai_essa, unread_bundle: Path, tmp_path: Path) -> None:
+    done = monai_essa("label", "init", tmp_path / "app", "--bundle", unread_bundle)
     assert (done.code, done.err) == (0, "")
     assert f"monai-essa label start {tmp_path / 'app'}" in done.out
     names = [
@@ -49,38 +32,17 @@ def test_init_writes_a_main_and_copies_the_bundle(monai_essa, bundle: Path, tmp_
     assert not (copied / "runs").exists()
 
 
-def test_a_linked_bundle_is_the_users_own(monai_essa, bundle: Path, tmp_path: Path) -> None:
-    assert monai_essa("label", "init", tmp_path / "app", "--bundle", bundle, "--link").code == 0
-    assert (tmp_path / "app" / "model" / "spleen").resolve() == bundle.resolve()
+def test_a_linked_bundle_is_the_users_own(monai_essa, unread_bundle: Path, tmp_path: Path) -> None:
+    assert monai_essa("label", "init", tmp_path / "app", "--bundle", unread_bundle, "--link").code == 0
+    assert (tmp_path / "app" / "model" / "spleen").resolve() == unread_bundle.resolve()
 
 
-def test_init_leaves_an_existing_folder_alone(monai_essa, bundle: Path, tmp_path: Path) -> None:
+def test_init_leaves_an_existing_folder_alone(monai_essa, unread_bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "app").mkdir()
-    done = monai_essa("label", "init", tmp_path / "app", "--bundle", bundle)
+    done = monai_essa("label", "init", tmp_path / "app", "--bundle", unread_bundle)
     assert done.code == 1
     assert "exists; expected a new folder" in done.err
     assert list((tmp_path / "app").iterdir()) == []
-
-
-def test_a_bundle_without_weights_is_refused(bundle: Path, tmp_path: Path) -> None:
-    (bundle / "models" / "model.pt").unlink()
-    with pytest.raises(FileNotFoundError, match="has no models/model.pt; expected a bundle with weights"):
-        make_label_folder(tmp_path / "app", [bundle])
-    assert not (tmp_path / "app").exists()
-
-
-def test_a_bundle_that_monai_label_would_take_for_another_task_is_refused(bundle: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="takes such a name for another task"):
-        make_label_folder(tmp_path / "app", [bundle.rename(tmp_path / "lesion_detection")])
-
-
-def test_a_bundle_of_another_task_is_refused(bundle: Path, tmp_path: Path) -> None:
-    path = bundle / "configs" / "metadata.json"
-    metadata = json.loads(path.read_text())
-    metadata["network_data_format"]["outputs"]["pred"]["format"] = "probabilities"
-    path.write_text(json.dumps(metadata))
-    with pytest.raises(ValueError, match="expected a segmentation bundle"):
-        make_label_folder(tmp_path / "app", [bundle])
 
 
 def test_start_wants_an_app_folder(monai_essa, tmp_path: Path) -> None:

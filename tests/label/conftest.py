@@ -89,13 +89,18 @@ def truth(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def write_studies(folder: Path) -> Path:
+    """Six images without a label; the odd ones lie in LPS orientation, the others in RAS."""
+    folder.mkdir()
+    for number in range(6):
+        write_volume(folder, number)
+    return folder
+
+
 @pytest.fixture
 def studies(tmp_path: Path) -> Path:
-    """Six images without a label; the odd ones lie in LPS orientation, the others in RAS."""
-    (tmp_path / "studies").mkdir()
-    for number in range(6):
-        write_volume(tmp_path / "studies", number)
-    return tmp_path / "studies"
+    """Six images without a label, for one test."""
+    return write_studies(tmp_path / "studies")
 
 
 @pytest.fixture
@@ -182,17 +187,32 @@ def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
             time.sleep(0.5)
 
 
+def serve_command(app: Path, studies: Path) -> list[str]:
+    """`monai-essa label start` without its port, in this environment."""
+    call = f"main(['label', 'start', {str(app)!r}, '--studies', {str(studies)!r}] + sys.argv[1:])"
+    return [sys.executable, "-c", f"import sys; from monai_essa.cli import main; {call}"]
+
+
 @pytest.fixture
 def serve(app: Path, studies: Path, tmp_path: Path) -> Callable[..., Any]:
     """Opens `monai-essa label start` on the app and the studies."""
-    call = f"from monai_essa.cli import main; main(['label', 'start', {str(app)!r}, '--studies', {str(studies)!r}] + "
-    command = [sys.executable, "-c", f"import sys; {call} sys.argv[1:])"]
 
     def open_(**environment: str) -> Any:
         (tmp_path / "server").mkdir(exist_ok=True)
-        return serving(command, app, studies, tmp_path / "server" / "server.log", **environment)
+        log = tmp_path / "server" / "server.log"
+        return serving(serve_command(app, studies), app, studies, log, **environment)
 
     return open_
+
+
+@pytest.fixture(scope="session")
+def untrained_server(trained_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One server for the tests that train nothing; each leaves the studies as they were."""
+    folder = tmp_path_factory.mktemp("untrained")
+    app, studies = make_label_folder(folder / "app", [trained_bundle]), write_studies(folder / "studies")
+    (folder / "server").mkdir()
+    with serving(serve_command(app, studies), app, studies, folder / "server" / "server.log") as server:
+        yield server
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ from monai_essa.demo.demo_data import cohort_data
 from monai_essa.demo.plan import DemoPlan, DemoSize
 from monai_essa.demo.quiet import quiet_libraries
 from monai_essa.demo.stage import Stage, run_stage, write_stage
-from tests.label.conftest import serving
+from tests.label.conftest import serve_command, serving
 
 MODEL = "tissue_segmentation"
 CLASSES = {"gray matter": 1, "white matter": 2}
@@ -138,8 +138,7 @@ def run(folder: Path, seed: int) -> dict[str, Any]:
     labels = make_studies(folder, plan)
     app = make_label_folder(folder / "app", [bundle])
     (folder / "server").mkdir()
-    start = f"main(['label', 'start', {str(app)!r}, '--studies', {str(folder / 'studies')!r}] + sys.argv[1:])"
-    command = [sys.executable, "-c", f"import sys; from monai_essa.cli import main; {start}"]
+    command = serve_command(app, folder / "studies")
     with serving(
         command, app, folder / "studies", folder / "server" / "log", MONAI_LABEL_AUTO_UPDATE_SCORING="false"
     ) as server:

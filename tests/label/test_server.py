@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -91,87 +92,89 @@ def test_the_loop_of_labelling(serve: Callable[..., Any], truth: Path, tmp_path:
         mask = np.asarray(nib.load(truth / "case_04.nii.gz").dataobj)
         assert dice(first, mask) > dice(before, mask)
 
-        # One more epoch goes on from there; another site begins from SSA, which alone changes no inference.
-        assert trained(client, server.log, adapter="site_a", max_epochs=1, val_split=0.3)["status"] == "DONE"
-        assert trained(client, server.log, SSA, adapter="site_b", max_epochs=2, samples_per_epoch=8)["status"] == "DONE"
+        # SSA changes no inference; the training after it begins from its tensors, not from those of version 1.
+        assert trained(client, server.log, SSA, adapter="site_a", max_epochs=2, samples_per_epoch=8)["status"] == "DONE"
         assert client.info()["models"][MODEL]["config"]["adapter"] == ["latest", "site_a", "base"]
-        assert inferred(client, "case_04")[2]["adapter"] == "site_a"
-        assert trained(client, server.log, adapter="site_b", max_epochs=1, val_split=0.3)["status"] == "DONE"
-        assert client.info()["models"][MODEL]["config"]["adapter"] == ["latest", "site_b", "site_a", "base"]
+        unchanged = inferred(client, "case_04")
+        assert unchanged[2]["adapter_version"] == 1
+        assert np.array_equal(unchanged[0], first)
+        step = {"max_epochs": 1, "samples_per_epoch": 1, "val_split": 0.3}
+        assert trained(client, server.log, adapter="site_a", **step)["status"] == "DONE"
         adapters = server.app / "model" / MODEL / "adapters"
-        ssa, after = (load_file(adapters / "site_b" / f"00{number}.safetensors") for number in (1, 2))
+        ssa, after = (load_file(adapters / "site_a" / f"00{number}.safetensors") for number in (2, 3))
         base = torch.load(server.app / "model" / MODEL / "models" / "model.pt", weights_only=True)
-        for name, tensor in ssa.items():  # the training took one step of AdamW at the rate 1.0e-3, SSA more before it
+        for name, tensor in ssa.items():  # one step of AdamW moves a weight by the rate, 1.0e-3, at most
             from_base = (tensor - base[name.replace("encoder:", "vit.")]).abs().max()
             assert 0 < (after[name] - tensor).abs().max() < 1.1e-3 < from_base
 
+        # Another site begins from the bundle's own weights; requests choose.
+        assert trained(client, server.log, adapter="site_b", **step)["status"] == "DONE"
+        assert client.info()["models"][MODEL]["config"]["adapter"] == ["latest", "site_b", "site_a", "base"]
         stats = client.info()["train_stats"][MODEL]
-        assert [entry["labels"] for entry in stats["adapters"]["site_a"]] == [3, 3]
-        assert [entry.get("images") for entry in stats["adapters"]["site_b"]] == [6, None]
+        assert [entry.get("labels") for entry in stats["adapters"]["site_a"]] == [3, None, 3]
+        assert [entry.get("images") for entry in stats["adapters"]["site_a"]] == [None, 6, None]
         assert stats["best_metric"] == stats["adapters"]["site_b"][-1]["dice"]
         second = inferred(client, "case_04", adapter="site_a")
-        assert second[2]["adapter_version"] == 2
+        assert second[2]["adapter_version"] == 3
         assert inferred(client, "case_04", adapter="latest")[2]["adapter"] == "site_b"
         assert not np.array_equal(inferred(client, "case_04", adapter="site_b")[0], second[0])
         assert np.array_equal(inferred(client, "case_04", adapter="base")[0], before)
         assert np.array_equal(inferred(client, "case_04", adapter="site_a")[0], second[0])
 
-        # Undo gives back exactly what there was; the file that is left stays.
+        # Undo gives back exactly what there was; the files stay.
         assert trained(client, server.log, adapter="site_a", undo=True)["status"] == "DONE"
         undone = inferred(client, "case_04", adapter="site_a")
         assert undone[2]["adapter_version"] == 1
         assert np.array_equal(undone[0], first)
-        assert sorted(path.name for path in (adapters / "site_a").iterdir()) == [
-            "001.safetensors",
-            "002.safetensors",
-            "history.json",
-        ]
+        kept = [*(f"00{number}.safetensors" for number in (1, 2, 3)), "history.json"]
+        assert sorted(path.name for path in (adapters / "site_a").iterdir()) == kept
         assert (server.app / "model" / MODEL / "models" / "model.pt").read_bytes() == weights
 
 
 @pytest.mark.slow
-def test_what_would_leave_the_studies_is_refused(serve: Callable[..., Any], truth: Path, tmp_path: Path) -> None:
-    with serve(MONAI_LABEL_AUTO_UPDATE_SCORING="false") as server:
-        client = client_of(server, tmp_path)
-        image, label = str(server.studies / "case_00.nii.gz"), str(truth / "case_00.nii.gz")
-        assert f"Uvicorn running on {server.url} " in server.log.read_text(encoding="utf-8")  # this computer only
-        around = {str(path) for path in tmp_path.iterdir()}
-        refused: list[Callable[[], Any]] = [
-            lambda: client.infer(MODEL, "no_such_case", {}),
-            lambda: client.infer(MODEL, image, {}),
-            lambda: client.infer(MODEL, "case_00", {"image": image}),
-            lambda: client.infer(MODEL, "case_00", {"adapter": "no_such_site"}),
-            lambda: client.upload_image(image, "../outside"),
-            lambda: client.upload_image(image, str(tmp_path / "outside")),
-            lambda: client.save_label("../outside", label),
-            lambda: client.save_label("no_such_case", label),
-            lambda: client.save_label("case_00", label, tag="../../outside"),
-        ]
-        for request in refused:
-            with pytest.raises(MONAILabelClientException, match="Status: 40[04]"):
-                request()
-        assert {str(path) for path in tmp_path.iterdir()} == around
-        assert client.info()["datastore"]["total"] == 6
+def test_what_would_leave_the_studies_is_refused(untrained_server: Any, truth: Path, tmp_path: Path) -> None:
+    server, client = untrained_server, client_of(untrained_server, tmp_path)
+    image, label = str(server.studies / "case_00.nii.gz"), str(truth / "case_00.nii.gz")
+    assert f"Uvicorn running on {server.url} " in server.log.read_text(encoding="utf-8")  # this computer only
+    around = {str(path) for folder in (tmp_path, server.studies.parent) for path in folder.iterdir()}
+    refused: list[Callable[[], Any]] = [
+        lambda: client.infer(MODEL, "no_such_case", {}),
+        lambda: client.infer(MODEL, image, {}),
+        lambda: client.infer(MODEL, "case_00", {"image": image}),
+        lambda: client.infer(MODEL, "case_00", {"adapter": "no_such_site"}),
+        lambda: client.upload_image(image, "../outside"),
+        lambda: client.upload_image(image, str(tmp_path / "outside")),
+        lambda: client.save_label("../outside", label),
+        lambda: client.save_label("no_such_case", label),
+        lambda: client.save_label("case_00", label, tag="../../outside"),
+    ]
+    for request in refused:
+        with pytest.raises(MONAILabelClientException, match="Status: 40[04]"):
+            request()
+    assert {str(path) for folder in (tmp_path, server.studies.parent) for path in folder.iterdir()} == around
+    assert client.info()["datastore"]["total"] == 6
 
-        client.upload_image(image, "uploaded")
-        assert client.infer(MODEL, "uploaded", {})[1]["adapter"] == "base"
-        assert client.infer(MODEL, "", {}, file=image)[1]["adapter"] == "base"
-        assert trained(client, server.log, adapter="site_a")["status"] == "ERROR"  # no label yet
-        assert trained(client, server.log, adapter="../x")["status"] == "ERROR"
-        assert client.info()["models"][MODEL]["config"]["adapter"] == ["latest", "base"]
+    client.upload_image(image, "uploaded")
+    assert client.infer(MODEL, "uploaded", {})[1]["adapter"] == "base"
+    assert client.infer(MODEL, "", {}, file=image)[1]["adapter"] == "base"
+    delete = urllib.request.Request(f"{server.url}/datastore/?id=uploaded", method="DELETE")
+    with urllib.request.urlopen(delete):
+        assert client.info()["datastore"]["total"] == 6
+    assert trained(client, server.log, adapter="site_a")["status"] == "ERROR"  # no label yet
+    assert trained(client, server.log, SSA, adapter="../x")["status"] == "ERROR"
+    assert client.info()["models"][MODEL]["config"]["adapter"] == ["latest", "base"]
 
 
 @pytest.mark.slow
-def test_the_most_uncertain_volume_comes_first(serve: Callable[..., Any], tmp_path: Path) -> None:
-    with serve() as server:
-        client = client_of(server, tmp_path)
-        scores: dict[str, float] = {}
-        while len(scores) < 6:
-            time.sleep(0.5)
-            objects = json.loads((server.studies / "datastore_v2.json").read_text() or "{}").get("objects", {})
-            infos = {name: entry["image"]["info"] for name, entry in objects.items()}
-            scores = {name: info["epistemic_entropy"] for name, info in infos.items() if "epistemic_entropy" in info}
-        ordered = sorted(scores, key=lambda name: (-scores[name], name))
-        given = [client.next_sample("epistemic", {})["id"] for _ in range(6)]
-        assert given == ordered
-        assert all(0 < score < float(torch.log(torch.tensor(2.0))) for score in scores.values())
+def test_the_most_uncertain_volume_comes_first(untrained_server: Any, tmp_path: Path) -> None:
+    server, client = untrained_server, client_of(untrained_server, tmp_path)
+    scores: dict[str, float] = {}
+    while len(scores) < 6:
+        time.sleep(0.5)
+        objects = json.loads((server.studies / "datastore_v2.json").read_text() or "{}").get("objects", {})
+        infos = {name: entry["image"]["info"] for name, entry in objects.items() if name != "uploaded"}
+        scores = {name: info["epistemic_entropy"] for name, info in infos.items() if "epistemic_entropy" in info}
+    ordered = sorted(scores, key=lambda name: (-scores[name], name))
+    given = [client.next_sample("epistemic", {})["id"] for _ in range(6)]
+    assert given == ordered
+    assert all(0 < score < float(torch.log(torch.tensor(2.0))) for score in scores.values())

@@ -1,0 +1,56 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from monai_essa.cli.label_folder import make_label_folder
+
+
+def test_adapters_come_along_but_no_run_and_no_evaluation(unread_bundle: Path, tmp_path: Path) -> None:
+    for name in ("adapters/site", "eval"):
+        (unread_bundle / name).mkdir(parents=True)
+    (unread_bundle / "adapters" / "site" / "001.safetensors").write_text("tensors", encoding="utf-8")
+    copied = make_label_folder(tmp_path / "app", [unread_bundle]) / "model" / "spleen"
+    assert (copied / "adapters" / "site" / "001.safetensors").read_text() == "tensors"
+    assert not [name for name in ("runs", "eval") if (copied / name).exists()]
+
+
+def test_a_second_bundle_that_is_refused_leaves_nothing(unread_bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="has no configs/metadata.json"):
+        make_label_folder(tmp_path / "app", [unread_bundle, tmp_path / "missing"])
+    assert [path.name for path in tmp_path.iterdir()] == ["spleen"]
+
+
+def test_a_bundle_without_weights_is_refused(unread_bundle: Path, tmp_path: Path) -> None:
+    (unread_bundle / "models" / "model.pt").unlink()
+    with pytest.raises(FileNotFoundError, match="has no models/model.pt; expected a bundle with weights"):
+        make_label_folder(tmp_path / "app", [unread_bundle])
+    assert not (tmp_path / "app").exists()
+
+
+def test_a_bundle_that_monai_label_would_take_for_another_task_is_refused(unread_bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="takes such a name for another task"):
+        make_label_folder(tmp_path / "app", [unread_bundle.rename(tmp_path / "lesion_detection")])
+
+
+def test_a_bundle_of_another_task_is_refused(unread_bundle: Path, tmp_path: Path) -> None:
+    path = unread_bundle / "configs" / "metadata.json"
+    metadata = json.loads(path.read_text())
+    metadata["network_data_format"]["outputs"]["pred"]["format"] = "probabilities"
+    path.write_text(json.dumps(metadata))
+    with pytest.raises(ValueError, match="expected a segmentation bundle"):
+        make_label_folder(tmp_path / "app", [unread_bundle])

@@ -1,0 +1,105 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn as nn
+from monai.bundle import ConfigParser
+
+pytest.importorskip("monailabel", reason="needs the extra [label], in an environment of its own")
+
+from fastapi import HTTPException
+
+from monai_essa import adapt, merge, save_adapter
+from monai_essa.label.adapter_infer import AdapterInfer
+from monai_essa.label.adapter_store import AdapterStore
+from monai_essa.methods import APLA, AdaptationMethod, LoRA
+
+IMAGE = torch.rand(1, 1, 32, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def task(bundle: Path) -> AdapterInfer:
+    return AdapterInfer(bundle, {}, AdapterStore(bundle / "adapters"))
+
+
+@pytest.fixture
+def add(bundle: Path, task: AdapterInfer, tmp_path: Path) -> Callable[..., torch.Tensor]:
+    """Gives a site an adapter, and returns what its merged network computes."""
+
+    def make(site: str, method: AdaptationMethod, seed: int) -> torch.Tensor:
+        network = adapt(base_of(bundle), method, also_train=[r"out\..*"])
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in (parameter for parameter in network.parameters() if parameter.requires_grad):
+                parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+        task.adapters.add(site, save_adapter(network, tmp_path / "adapter.safetensors"), {"labels": 3})
+        return computed(merge(network).eval())
+
+    return make
+
+
+def base_of(bundle: Path) -> nn.Module:
+    parser = ConfigParser()
+    parser.read_config(str(bundle / "configs" / "inference.yaml"))
+    network = parser.get_parsed_content("network_def")
+    network.load_state_dict(torch.load(bundle / "models" / "model.pt", weights_only=True))
+    return network.eval()
+
+
+def computed(network: nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        return network(IMAGE)
+
+
+def test_each_request_computes_with_its_adapter(
+    bundle: Path, task: AdapterInfer, add: Callable[..., torch.Tensor]
+) -> None:
+    """Sites of one method share a network; another method needs a fresh one; the base is exact at any time."""
+    base = computed(base_of(bundle))
+    wanted = {"one": add("one", APLA(), 1), "two": add("two", APLA(), 2), "lora": add("lora", LoRA(), 3)}
+    networks = []
+    for name in ("base", "one", "base", "two", "one", "lora", "base", "two"):
+        with task.network_with(name, "cpu") as network:
+            networks.append(network)
+            if name == "base":
+                assert torch.equal(computed(network), base)
+            else:
+                torch.testing.assert_close(computed(network), wanted[name], atol=1e-5, rtol=1e-5)
+            assert not network.training
+    assert len({id(network) for network in networks[:5]}) == 1  # swapped, not loaded again
+    assert networks[5] is networks[6] is not networks[7]
+
+
+def test_a_new_version_is_used_and_an_undone_one_is_not(task: AdapterInfer, add: Callable[..., torch.Tensor]) -> None:
+    wanted = [add("site", APLA(), 1), add("site", APLA(), 2)]
+    with task.network_with("site", "cpu") as network:
+        torch.testing.assert_close(computed(network), wanted[1], atol=1e-5, rtol=1e-5)
+    task.adapters.undo("site")
+    with task.network_with("site", "cpu") as network:
+        torch.testing.assert_close(computed(network), wanted[0], atol=1e-5, rtol=1e-5)
+
+
+def test_a_request_names_an_adapter(task: AdapterInfer, add: Callable[..., torch.Tensor]) -> None:
+    assert [task.adapter_name(request) for request in ({}, {"adapter": "latest"})] == ["base", "base"]
+    add("site", APLA(), 1)
+    assert task.config()["adapter"] == ["latest", "site", "base"]
+    for adapter in ("latest", ["latest", "base"], None, ""):  # clients send the whole list, or nothing
+        assert task.adapter_name({"adapter": adapter}) == "site"
+    assert task.adapter_name({"adapter": "base"}) == "base"
+    with pytest.raises(HTTPException, match="expected one of latest, site, base"):
+        task.adapter_name({"adapter": "other"})

@@ -1,0 +1,54 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("monailabel", reason="needs the extra [label], in an environment of its own")
+
+from fastapi import HTTPException
+
+from monai_essa.label import EssaLabelApp
+
+
+def test_every_bundle_of_the_folder_is_served_and_trained(app: Path, studies: Path) -> None:
+    shutil.copytree(app / "model" / "ball_segmentation", app / "model" / "other")
+    shutil.copytree(app / "model" / "other" / "configs", app / "model" / "without_weights" / "configs")
+    info = EssaLabelApp(str(app), str(studies), {}).info()
+    assert list(info["models"]) == ["ball_segmentation", "other"]
+    assert list(info["trainers"]) == ["ball_segmentation_ssa", "ball_segmentation", "other_ssa", "other"]
+    assert "val_split" in info["trainers"]["other"]["config"]
+    assert "val_split" not in info["trainers"]["other_ssa"]["config"]
+
+
+def test_a_bundle_with_the_name_of_anothers_ssa_is_refused(app: Path, studies: Path) -> None:
+    shutil.copytree(app / "model" / "ball_segmentation", app / "model" / "ball_segmentation_ssa")
+    with pytest.raises(ValueError, match="rename the folder"):
+        EssaLabelApp(str(app), str(studies), {})
+
+
+def test_a_folder_without_weights_is_refused(app: Path, studies: Path) -> None:
+    (app / "model" / "ball_segmentation" / "models" / "model.pt").unlink()
+    with pytest.raises(FileNotFoundError, match="holds no bundle with models/model.pt"):
+        EssaLabelApp(str(app), str(studies), {})
+
+
+def test_inference_reads_no_other_file_of_the_server(app: Path, studies: Path, truth: Path) -> None:
+    served = EssaLabelApp(str(app), str(studies), {})
+    for image, status in ((str(truth / "case_00.nii.gz"), 400), ("no_such_case", 404)):
+        with pytest.raises(HTTPException) as caught:
+            served.infer({"model": "ball_segmentation", "image": image})
+        assert caught.value.status_code == status
