@@ -75,12 +75,14 @@ def make_studies(folder: Path, plan: DemoPlan) -> dict[str, dict[str, Path]]:
     """Links every volume of scanner B but those two into one folder, and gives the labels by image id."""
     (folder / "studies").mkdir()
     labels: dict[str, dict[str, Path]] = {}
-    for section in ("unlabeled", "training", "test"):
-        items = load_datalist(plan.data.datalist, plan.data.sections[section])
-        names = {Path(item["image"]).name.removesuffix(".nii.gz"): item for item in items}
+    for section, keys in (("unlabeled", ["image"]), ("training", ["image", "label"]), ("test", ["image", "label"])):
+        items = load_datalist(plan.data.datalist, plan.data.sections[section], keys=keys)
         for item in items:
             (folder / "studies" / Path(item["image"]).name).symlink_to(item["image"])
-        labels[section] = {name: Path(item["label"]) for name, item in names.items() if "label" in item}
+        names = [Path(item["image"]).name.removesuffix(".nii.gz") for item in items]
+        labels[section] = {
+            name: Path(item["label"]) for name, item in zip(names, items, strict=True) if "label" in item
+        }
     return labels
 
 
