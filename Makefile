@@ -18,6 +18,7 @@ DATA ?=
 PINS := setup.cfg pyproject.toml constraints.txt
 BIN := $(VENV)/bin
 LABEL_VENV ?= .venv-label
+LABEL_ARGS ?= -n 2 --dist loadfile
 
 .PHONY: test test-oldest test-label lint demo tutorials docs clean
 
@@ -35,11 +36,11 @@ $(VENV)/monai-oldest: constraints-lowest.txt | $(VENV)/installed-dev
 	touch $@
 
 test-label: $(LABEL_VENV)/installed
-	$(LABEL_VENV)/bin/python -m pytest tests/label
+	$(LABEL_VENV)/bin/python -m pytest $(LABEL_ARGS) tests/label
 
 $(LABEL_VENV)/installed: setup.cfg pyproject.toml constraints-label.txt
 	test -x $(LABEL_VENV)/bin/pip || $(PYTHON) -m venv $(LABEL_VENV) || { rm -rf $(LABEL_VENV); exit 1; }
-	$(LABEL_VENV)/bin/python -m pip install --quiet --constraint constraints-label.txt --editable ".[label]" pytest
+	$(LABEL_VENV)/bin/python -m pip install --quiet --constraint constraints-label.txt --editable ".[label]" pytest pytest-xdist
 	touch $@
 
 lint: $(VENV)/installed-dev

@@ -35,6 +35,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
 
 
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Name a failure at once: a run that is cut off prints no summary."""
+    if report.failed and not os.environ.get("PYTEST_XDIST_WORKER"):
+        sys.__stderr__.write(f"\n{report.outcome}: {report.nodeid} ({report.when}, {report.duration:.0f} s)\n")
+
+
 @pytest.fixture(autouse=True)
 def fixed_seed() -> None:
     """Seeds python, numpy, torch and MONAI's transforms before each test, so that no test depends on the order."""
