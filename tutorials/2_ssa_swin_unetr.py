@@ -100,7 +100,6 @@ shared = {
     "img_size": [64, 64, 64],  # voxels of a crop; steps of 32 for a SwinUNETR
     "feature_size": 12,
     "network_def#window_size": 4,  # a key inside network_def
-    "mask_unit": 8,  # voxels of a masked block, along each axis
     "batch_size": 1,
     "val_interval": 2,
 }
@@ -111,7 +110,7 @@ site = {
     "pretext_head": "runs/pretrain/pretext_head.safetensors",  # leave out with weights from elsewhere
     **shared,
     "samples_per_epoch": 10,
-    "max_epochs": 6,
+    "max_epochs": 8,
     "lr": 2.0e-3,
     "output_dir": "runs/ssa",
 }
@@ -128,7 +127,7 @@ print(Path("site.yaml").read_text())
 # %%
 with redirect_stdout(None):
     monai_essa("data datalist other_scans --out other_datalist.json".split())
-pretraining = shared | {"datalist": "other_datalist.json", "samples_per_epoch": 10, "max_epochs": 6, "lr": 2.0e-3}
+pretraining = shared | {"datalist": "other_datalist.json", "samples_per_epoch": 10, "max_epochs": 8, "lr": 2.0e-3}
 configs = ["essa_ssa/configs/train.yaml", "essa_ssa/configs/method_full.yaml"]
 run(config_file=configs, logging_file=False, output_dir="runs/pretrain", **pretraining)
 print(*sorted(path.name for path in Path("runs/pretrain").iterdir()))
@@ -239,10 +238,10 @@ if json.loads(Path("datalist.json").read_text()).get("training"):
 #
 # - Public weights of a SwinUNETR-48: leave `feature_size` and `network_def#window_size` out, `img_size` 96, and
 #   `pretrained: FILE`. What was loaded, renamed or left is printed; a file that does not fit is refused.
-# - A GPU: nothing to set; `lean: small` if it does not fit, and `monai-essa plan scans --memory 12GB --hours 8` to choose
-#   spacing, crop, batch and epochs ([5_what_it_costs.ipynb](5_what_it_costs.ipynb)).
+# - A GPU: nothing to set; `lean: small` if it does not fit, and `monai-essa plan scans --memory 12GB --hours 8` to
+#   choose spacing, crop, batch and epochs ([5_what_it_costs.ipynb](5_what_it_costs.ipynb)).
 # - Other methods: add `essa_ssa/configs/method_lora.yaml` to `config_file`. The decoder of the SwinUNETR too: add
 #   `objective_simmim_decoder.yaml`.
-# - Whether the adaptation helps your task is a question for your scans and labels. The control is one line: segment with
-#   `start: encoder` in place of `adapter`. One seed, a small network, template-derived scans: this page shows that
-#   every step runs.
+# - Whether the adaptation helps your task is a question for your scans and labels. The control is one line: segment
+#   with `start: encoder` in place of `adapter`. One seed, a small network, template-derived scans: this page shows
+#   that every step runs.
