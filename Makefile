@@ -40,7 +40,8 @@ test-label: $(LABEL_VENV)/installed
 
 $(LABEL_VENV)/installed: setup.cfg pyproject.toml constraints-label.txt
 	test -x $(LABEL_VENV)/bin/pip || $(PYTHON) -m venv $(LABEL_VENV) || { rm -rf $(LABEL_VENV); exit 1; }
-	$(LABEL_VENV)/bin/python -m pip install --quiet --constraint constraints-label.txt --editable ".[label]" pytest pytest-xdist
+	$(LABEL_VENV)/bin/python -m pip install --quiet --constraint constraints-label.txt \
+		--editable ".[label,tutorials]" pytest pytest-xdist
 	touch $@
 
 lint: $(VENV)/installed-dev
@@ -51,8 +52,9 @@ lint: $(VENV)/installed-dev
 demo: $(VENV)/installed-demo
 	$(BIN)/monai-essa demo $(if $(DATA),--data "$(DATA)")
 
-tutorials: $(VENV)/installed-tutorials
+tutorials: $(VENV)/installed-tutorials $(LABEL_VENV)/installed
 	$(BIN)/python tutorials/notebooks.py
+	$(LABEL_VENV)/bin/python tutorials/notebooks.py
 
 docs: $(VENV)/installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -11,12 +11,15 @@
 
 """Makes the notebooks of the tutorials: `make tutorials`, or `python tutorials/notebooks.py 1_quick_start.py`.
 
+Without names it makes those that its environment is for: with MONAI Label the one that needs it, else the others.
+
 The percent scripts are the source. Each is executed top to bottom in a fresh folder; what it showed goes into the
 notebook beside it. Nothing that changes from run to run is kept, so that a second call leaves no difference.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 import tempfile
@@ -27,18 +30,19 @@ import nbformat
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
-__all__ = ["executed", "main", "notebook_of", "scripts"]
+__all__ = ["LABEL", "executed", "main", "notebook_of", "scripts"]
 
 FOLDER = Path(__file__).resolve().parent
+LABEL = ("6_monai_label",)  # need the environment of `make test-label`
 _LICENCE = "# Copyright (c) The monai_essa authors"
 _KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 _SECONDS_OF_A_CELL = 300
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # sums in one order, hence the same digits
 
 
-def scripts() -> list[Path]:
-    """List the percent scripts: those whose names begin with a number."""
-    return sorted(FOLDER.glob("[0-9]*.py"))
+def scripts(label: bool) -> list[Path]:
+    """List the percent scripts, whose names begin with a number: those that need MONAI Label, or the others."""
+    return [path for path in sorted(FOLDER.glob("[0-9]*.py")) if (path.stem in LABEL) == label]
 
 
 def notebook_of(script: Path) -> NotebookNode:
@@ -76,10 +80,11 @@ def executed(notebook: NotebookNode) -> NotebookNode:
 
 
 def main(names: list[str]) -> None:
-    """Make the notebooks of the scripts of these names, or of all."""
+    """Make the notebooks of the scripts of these names, or of all that this environment is for."""
     os.environ.update(_ONE_THREAD)
     os.environ.pop("DATA", None)  # the committed outputs are of the demo cohort
-    for script in [FOLDER / name for name in names] or scripts():
+    label = importlib.util.find_spec("monailabel") is not None
+    for script in [FOLDER / name for name in names] or scripts(label):
         print(script.name)
         nbformat.write(executed(notebook_of(script)), script.with_suffix(".ipynb"))
 

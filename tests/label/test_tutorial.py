@@ -1,0 +1,48 @@
+# Copyright (c) The monai_essa authors
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#     http://www.apache.org/licenses/LICENSE-2.0
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+
+"""The tutorial of MONAI Label runs: a server, its client, a training and an undo."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("monailabel", reason="needs the extra [label], in an environment of its own")
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "tutorials" / "6_monai_label.py"
+SECONDS = 600  # 90 on two idle cores; here it ends what hangs
+
+
+@pytest.mark.slow
+def test_script_runs_in_a_fresh_folder_without_data(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "DATA"}
+    environment |= {"MPLBACKEND": "Agg", "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT)],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    shown = done.stdout.splitlines()
+    assert shown.count("DONE") == 2 and shown[-1] == "stopped"
+    assert "model.pt unchanged: True" in shown
+    assert "scanner_b still offered: False - the base: True" in shown
