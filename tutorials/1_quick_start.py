@@ -10,7 +10,7 @@
 # limitations under the License.
 
 # %% [markdown]
-# # Quick start: adapt, train, save, merge
+# # Quick start: adapt, train, save, merge in forty lines
 #
 # A network was pretrained on the scans of one scanner. A site has another scanner, unlabelled scans and no GPU to
 # spare. This page adapts the network to those scans by training a few of its tensors, saves what learned as a small
@@ -24,41 +24,81 @@
 #
 # **Install.** In a clone of the repository: `pip install ".[tutorials]"`. Research software, not a medical device.
 
+# %% [markdown]
+# ## What a site has
+#
+# Scans without labels, 12 here and 4 more that nothing trains on, and the weights of a pretrained network. You would
+# download those; here a small ViT learns to fill in masked patches of 16 scans of scanner A, by the bundle `essa_ssa`.
+
 # %%
+import logging
 import os
 import tempfile
 from pathlib import Path
 
-import torch
-from IPython.display import Image
-from monai.networks.nets import ViT
-from monai.transforms import Compose, LoadImage, NormalizeIntensity, Orientation, ResizeWithPadOrCrop, Spacing
+from monai.bundle import run
 
-from monai_essa import adapt, disable_adapter, load_adapter, load_weights, merge, save_adapter, summary
-from monai_essa.data import VolumeReader, load_datalist
+from monai_essa.bundle_folder import bundle_folder
+from monai_essa.data import load_datalist
 from monai_essa.data.cohort import CohortSize
 from monai_essa.demo.demo_data import cohort_data
 from monai_essa.demo.own_data import own_data
-from monai_essa.methods import APLA
-from monai_essa.pretext import MAE, MAEDecoder
-from monai_essa.report.charts import loss_curves
-from monai_essa.report.figures import figure_png
-from monai_essa.report.image_panels import reconstruction_panel
 
-WORK = Path(tempfile.mkdtemp(prefix="essa_"))
+logging.disable(logging.WARNING)  # what the libraries say of themselves would fill this page
+os.chdir(tempfile.mkdtemp(prefix="essa_"))
 SHAPE = (48, 64, 48)
-size = CohortSize(source=16, unlabeled=12, training=1, validation=1, test=4)
+count = CohortSize(source=16, unlabeled=12, training=1, validation=1, test=4)
 if "DATA" in os.environ:
-    data = own_data(Path(os.environ["DATA"]), WORK / "datalist.json", size, SHAPE, seed=0)
+    data = own_data(Path(os.environ["DATA"]), Path("datalist.json").absolute(), count, SHAPE, seed=0)
 else:
-    data = cohort_data(WORK / "cohort", size, seed=0)
+    data = cohort_data(Path("cohort").absolute(), count, seed=0)
 print(*data.about, sep="\n")
 
+decoder = {"hidden_size": 96, "depth": 2, "num_heads": 6}
+run(
+    config_file=[str(bundle_folder("essa_ssa") / "configs" / name) for name in ("train.yaml", "method_full.yaml")],
+    logging_file=False,
+    datalist=str(data.datalist),
+    section=data.sections["source"],
+    spacing=list(data.card.spacing),
+    img_size=list(SHAPE),
+    patch_size=8,
+    hidden_size=96,
+    mlp_dim=384,
+    num_layers=6,
+    num_heads=6,
+    batch_size=4,
+    samples_per_epoch=120,
+    max_epochs=5,
+    val_interval=5,
+    lr=2.0e-3,
+    output_dir="pretrained",
+    **{"objective#decoder": {"_target_": "monai_essa.pretext.MAEDecoder", **decoder}},
+)
+scans, unseen = (
+    [item["image"] for item in load_datalist(data.datalist, data.sections[name], keys=["image"])]
+    for name in ("unlabeled", "test")
+)
+
 # %% [markdown]
-# MONAI's transforms read the scans: 16 of scanner A, on which the network will be pretrained, 12 of the site's
-# scanner B, and 4 more of scanner B that nothing trains on. Labels are not read at all.
+# ## The forty lines
+#
+# All of it, imports included. `load_weights` says what it loaded and refuses what does not fit. `adapt` freezes the
+# network but for what the method names: APLA trains the output projection of each attention, 7 % of the encoder
+# here. The loop is an ordinary one. The decoder of the pretext task learns beside the network and is thrown away in
+# the end.
 
 # %%
+import torch
+from monai.networks.nets import ViT
+from monai.transforms import Compose, LoadImage, NormalizeIntensity, Orientation, ResizeWithPadOrCrop, Spacing
+
+from monai_essa import adapt, load_weights, merge, save_adapter, summary
+from monai_essa.data import VolumeReader
+from monai_essa.engines import load_pretext_head
+from monai_essa.methods import APLA
+from monai_essa.pretext import MAE, MAEDecoder
+
 read = Compose(
     [
         LoadImage(reader=VolumeReader(), ensure_channel_first=True),
@@ -68,106 +108,79 @@ read = Compose(
         ResizeWithPadOrCrop(SHAPE, mode="minimum"),
     ]
 )
+images = torch.stack([read(path).as_tensor() for path in scans])  # (N, 1, x, y, z)
 
+network = ViT(1, SHAPE, patch_size=8, hidden_size=96, mlp_dim=384, num_layers=6, num_heads=6, qkv_bias=True)
+print(load_weights(network, "pretrained/model.pt"))
+adapt(network, APLA())
+print(summary(network))
 
-def volumes(section: str) -> torch.Tensor:
-    items = load_datalist(data.datalist, data.sections[section], keys=["image"])
-    return torch.stack([read(item["image"]).as_tensor() for item in items])  # (N, 1, x, y, z)
+objective = load_pretext_head(MAE(network, decoder=MAEDecoder(**decoder)), "pretrained/pretext_head.safetensors")
+optimizer = torch.optim.AdamW((p for p in objective.parameters() if p.requires_grad), lr=1e-3)
+random, losses = torch.Generator().manual_seed(0), []
+for _ in range(150):
+    batch = images[torch.randint(len(images), (4,), generator=random)]
+    loss = objective(batch, generator=random)["loss"]
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    losses.append(loss.item())
 
-
-source, target, unseen = volumes("source"), volumes("unlabeled"), volumes("test")
-print("pretraining", tuple(source.shape), "adaptation", tuple(target.shape), "unseen", tuple(unseen.shape))
+file = save_adapter(network, "scanner_b.safetensors")
+plain = merge(network)  # a stock ViT with stock keys; `network` is left as it is
 
 # %% [markdown]
-# ## The pretrained network
+# ## Did it learn this scanner?
 #
-# You would download one. Here we make it: a small ViT learns to fill in masked patches of scanner A (MAE, every
-# parameter). The loop is an ordinary one; the same function trains the few tensors later.
-
+# The four unseen scans, three quarters of their patches masked, the same masks before and after.
 
 # %%
-DECODER = MAEDecoder(hidden_size=96, depth=2, num_heads=6)
+from IPython.display import Image
+
+from monai_essa.report.charts import loss_curves
+from monai_essa.report.figures import figure_png
+from monai_essa.report.image_panels import reconstruction_panel
+
+sizes = {path.name: path.stat().st_size / 1e6 for path in (file, Path("pretrained/model.pt"))}
+print(*(f"{name}: {size:.2f} MB" for name, size in sizes.items()))
 
 
 def build() -> ViT:
     return ViT(1, SHAPE, patch_size=8, hidden_size=96, mlp_dim=384, num_layers=6, num_heads=6, qkv_bias=True)
 
 
-def train(objective: MAE, scans: torch.Tensor, steps: int, lr: float) -> dict[str, list[float]]:
-    optimizer = torch.optim.AdamW((p for p in objective.parameters() if p.requires_grad), lr=lr)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps)
-    order = torch.Generator().manual_seed(0)
-    log = {"iteration": [], "loss": []}
-    for step in range(1, steps + 1):
-        if step in (1, steps) or step % 20 == 0:
-            log["iteration"].append(step)
-            log["loss"].append(score(objective))
-        batch = scans[torch.randint(len(scans), (4,), generator=order)]
-        loss = objective(batch, generator=order)["loss"]
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-    return log
+before = MAE(build(), decoder=MAEDecoder(**decoder))
+before.encoder.load_state_dict(torch.load("pretrained/model.pt", weights_only=True))
+load_pretext_head(before, "pretrained/pretext_head.safetensors")
+held_out = torch.stack([read(path).as_tensor() for path in unseen])
 
 
 @torch.no_grad()
 def score(objective: MAE) -> float:
-    """The loss on scanner B's unseen scans, under masks that stay the same."""
-    return objective(unseen, generator=torch.Generator().manual_seed(7))["loss"].item()
+    return objective.eval()(held_out, generator=torch.Generator().manual_seed(7))["loss"].item()
 
 
-torch.manual_seed(0)
-pretrained = MAE(build(), decoder=DECODER)
-log_pretraining = train(pretrained, source, steps=150, lr=2e-3)
-torch.save(pretrained.encoder.state_dict(), WORK / "vit.pt")
-print(f"loss on unseen scans of scanner B: {score(pretrained):.3f}")
-
-# %% [markdown]
-# ## Adapt, train, save, merge
-#
-# The four calls. `adapt` freezes the network but for what the method names: APLA trains the output projection of each
-# attention, about a twelfth of the encoder. The pretext decoder goes on learning beside it; it is thrown away in the
-# end.
-
-# %%
-network = build()
-print(load_weights(network, WORK / "vit.pt"))
-
-adapt(network, APLA())
-print(summary(network))
-
-objective = MAE(network, decoder=DECODER)
-objective.decoder.load_state_dict(pretrained.decoder.state_dict())  # go on with the decoder of the pretraining
-log_adaptation = train(objective, target, steps=150, lr=2e-3)
-print(f"loss on unseen scans of scanner B: {score(objective):.3f}")
-
-file = save_adapter(network, WORK / "scanner_b.safetensors")
-print(f"{file.name}: {file.stat().st_size / 1e6:.2f} MB; vit.pt: {(WORK / 'vit.pt').stat().st_size / 1e6:.2f} MB")
-
-plain = merge(network).eval()  # a stock ViT with stock keys; `network` is left as it is
-
-# %%
-logs = {"pretraining on scanner A": log_pretraining, "adaptation to scanner B (APLA)": log_adaptation}
-logs = {name: {column: torch.tensor(values).numpy() for column, values in log.items()} for name, log in logs.items()}
-Image(figure_png(loss_curves(logs, title="Masked autoencoding: loss on unseen scans of scanner B")))
+print(f"loss on unseen scans of scanner B: {score(before):.3f} before, {score(objective):.3f} after")
+tens = torch.tensor(losses).unflatten(0, (-1, 10)).mean(1)
+log = {"iteration": torch.arange(10, len(losses) + 1, 10).numpy(), "loss": tens.numpy()}
+Image(
+    figure_png(loss_curves({"APLA on scanner B, means of ten steps": log}, title="Masked autoencoding: training loss"))
+)
 
 # %% [markdown]
-# ## Did it learn this scanner?
-#
-# An unseen scan of scanner B, three quarters of its patches masked, filled in before the adaptation and after it. (A
-# prediction is given the brightness and contrast of each true patch, as in the figures of the MAE paper; what is
-# inside is predicted.) Look at the gap between the hemispheres: dark on scanner A, and bright on scanner B.
+# One of them, filled in before the adaptation and after it. (A prediction is given the brightness and contrast of each
+# true patch, as in the figures of the MAE paper; what is inside is predicted.) Look at the gap between the hemispheres:
+# dark on scanner A, and bright on scanner B.
 
 
 # %%
 def picture(objective: MAE) -> Image:
-    shown = objective.eval().reconstruct(unseen[:1], generator=torch.Generator().manual_seed(7))
-    images = [shown[name][0, 0].numpy() for name in ("original", "masked", "prediction")]
-    return Image(figure_png(reconstruction_panel(*images, data.card.spacing)), width=560)
+    shown = objective.eval().reconstruct(held_out[:1], generator=torch.Generator().manual_seed(7))
+    planes = [shown[name][0, 0].numpy() for name in ("original", "masked", "prediction")]
+    return Image(figure_png(reconstruction_panel(*planes, data.card.spacing)), width=560)
 
 
-picture(pretrained)
+picture(before)
 
 # %%
 picture(objective)
@@ -180,30 +193,30 @@ picture(objective)
 # again, anywhere.
 
 # %%
+from monai_essa import disable_adapter, load_adapter
+
 fresh = build()
 fresh.load_state_dict(plain.state_dict())  # strict: every key fits a stock ViT
-network.eval()
-base = build().eval()
-base.load_state_dict(torch.load(WORK / "vit.pt", weights_only=True))
-again = load_adapter(base, file)
+again = build().eval()
+again.load_state_dict(before.encoder.state_dict())
+load_adapter(again, file)
 
+plain.eval()
 with torch.no_grad():
-    adapted_tokens, _ = network(unseen)
-    print("merged against adapted, largest difference:", f"{(plain(unseen)[0] - adapted_tokens).abs().max():g}")
-    print("loaded from the file, equal:", torch.equal(again(unseen)[0], adapted_tokens))
+    adapted_tokens, _ = network(held_out)
+    print("merged against adapted, largest difference:", f"{(plain(held_out)[0] - adapted_tokens).abs().max():g}")
+    print("loaded from the file, equal:", torch.equal(again(held_out)[0], adapted_tokens))
     with disable_adapter(network):
-        print(
-            "adapter disabled, equal to the pretrained network:",
-            torch.equal(network(unseen)[0], pretrained.encoder(unseen)[0]),
-        )
+        same = torch.equal(network(held_out)[0], before.encoder(held_out)[0])
+        print("adapter disabled, equal to the pretrained network:", same)
 
 # %% [markdown]
 # ## What next
 #
-# - With few labels: [3_tpp_few_labels.ipynb](3_tpp_few_labels.ipynb) · what it costs:
+# - Without writing a loop, on your own folder of scans: [2_ssa_swin_unetr.ipynb](2_ssa_swin_unetr.ipynb) · with few
+#   labels: [3_tpp_few_labels.ipynb](3_tpp_few_labels.ipynb) · what it costs:
 #   [5_what_it_costs.ipynb](5_what_it_costs.ipynb).
 # - On a real ViT-B: `ViT(1, (96, 96, 96), 16, qkv_bias=True)`, your weights in `load_weights`, `lean(network)` after
 #   `adapt`.
-# - Without writing a loop: the bundle `essa_ssa`, run by `python -m monai.bundle run`.
 # - One seed, a small network, template-derived scans: the numbers show that every step runs, not what your scans will
 #   give.

@@ -43,7 +43,7 @@ from IPython.display import Image
 from monai.bundle import run
 from monai.networks.nets import SwinUNETR
 
-from monai_essa.cli import main as monai_essa
+from monai_essa.cli import main
 from monai_essa.data.cohort import CohortSize, make_cohort
 from monai_essa.report.charts import loss_curves
 from monai_essa.report.figures import figure_png
@@ -67,7 +67,7 @@ else:
     make_cohort("other_scans", CohortSize(source=12, unlabeled=0, training=0, validation=0, test=0))
 
 # %% [markdown]
-# Commands are called as functions here; in a shell it is
+# Commands are called in this process here, by `monai_essa(...)`; in a shell it is
 #
 # ```bash
 # monai-essa data datalist scans --out datalist.json --fractions training=3 validation=1
@@ -77,9 +77,15 @@ else:
 # The first finds the volumes, pairs them with labels where there are any, keeps a patient's scans together, and says
 # what it left out. Scans without a label go to the section `unlabeled`. The second reads every file once.
 
+
 # %%
-monai_essa("data datalist scans --out datalist.json --fractions training=3 validation=1".split())
-monai_essa("data check datalist.json".split())
+def monai_essa(line: str) -> None:
+    if main(line.split()) != 0:
+        raise RuntimeError(f"monai-essa {line}: see the line above")
+
+
+monai_essa("data datalist scans --out datalist.json --fractions training=3 validation=1")
+monai_essa("data check datalist.json")
 
 # %% [markdown]
 # Each error would name the file and say what to do. The summary gives what the next step asks for: the spacing.
@@ -93,7 +99,7 @@ monai_essa("data check datalist.json".split())
 # For CT add `essa_ssa/configs/intensity_ct.yaml` to `config_file`.
 
 # %%
-monai_essa("bundles copy essa_ssa . --network swin_unetr".split())
+monai_essa("bundles copy essa_ssa . --network swin_unetr")
 
 shared = {
     "spacing": [3.75, 3.75, 3.75] if "DATA" not in os.environ else [1.0, 1.0, 1.0],  # mm
@@ -126,7 +132,7 @@ print(Path("site.yaml").read_text())
 
 # %%
 with redirect_stdout(None):
-    monai_essa("data datalist other_scans --out other_datalist.json".split())
+    monai_essa("data datalist other_scans --out other_datalist.json")
 pretraining = shared | {"datalist": "other_datalist.json", "samples_per_epoch": 10, "max_epochs": 8, "lr": 2.0e-3}
 configs = ["essa_ssa/configs/train.yaml", "essa_ssa/configs/method_full.yaml"]
 run(config_file=configs, logging_file=False, output_dir="runs/pretrain", **pretraining)
@@ -210,10 +216,10 @@ print(network.swinViT.load_state_dict(torch.load("runs/ssa/model.pt", weights_on
 #
 # The next stage is the bundle `essa_segmentation`, given the same base and the new adapter, which trains on, and the
 # decoder with it. `--dry-run` builds it all and takes two steps; nothing is written. (It also estimates time, memory
-# and disk; these lines are left out here.) Without labels this part is skipped.
+# and disk; these lines are left out here.) With `DATA` put the names of your labels in and run it yourself.
 
 # %%
-monai_essa("bundles copy essa_segmentation . --network swin_unetr".split())
+monai_essa("bundles copy essa_segmentation . --network swin_unetr")
 segmentation = {
     "config_file": ["essa_segmentation/configs/train.yaml"],
     "datalist": "datalist.json",
@@ -224,9 +230,9 @@ segmentation = {
     "output_dir": "runs/segmentation",
 }
 Path("segmentation.yaml").write_text(yaml.safe_dump(segmentation, sort_keys=False))
-if json.loads(Path("datalist.json").read_text()).get("training"):
+if "DATA" not in os.environ:
     with redirect_stdout(StringIO()) as said:
-        monai_essa("run --dry-run --args_file segmentation.yaml".split())
+        monai_essa("run --dry-run --args_file segmentation.yaml")
     changing = ("time:", "estimate:", "memory:", "disk:")
     print(*(line for line in said.getvalue().splitlines() if not line.startswith(changing)), sep="\n")
 

@@ -45,7 +45,7 @@ from monai.bundle import run
 from monailabel.client.client import MONAILabelClient
 
 from monai_essa.bundle_folder import bundle_folder
-from monai_essa.cli import main as monai_essa
+from monai_essa.cli import main
 from monai_essa.data import load_datalist
 from monai_essa.data.cohort import CohortSize
 from monai_essa.demo.demo_data import cohort_data
@@ -97,7 +97,8 @@ run(config_file=configs, logging_file=False, output_dir="runs/start", **values, 
 names = Path(os.environ["DATA"]) / "dataset.json" if "DATA" in os.environ else data.datalist  # holds label names
 sizes = [f"{name}={value}" for name, value in values.items() if name != "labels"]
 copy = ["bundles", "copy", "essa_segmentation", "--name", "tissue", "--run", "runs/start", "--labels", str(names)]
-monai_essa([*copy, "--args", *sizes])
+if main([*copy, "--args", *sizes]) != 0:
+    raise RuntimeError("see the line above")
 
 # %% [markdown]
 # ## The server
@@ -113,7 +114,8 @@ monai_essa([*copy, "--args", *sizes])
 # other four serve to measure.
 
 # %%
-monai_essa("label init app --bundle tissue".split())
+if main("label init app --bundle tissue".split()) != 0:
+    raise RuntimeError("see the line above")
 
 cases = {name: load_datalist(data.datalist, data.sections[name]) for name in ("training", "test")}
 

@@ -96,6 +96,13 @@ def test_tutorial_names_its_data_and_licence(stem):
     assert "not a medical device" in text
 
 
+def test_the_quick_start_adapts_trains_saves_and_merges_in_forty_lines():
+    sources = [cell.source for cell in committed("1_quick_start").cells if cell.cell_type == "code"]
+    (core,) = (source for source in sources if "plain = merge(network)" in source)
+    assert all(name in core for name in ("load_weights(", "adapt(", "optimizer.step()", "save_adapter("))
+    assert len([line for line in core.splitlines() if line.strip()]) <= 40
+
+
 def test_execution_keeps_what_was_shown_and_drops_what_changes(tmp_path):
     maker = load_maker()
     code = "import sys\n\nprint('seen')\nprint('bar', file=sys.stderr)\nprint('too')\n1 + 1"
