@@ -14,7 +14,8 @@
 Without names it makes those that its environment is for: with MONAI Label the one that needs it, else the others.
 
 The percent scripts are the source. Each is executed top to bottom in a fresh folder; what it showed goes into the
-notebook beside it. Nothing that changes from run to run is kept, so that a second call leaves no difference.
+notebook beside it. Nothing that changes from run to run is kept, so that a second call leaves no
+difference; another kind of CPU may round to other third digits.
 """
 
 from __future__ import annotations
