@@ -86,9 +86,8 @@ def test_outputs_and_gradients_are_those_of_plain_training(name, recipe):
 @pytest.mark.parametrize("also_train", [(), (r"(?!swinViT\.).*",)], ids=["decoder frozen", "decoder learns"])
 def test_a_swin_unetr_of_volumes_trains_alike(also_train):
     net = adapt(SwinUNETR(1, 2, feature_size=12), APLA(), also_train=also_train).double().train()
-    assert_equal_training(
-        net, lean(copy.deepcopy(net), recompute="block"), torch.rand(1, 1, 64, 64, 64, dtype=torch.float64)
-    )
+    images = torch.rand(1, 1, 64, 64, 32, dtype=torch.float64)
+    assert_equal_training(net, lean(copy.deepcopy(net), recompute="block"), images)
 
 
 @pytest.mark.parametrize("method", METHODS)

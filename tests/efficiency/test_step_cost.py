@@ -54,7 +54,9 @@ CASES = {
     "SwinUNETR in 2-D, stock": lambda: segmentation(
         adapt(SwinUNETR(1, 3, feature_size=24, spatial_dims=2), FullTuning(), also_train=EVERYTHING_ELSE), (192, 192)
     ),
-    "SwinUNETR, lean": lambda: segmentation(lean(adapt(SwinUNETR(1, 3, feature_size=12), APLA()), recompute="block")),
+    "SwinUNETR, lean": lambda: segmentation(
+        lean(adapt(SwinUNETR(1, 3, feature_size=12), APLA()), recompute="block"), (64, 64, 32)
+    ),
 }
 
 
