@@ -42,7 +42,6 @@ from monai_essa.methods import (
 from monai_essa.methods.method import AdaptationMethod, NotMergeable
 from monai_essa.network_parts import dead_parameters
 from monai_essa.networks import classification_network
-from tests.processes import two_in_step
 
 NETWORKS = {
     "vit-3d": (lambda: ViT(1, 32, 16, 24, 48, 2, 4), (1, 1, 32, 32, 32)),
@@ -358,7 +357,7 @@ def _steps_of_one_process(rank: int, folder: str) -> None:
 
 @pytest.mark.slow
 def test_two_processes_train_in_step(tmp_path):
-    two_in_step(_steps_of_one_process, tmp_path)
+    torch.multiprocessing.spawn(_steps_of_one_process, (str(tmp_path),), nprocs=2)
     for network in ("vit-3d", "unetr-2d", "swin-2d", "vit-2d-cls"):
         a, b = (torch.load(tmp_path / f"{network}-{rank}.pt", weights_only=True) for rank in (0, 1))
         assert all(torch.equal(a[name], b[name]) for name in a)

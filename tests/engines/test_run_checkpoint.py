@@ -11,9 +11,10 @@
 
 from __future__ import annotations
 
-import os
 import random
+import runpy
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -30,9 +31,9 @@ from monai_essa.engines.run_checkpoint import RunCheckpoint
 from monai_essa.engines.supervised import Supervised
 from monai_essa.engines.train_step import TrainStep
 from monai_essa.methods import APLA
-from tests.engines.toy_training import Training
-from tests.processes import begin
 
+SCRIPT = Path(__file__).with_name("toy_training.py")
+Training = runpy.run_path(str(SCRIPT))["Training"]
 ITERATIONS = 20
 
 
@@ -103,29 +104,15 @@ def test_a_kill_at_each_iteration_of_an_epoch_ends_bit_identical(unbroken: dict[
     assert_same(result, unbroken["fp32"][0])
 
 
-def start(folder: Path, killed_after: int | None = None) -> int | None:
-    """Start in a process of its own, which may kill itself when an iteration is done; give its exit code."""
-
-    def work() -> None:
-        training = Training(folder, "fp32")
-        if killed_after is not None:
-            training.at(killed_after, lambda: os.kill(os.getpid(), signal.SIGKILL))
-        training.trainer.run()
-        torch.save(training.result(), folder / "result.pt")
-
-    process = begin(work)
-    process.join()
-    return process.exitcode
-
-
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="a start is a fork, and Windows has no SIGKILL")
 def test_a_process_killed_three_times_by_the_system_ends_bit_identical(
     unbroken: dict[str, Any], tmp_path: Path
 ) -> None:
+    command = [sys.executable, str(SCRIPT), str(tmp_path), "fp32"]
     for iteration in sorted(random.Random(7).sample(range(1, ITERATIONS), 3)):
-        assert start(tmp_path, iteration) == -signal.SIGKILL
-    assert start(tmp_path) == 0
+        killed = subprocess.run([*command, str(iteration)], capture_output=True)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    subprocess.run(command, check=True, capture_output=True)
     assert_same(torch.load(tmp_path / "result.pt", weights_only=True), unbroken["fp32"][0])
 
 

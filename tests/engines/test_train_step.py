@@ -29,7 +29,6 @@ from monai_essa.data.keyed import KeyedDataset, KeyedSampler
 from monai_essa.engines.sampler_epoch import SamplerEpoch
 from monai_essa.engines.supervised import Supervised
 from monai_essa.engines.train_step import TrainStep
-from tests.processes import two_in_step
 
 
 class Masked(nn.Module):
@@ -312,7 +311,7 @@ def test_two_processes_learn_what_one_process_learns(tmp_path: Path) -> None:
     dataset = KeyedDataset(Dataset(items(), RandGaussianNoised("image", prob=1.0)))
     loader = DataLoader(dataset, batch_size=4, sampler=KeyedSampler(8))
     trainer(TrainStep(objective, accumulation=2), loader, handlers=[SamplerEpoch()]).run()
-    two_in_step(_train_process, tmp_path)
+    torch.multiprocessing.spawn(_train_process, (str(tmp_path),), nprocs=2)
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     assert_close([parameter.detach() for parameter in objective.parameters()], ranks[0])
     assert_close(ranks[0], ranks[1], tolerance=0.0)

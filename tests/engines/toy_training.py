@@ -11,12 +11,16 @@
 
 """A small but whole training: random crops, two workers, dropout, accumulation, a schedule, validation, best model.
 
-Made again in the same folder, it goes on there.
+``python toy_training.py FOLDER PRECISION [ITERATION]`` trains in FOLDER, or goes on there; with an iteration it kills
+itself with SIGKILL when that iteration is done.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,7 +44,7 @@ CPU = torch.device("cpu")
 
 
 class Training:
-    """What one start builds."""
+    """What one start of the command builds."""
 
     def __init__(self, folder: Path, precision: str, fingerprint: str = "toy") -> None:
         torch.manual_seed(SEED)
@@ -144,3 +148,17 @@ def _validator(network: nn.Module, saver: CheckpointSaver) -> SupervisedEvaluato
         metric_cmp_fn=lambda current, best: current < best,
         val_handlers=[saver],
     )
+
+
+def _main() -> None:
+    folder, precision = Path(sys.argv[1]), sys.argv[2]
+    training = Training(folder, precision)
+    if len(sys.argv) > 3:
+        training.at(int(sys.argv[3]), lambda: os.kill(os.getpid(), signal.SIGKILL))
+    training.trainer.run()
+    torch.save(training.result(), folder / "result.pt")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    _main()

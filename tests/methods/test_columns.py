@@ -22,7 +22,6 @@ from monai.networks.nets import UNETR, SegResNet, SwinUNETR, ViT
 
 from monai_essa import adapt
 from monai_essa.methods import APLA, choose_columns, read_columns, write_columns
-from tests.processes import two_in_step
 
 STRATEGIES = ("random", "largest_norm", "largest_gradient")
 IMAGES = (2, 1, 32, 32, 32)
@@ -206,7 +205,7 @@ def _choose_in_one_process(rank: int, folder: str) -> None:
 
 @pytest.mark.slow
 def test_two_processes_choose_the_same_columns_from_different_batches(tmp_path):
-    two_in_step(_choose_in_one_process, tmp_path)
+    torch.multiprocessing.spawn(_choose_in_one_process, (str(tmp_path),), nprocs=2)
     first, second = (read_columns(tmp_path / f"{rank}.json") for rank in (0, 1))
     batches = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
     alone = [choose_columns(vit(), 6, "largest_gradient", loss=loss_of(batch)) for batch in batches]

@@ -26,7 +26,6 @@ from monai_essa.blocks import transformer_blocks
 from monai_essa.losses import PatchReconstruction
 from monai_essa.network_parts import dead_parameters, part_of
 from monai_essa.pretext import MAE, SimMIM
-from tests.processes import two_in_step
 
 PAIRS = [
     *(("mae", net) for net in ("vit", "vit_2d", "vit_perceptron", "vit_class_token", "mae_vit", "unetr", "unetr_2d")),
@@ -264,7 +263,7 @@ def _steps_of_one_process(rank: int, folder: str) -> None:
 
 @pytest.mark.slow
 def test_two_processes_train_in_step_with_no_unused_parameter(tmp_path):
-    two_in_step(_steps_of_one_process, tmp_path)
+    torch.multiprocessing.spawn(_steps_of_one_process, (str(tmp_path),), nprocs=2)
 
     for name in ("mae", "simmim", "simmim_decoder"):
         one, other = (torch.load(tmp_path / f"{name}-{rank}.pt", weights_only=True) for rank in (0, 1))
