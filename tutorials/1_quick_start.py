@@ -28,7 +28,8 @@
 # ## What a site has
 #
 # Scans without labels, 12 here and 4 more that nothing trains on, and the weights of a pretrained network. You would
-# download those; here a small ViT learns to fill in masked patches of 16 scans of scanner A, by the bundle `essa_ssa`.
+# download those; here a small ViT learns to fill in masked patches of 16 other scans (scanner A), by the bundle
+# `essa_ssa`.
 
 # %%
 import logging
@@ -126,7 +127,7 @@ for _ in range(150):
     optimizer.step()
     losses.append(loss.item())
 
-file = save_adapter(network, "scanner_b.safetensors")
+file = save_adapter(network, "site.safetensors")
 plain = merge(network)  # a stock ViT with stock keys; `network` is left as it is
 
 # %% [markdown]
@@ -160,17 +161,16 @@ def score(objective: MAE) -> float:
     return objective.eval()(held_out, generator=torch.Generator().manual_seed(7))["loss"].item()
 
 
-print(f"loss on unseen scans of scanner B: {score(before):.3f} before, {score(objective):.3f} after")
+print(f"loss on the unseen scans: {score(before):.3f} before, {score(objective):.3f} after")
 tens = torch.tensor(losses).unflatten(0, (-1, 10)).mean(1)
 log = {"iteration": torch.arange(10, len(losses) + 1, 10).numpy(), "loss": tens.numpy()}
-Image(
-    figure_png(loss_curves({"APLA on scanner B, means of ten steps": log}, title="Masked autoencoding: training loss"))
-)
+curves = {"APLA on the site's scans, means of ten steps": log}
+Image(figure_png(loss_curves(curves, title="Masked autoencoding: training loss")))
 
 # %% [markdown]
 # One of them, filled in before the adaptation and after it. (A prediction is given the brightness and contrast of each
-# true patch, as in the figures of the MAE paper; what is inside is predicted.) Look at the gap between the hemispheres:
-# dark on scanner A, and bright on scanner B.
+# true patch, as in the figures of the MAE paper; what is inside is predicted.) In the demo cohort, look at the gap
+# between the hemispheres: dark on scanner A, and bright on scanner B.
 
 
 # %%

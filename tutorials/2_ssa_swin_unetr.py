@@ -186,7 +186,7 @@ print("adapter {:.2f} MB, model.pt {:.2f} MB".format(*sizes), end="\n\n")
 print(Path("runs/ssa/summary.txt").read_text())
 
 # %%
-logs = {"pretraining on scanner A, all": "runs/pretrain", "SSA on the site's scans, APLA": "runs/ssa"}
+logs = {"pretraining, all parameters": "runs/pretrain", "SSA on the site's scans, APLA": "runs/ssa"}
 logs = {name: read_loss_log(Path(folder, "losses.jsonl")) for name, folder in logs.items()}
 Image(figure_png(loss_curves(logs, "validation.loss", "SimMIM: loss on held-out scans, under fixed masks")))
 
