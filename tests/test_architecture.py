@@ -185,11 +185,11 @@ def test_no_public_name_is_a_monai_name() -> None:
 
 def test_importing_the_package_needs_no_extra() -> None:
     blocked = f"import sys; sys.modules.update(dict.fromkeys({EXTRAS!r})); import monai_essa"
-    done = subprocess.run([sys.executable, "-c", blocked], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", blocked], cwd=ROOT, capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stderr
 
 
 def test_importing_the_package_loads_no_extra_that_monai_does_not() -> None:
     script = "import sys, monai; before = set(sys.modules); import monai_essa; print(*set(sys.modules) - before)"
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, encoding="utf-8", check=True)
     assert not set(EXTRAS) & set(done.stdout.split())

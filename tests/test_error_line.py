@@ -43,7 +43,7 @@ ConfigExpression("$list(loader)", globals={{"loader": loader}}).evaluate()
 
 def run(code: str) -> subprocess.CompletedProcess[str]:
     start = "from monai_essa.error_line import show_cause_last\nshow_cause_last()\nshow_cause_last()\n"
-    return subprocess.run([sys.executable, "-W", "ignore", "-c", start + code], capture_output=True, text=True)
+    return subprocess.run([sys.executable, "-W", "ignore", "-c", start + code], capture_output=True, encoding="utf-8")
 
 
 @pytest.mark.slow

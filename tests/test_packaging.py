@@ -80,7 +80,9 @@ def python(tmp_path: Path) -> Path:
 
 def run(*command: str, cwd: Path | None = None, **environment: str) -> str:
     inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(command, cwd=cwd, env=inherited | environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=cwd, env=inherited | environment, capture_output=True, encoding="utf-8", check=False
+    )
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 

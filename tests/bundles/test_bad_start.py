@@ -167,7 +167,9 @@ def test_the_command_ends_with_the_line_and_an_exit_code(volumes: Path, tmp_path
         "--config_file",
         str(CONFIGS / "train.yaml"),
     ]
-    done = subprocess.run([*command, "--dataset_dir", str(volumes)], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [*command, "--dataset_dir", str(volumes)], cwd=tmp_path, capture_output=True, encoding="utf-8"
+    )
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("error: no pretrained weights: APLA would freeze random tensors;")
     assert not list(tmp_path.iterdir())

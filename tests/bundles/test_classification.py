@@ -132,7 +132,7 @@ def test_inference_without_monai_essa_gives_the_probabilities_of_the_evaluation(
     values |= {"dataset_dir": str(volumes), "pattern": "image_0[45]*", "output_dir": str(tmp_path)}
     values |= {"img_size": [32, 32, 32], "hidden_size": 48, "mlp_dim": 96, "num_heads": 4}  # type: ignore[dict-item]
     command = [sys.executable, "-W", "ignore", "-c", WITHOUT_MONAI_ESSA, json.dumps(values)]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
     expected = {row[0]: row[2:] for row in table(run / "test" / "predictions.csv")[1:]}
     got = {row[0]: row[1:] for row in table(tmp_path / "predictions.csv")}

@@ -65,7 +65,7 @@ def config(bundle: str, name: str) -> str:
 
 
 def python(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-W", "ignore", *arguments], cwd=cwd, capture_output=True, text=True)
+    return subprocess.run([sys.executable, "-W", "ignore", *arguments], cwd=cwd, capture_output=True, encoding="utf-8")
 
 
 @pytest.mark.parametrize("files", [["train.yaml"], ["inference.yaml"]], ids=["train", "inference"])

@@ -64,7 +64,7 @@ def test_importing_the_command_line_imports_no_monai() -> None:
     script = (
         "import sys, monai_essa.cli; print(*(name for name in ('monai', 'torch', 'ignite') if name in sys.modules))"
     )
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, encoding="utf-8", check=True)
     assert done.stdout.split() == []
 
 

@@ -48,7 +48,7 @@ def small_cohort(template: MetaTensor, tmp_path_factory: pytest.TempPathFactory)
 
 
 def _items(datalist: Path) -> list[dict[str, str]]:
-    content = json.loads(datalist.read_text())
+    content = json.loads(datalist.read_text(encoding="utf-8"))
     return [item for domain in ("source", "target") for items in content[domain].values() for item in items]
 
 
@@ -58,7 +58,7 @@ def _bytes(datalist: Path) -> dict[str, bytes]:
 
 
 def test_each_section_holds_the_volumes_asked_for(small_cohort: Path) -> None:
-    content = json.loads(small_cohort.read_text())
+    content = json.loads(small_cohort.read_text(encoding="utf-8"))
 
     assert [len(items) for items in content["source"].values()] == [1]
     assert {section: len(items) for section, items in content["target"].items()} == {
@@ -72,7 +72,7 @@ def test_each_section_holds_the_volumes_asked_for(small_cohort: Path) -> None:
 
 
 def test_only_labelled_sections_name_labels(small_cohort: Path) -> None:
-    content = json.loads(small_cohort.read_text())
+    content = json.loads(small_cohort.read_text(encoding="utf-8"))
 
     assert all("label" not in item for item in content["source"]["unlabeled"] + content["target"]["unlabeled"])
     assert all("label" in item for section in ("training", "validation", "test") for item in content["target"][section])
@@ -85,7 +85,7 @@ def test_every_file_named_exists_and_no_other_volume(small_cohort: Path) -> None
 
 
 def test_datalist_says_where_the_volumes_come_from(small_cohort: Path) -> None:
-    content = json.loads(small_cohort.read_text())
+    content = json.loads(small_cohort.read_text(encoding="utf-8"))
 
     assert "template-derived" in content["name"]
     assert "Copyright (C) 1993-2004 Louis Collins" in content["licence"]
@@ -93,7 +93,7 @@ def test_datalist_says_where_the_volumes_come_from(small_cohort: Path) -> None:
 
 
 def test_image_and_label_share_one_geometry_in_millimetres(small_cohort: Path) -> None:
-    item = json.loads(small_cohort.read_text())["target"]["training"][0]
+    item = json.loads(small_cohort.read_text(encoding="utf-8"))["target"]["training"][0]
     image, label = (nib.load(small_cohort.parent / item[key]) for key in ("image", "label"))
 
     np.testing.assert_array_equal(image.affine, label.affine)

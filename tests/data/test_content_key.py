@@ -42,7 +42,7 @@ def test_another_process_gives_the_same_key() -> None:
         [sys.executable, "-W", "ignore", "-c", f"{script}print(settings_key({CHAIN}))"],
         env=environment,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=True,
     )
     assert done.stdout.split()[-1] == here

@@ -39,7 +39,7 @@ def datalist(tmp_path: Path, write_nifti: NiftiWriter) -> Path:
 
 
 def _write(path: Path, content: dict[str, Any]) -> Path:
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(content), encoding="utf-8")
     return path
 
 
@@ -86,12 +86,12 @@ def test_errors_come_first(datalist: Path, write_nifti: NiftiWriter) -> None:
 
 @pytest.mark.parametrize("labels", [{"0": "background", "2": "organ"}, {"background": 0, "organ": 2}])
 def test_ids_are_compared_with_both_styles_of_labels(datalist: Path, labels: dict[str, Any]) -> None:
-    content = json.loads(datalist.read_text()) | {"labels": labels}
+    content = json.loads(datalist.read_text(encoding="utf-8")) | {"labels": labels}
     assert len(check_datalist(_write(datalist, content)).errors) == 4
 
 
 def test_an_item_without_an_image_is_an_error(datalist: Path) -> None:
-    content = json.loads(datalist.read_text())
+    content = json.loads(datalist.read_text(encoding="utf-8"))
     content["training"].append({"img": "p0.nii.gz"})
     (problem,) = check_datalist(_write(datalist, content)).problems
     assert (problem.severity, problem.key) == ("error", "training")
@@ -108,7 +108,7 @@ def test_a_patient_in_two_sections_is_a_leak(datalist: Path, name: str) -> None:
     path = datalist.parent / name
     path.parent.mkdir(exist_ok=True)
     (datalist.parent / "p3.nii.gz").rename(path)
-    content = json.loads(datalist.read_text())
+    content = json.loads(datalist.read_text(encoding="utf-8"))
     content["test"] = [{"image": name} | ({} if name.startswith("p0") else {"patient": "p0"})]
     assert "patient p0 is also in 'training'" in _lines(_write(datalist, content))[0]
 

@@ -90,7 +90,7 @@ def test_a_class_is_no_path(datalist: Path) -> None:
 def test_base_dir_replaces_the_folder_of_the_file(datalist: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "lists" / "copy.json"
     elsewhere.parent.mkdir()
-    elsewhere.write_text(datalist.read_text())
+    elsewhere.write_text(datalist.read_text(encoding="utf-8"))
     with pytest.raises(FileNotFoundError, match="give base_dir"):
         load_datalist(elsewhere)
     assert len(load_datalist(elsewhere, base_dir=tmp_path)) == 4
@@ -114,9 +114,9 @@ def test_unlabelled_items_come_from_unlabeled_where_there_is_one(datalist: Path)
 
 
 def test_unlabelled_items_else_come_from_training_without_labels(datalist: Path) -> None:
-    content = json.loads(datalist.read_text())
+    content = json.loads(datalist.read_text(encoding="utf-8"))
     content["unlabeled"] = []
-    datalist.write_text(json.dumps(content))
+    datalist.write_text(json.dumps(content), encoding="utf-8")
     items = unlabelled_items(datalist)
     assert len(items) == 4
     assert all(set(item) == {"image"} for item in items)
@@ -124,9 +124,9 @@ def test_unlabelled_items_else_come_from_training_without_labels(datalist: Path)
 
 
 def test_channels_in_several_files_stay_a_list(datalist: Path) -> None:
-    content = json.loads(datalist.read_text())
+    content = json.loads(datalist.read_text(encoding="utf-8"))
     content["training"] = [{"image": ["images/c0.nii", "images/c1.nii"]}]
-    datalist.write_text(json.dumps(content))
+    datalist.write_text(json.dumps(content), encoding="utf-8")
     assert [Path(path).name for path in load_datalist(datalist, keys=("image",))[0]["image"]] == ["c0.nii", "c1.nii"]
 
 

@@ -44,7 +44,7 @@ def shown(tmp_path: Path) -> Callable[[str], str]:
 
     def dom(url: str) -> str:
         command = [browser, *FLAGS, OFFLINE, f"--user-data-dir={tmp_path / 'profile'}", url]
-        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
+        return subprocess.run(command, check=True, capture_output=True, encoding="utf-8", timeout=120).stdout
 
     return dom
 

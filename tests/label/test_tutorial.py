@@ -37,7 +37,7 @@ def test_script_runs_in_a_fresh_folder_without_data(tmp_path: Path) -> None:
         cwd=tmp_path,
         env=environment,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=SECONDS,
         check=False,
     )

@@ -127,4 +127,4 @@ def test_the_file_holds_the_montage_and_replaces_an_older_one(tmp_path: Path) ->
 
 
 def test_module_needs_no_plotting_library() -> None:
-    assert "matplotlib" not in Path(reconstruction_png.__file__).read_text()
+    assert "matplotlib" not in Path(reconstruction_png.__file__).read_text(encoding="utf-8")

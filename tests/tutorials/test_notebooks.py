@@ -64,7 +64,7 @@ def test_script_runs_in_a_fresh_folder_without_data(stem, tmp_path):
     environment |= {"MPLBACKEND": "Agg", "TMPDIR": str(tmp_path)}
     command = [sys.executable, str(FOLDER / f"{stem}.py")]
     done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False
+        command, cwd=tmp_path, env=environment, capture_output=True, encoding="utf-8", timeout=SECONDS, check=False
     )
     assert done.returncode == 0, done.stderr[-4000:]
 
