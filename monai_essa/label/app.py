@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import locale
 import os
 from pathlib import Path
 from typing import Any
@@ -105,9 +106,14 @@ class EssaLabelApp(MONAILabelApp):
         return {"epistemic": EntropyScoring(next(iter(self._infers.values())))}
 
     def on_init_complete(self) -> None:
-        """Add the page of the status to the server, which calls this at its start."""
+        """Add the page of the status to the server, which calls this at its start, and make trainings legible to it.
+
+        MONAI Label reads what a training prints in the encoding of the server's locale. One character that it cannot
+        decode, as those of tqdm's bar in ASCII, would leave the training "RUNNING" for ever.
+        """
         from monailabel.app import app as server  # not at the top: a training builds this app without a server
 
+        os.environ["PYTHONIOENCODING"] = f"{locale.getpreferredencoding(False)}:backslashreplace"
         server.include_router(status_router())
         super().on_init_complete()
 

@@ -62,7 +62,8 @@ def test_the_unchanged_app_infers_and_trains(
     command = [sys.executable, "-m", "monailabel.main", "start_server", *map(str, options)]
     (tmp_path / "server").mkdir()
     log = tmp_path / "server" / "server.log"
-    with open_server(command, sample_app, studies, log, PYTHONPATH=started) as server:
+    # PYTHONUTF8: the app cannot read tqdm's bars in the locale of every machine.
+    with open_server(command, sample_app, studies, log, PYTHONPATH=started, PYTHONUTF8="1") as server:
         (tmp_path / "client").mkdir()
         client = MONAILabelClient(server.url, tmpdir=str(tmp_path / "client"))
         before = {}

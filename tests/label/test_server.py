@@ -33,6 +33,8 @@ from monailabel.client.client import MONAILabelClient, MONAILabelClientException
 
 MODEL = "ball_segmentation"
 SSA = f"{MODEL}_ssa"
+# The server reads ASCII and tqdm's bars come in UTF-8: the worst that a machine's locale does.
+ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "utf-8"}
 
 
 def client_of(server: Any, tmp_path: Path) -> MONAILabelClient:
@@ -62,7 +64,7 @@ def dice(one: np.ndarray, other: np.ndarray) -> float:
 
 @pytest.mark.slow
 def test_the_loop_of_labelling(serve: Callable[..., Any], truth: Path, tmp_path: Path) -> None:
-    with serve(MONAI_LABEL_AUTO_UPDATE_SCORING="false") as server:
+    with serve(MONAI_LABEL_AUTO_UPDATE_SCORING="false", **ASCII) as server:
         client = client_of(server, tmp_path)
         info = client.info()
         assert (list(info["models"]), list(info["trainers"])) == ([MODEL], [SSA, MODEL])
