@@ -13,7 +13,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import locale
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import nibabel as nib
@@ -26,7 +27,7 @@ NiftiWriter = Callable[..., Path]
 
 
 @pytest.fixture
-def write_series() -> SeriesWriter:
+def write_series() -> Iterator[SeriesWriter]:
     """Writes one DICOM series with slices at given distances along the normal; returns its voxels (x, y, z)."""
 
     def write(
@@ -55,7 +56,10 @@ def write_series() -> SeriesWriter:
             _write_slice(folder / f"{series}.{len(distances) - index:03d}", voxels[..., index], tags)
         return voxels
 
-    return write
+    before = locale.setlocale(locale.LC_ALL)
+    yield write
+    # GDCM's writer may leave the locale "C" behind, and later tests of the process would decode output as ASCII.
+    locale.setlocale(locale.LC_ALL, before)
 
 
 @pytest.fixture
