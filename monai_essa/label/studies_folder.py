@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -56,11 +57,23 @@ def is_received_file(path: str) -> bool:
 class StudiesFolder(LocalDatastore):
     """A local folder of images and labels; ids and tags are plain names, or refused with status 400."""
 
+    _refreshing = threading.Lock()  # of the class: the watcher of the folder starts before an instance is complete
+
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
         """Copy an image into the folder."""
         if image_id:
             check_plain_name("image id", image_id)
         return super().add_image(image_id, image_filename, image_info)
+
+    def remove_image(self, image_id: str) -> None:
+        """Delete an image and its labels; the next request knows, it need not wait for the watcher of the folder."""
+        super().remove_image(image_id)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Look at the files again, one thread at a time."""
+        with self._refreshing:
+            super().refresh()
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
         """Copy a label into the folder of its tag."""

@@ -21,7 +21,7 @@ pytest.importorskip("monailabel", reason="needs the extra [label], in an environ
 
 from fastapi import HTTPException
 
-from monai_essa.label.studies_folder import check_plain_name, is_received_file
+from monai_essa.label.studies_folder import StudiesFolder, check_plain_name, is_received_file
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "a\\b", "/etc/passwd", "..", ".hidden", "", "a\x00b", "a\nb"])
@@ -44,3 +44,11 @@ def test_only_what_the_server_wrote_is_a_received_file(tmp_path: Path) -> None:
         assert not is_received_file(str(link))
     assert not is_received_file("/etc/hostname")
     assert not is_received_file(str(tmp_path / "scan.nii.gz"))
+
+
+def test_a_removed_image_is_gone_at_once(studies: Path) -> None:
+    store = StudiesFolder(str(studies), auto_reload=True)
+    for number in range(6):
+        store.remove_image(f"case_{number:02d}")
+        assert len(store.list_images()) == 5 - number
+    assert not list(studies.glob("*.nii.gz"))
