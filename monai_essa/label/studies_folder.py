@@ -70,6 +70,11 @@ class StudiesFolder(LocalDatastore):
         super().remove_image(image_id)
         self.refresh()
 
+    def remove_label(self, label_id: str, label_tag: str) -> None:
+        """Delete a label; the next request knows, as for an image."""
+        super().remove_label(label_id, label_tag)
+        self.refresh()
+
     def refresh(self) -> None:
         """Look at the files again, one thread at a time."""
         with self._refreshing:

@@ -52,3 +52,13 @@ def test_a_removed_image_is_gone_at_once(studies: Path) -> None:
         store.remove_image(f"case_{number:02d}")
         assert len(store.list_images()) == 5 - number
     assert not list(studies.glob("*.nii.gz"))
+
+
+def test_a_removed_label_is_gone_at_once(studies: Path, truth: Path) -> None:
+    store = StudiesFolder(str(studies), auto_reload=True)
+    for number in range(6):
+        name = f"case_{number:02d}"
+        store.save_label(name, str(truth / f"{name}.nii.gz"), "final", {})
+        store.remove_label(name, "final")
+        assert store.get_labeled_images() == []
+    assert len(store.list_images()) == 6
