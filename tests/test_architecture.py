@@ -1,13 +1,5 @@
 # Copyright (c) The monai_essa authors
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#     http://www.apache.org/licenses/LICENSE-2.0
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# SPDX-License-Identifier: Apache-2.0
 
 """The house rules that a program can check: imports run one way, names are ours alone, every file says its licence."""
 
@@ -47,6 +39,7 @@ BRICKS = ADAPTERS | {
     "weights",
     "transforms",
     "data",
+    "outside",
     "version",
     "bundle_folder",
     "error_line",
@@ -55,6 +48,7 @@ BRICKS = ADAPTERS | {
 TOOLS = {"engines", "efficiency", "evaluation", "report"}
 # What each part of monai_essa may import from monai_essa: a new part joins by one line.
 MAY_IMPORT: dict[str, set[str]] = {
+    "outside": set(),
     "version": set(),
     "bundle_folder": set(),
     "error_line": set(),
@@ -62,18 +56,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     "network_parts": set(),
     "lean_marks": set(),
     "blocks": {"network_parts"},
-    "methods": {"network_parts", "blocks", "switch"},
-    "claims": {"network_parts", "methods"},
-    "adaptation": {"claims", "lean_marks", "methods"},
-    "adapter_base": {"network_parts", "lean_marks", "methods"},
-    "adapter_file": {"version", "methods", "adaptation", "adapter_base"},
+    "methods": {"outside", "network_parts", "blocks", "switch"},
+    "claims": {"outside", "network_parts", "methods"},
+    "adaptation": {"outside", "claims", "lean_marks", "methods"},
+    "adapter_base": {"outside", "network_parts", "lean_marks", "methods"},
+    "adapter_file": {"outside", "version", "methods", "adaptation", "adapter_base"},
     "parameter_summary": {"network_parts", "adaptation"},
     "losses": set(),
-    "networks": {"network_parts"},
+    "networks": {"outside", "network_parts"},
     "pretext": {"losses", "networks"},
-    "weights": {"network_parts", "networks"},
-    "data": set(),
-    "transforms": {"data"},
+    "weights": {"outside", "network_parts", "networks"},
+    "data": {"outside"},
+    "transforms": {"outside", "data"},
     "engines": BRICKS,
     "efficiency": BRICKS,
     "evaluation": BRICKS,
@@ -81,7 +75,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "demo": BRICKS | TOOLS,
     "cli": BRICKS | TOOLS | {"demo"},
     # It swaps adapters on a network that it keeps, and asks for the next run folder; all else goes by the bundles.
-    "label": {"adaptation", "adapter_file", "bundle_folder", "engines", "version"},
+    "label": {"outside", "adaptation", "adapter_file", "bundle_folder", "engines", "version"},
     "__init__": BRICKS | TOOLS,
 }
 
