@@ -13,8 +13,8 @@ import math
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ignite.engine import Engine, Events
@@ -53,7 +53,7 @@ class ClassificationReport:
         output_dir: str | Path,
         labels: Mapping[str, int],
         multi_label: bool = False,
-        resamples: int = 2000,
+        resamples: int = 1000,
         seed: int = 0,
     ) -> None:
         self.output_dir = Path(output_dir)
@@ -82,7 +82,7 @@ class ClassificationReport:
         record = {
             "images": len(images),
             "patients": len(set(patients)),
-            "interval": f"95 % percentile bootstrap over patients, {self.resamples} draws, seed {self.seed}",
+            "interval": f"95 % studentised bootstrap over patients, {self.resamples} draws, seed {self.seed}",
             "metrics": {name: _plain(interval) for name, interval in intervals.items()},
         }
         (self.output_dir / "metrics.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
@@ -108,6 +108,8 @@ def _patients(images: list[str]) -> list[str]:
     return [patient_of(_PICTURE.sub("", os.path.relpath(image, folder))) for image in images]
 
 
-def _plain(interval: Interval) -> dict[str, float | None]:
-    """JSON has no NaN."""
-    return {name: None if math.isnan(value) else round(value, 6) for name, value in asdict(interval).items()}
+def _plain(interval: Interval) -> dict[str, Any]:
+    """Return the fields of an interval; JSON has no NaN."""
+    ends = {name: getattr(interval, name) for name in ("value", "low", "high")}
+    plain = {name: None if math.isnan(value) else round(value, 6) for name, value in ends.items()}
+    return plain | {"undefined_draws": interval.undefined} | ({"no_interval": interval.reason} if interval.reason else {})

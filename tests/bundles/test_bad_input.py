@@ -82,6 +82,17 @@ def test_a_bad_label_is_named(label: Any, expected: str, datalist: Datalist, ref
     assert re.search(expected, line)
 
 
+def test_a_validation_without_foreground_is_refused_before_the_first_step(
+    datalist: Datalist, refused: Refused, tmp_path: Path
+) -> None:
+    folder = datalist(label=0 * LABEL)
+    listed = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+    swapped = {"training": listed["validation"], "validation": listed["training"][:1]}
+    (folder / "dataset.json").write_text(json.dumps(swapped), encoding="utf-8")
+    line = refused("essa_segmentation", dataset_dir=folder, **START["essa_segmentation"])
+    assert "section 'validation': no label holds foreground" in line
+
+
 def test_a_bad_image_is_named_by_worker_processes_too(datalist: Datalist, refused: Refused) -> None:
     line = refused("essa_ssa", dataset_dir=datalist(WITH_NAN), num_workers=1, hold_out=3, **START["essa_ssa"])
     assert re.fullmatch(r"error: \S+bad.nii.gz: some voxels are NaN or infinite; repair or leave out the file", line)
@@ -154,6 +165,8 @@ UNFIT_VALUES = {
         {"own_decoder": "true"},
         r"own_decoder: expected True or False, got 'true'; wr",
     ),
+    "interval": ("essa_segmentation", {"val_interval": 5, "max_epochs": 2}, r"val_interval: expected .* 1 to max_epochs"),
+    "interval of SSA": ("essa_ssa", {"val_interval": 5, "max_epochs": 2}, r"val_interval: expected a whole number"),
     "precision": ("essa_ssa", {"precision": "fp8"}, r"precision must be one of fp32, bf16, fp16, got 'fp8'"),
 }
 

@@ -28,7 +28,6 @@ STAGE_FILES = {
     "cost.json",
     "losses.jsonl",
     "model.pt",
-    "resume",
     "run.json",
     "summary.txt",
     "tensorboard",
