@@ -139,7 +139,7 @@ def test_truncated_and_foreign_files_are_refused(tmp_path):
 def test_a_failed_save_leaves_the_file_that_was_there(tmp_path):
     path = saved(adapt(vit(), APLA()), tmp_path)
     before = path.read_bytes()
-    with pytest.raises(TypeError):
+    with pytest.raises(ValueError, match="was not written, preprocessing: expected plain values"):
         save_adapter(adapt(vit(), LoRA()), path, preprocessing={"spacing": object()})
     assert path.read_bytes() == before
 
