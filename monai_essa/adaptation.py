@@ -32,7 +32,9 @@ __all__ = [
 ]
 
 _RECORD = "_monai_essa_adaptation"
-_PART = "_monai_essa_part_of"  # on modules and parameters of an adapted network: the class of the network
+# On the parts of an adapted network: the class of the network on modules, which copies of it keep, and on parameters
+# their own identity, for a parameter that comes out of a file is no part of anything.
+_PART = "_monai_essa_part_of"
 _CHECKPOINT = "monai_essa_checkpoint"  # in the metadata of a state dict that an adapted network gave
 
 
@@ -246,8 +248,10 @@ def _adapt(network: nn.Module, methods: tuple[AdaptationMethod, ...], also_train
         network.register_state_dict_post_hook(_mark_checkpoint),
     ]
     setattr(network, _RECORD, record)
-    for part in (*network.modules(), *network.parameters()):
-        vars(part)[_PART] = type(network).__name__
+    for module in network.modules():
+        vars(module)[_PART] = type(network).__name__
+    for parameter in network.parameters():
+        vars(parameter)[_PART] = id(parameter)
 
 
 def _inject(network: nn.Module, methods: Sequence[AdaptationMethod]) -> tuple[set[str], set[str], set[str]]:
@@ -279,14 +283,20 @@ def _refuse_adapted_part(network: nn.Module) -> None:
     kind = type(network).__name__
     if _RECORD in vars(network):
         raise ValueError(f"{kind} is adapted already; call merge() first, or load_adapter() to swap")
-    parts = (*network.named_modules(), *network.named_parameters())
-    for path, part in parts:
-        owner = vars(part).get(_PART)
-        if owner or _RECORD in vars(part) or isinstance(part, AdapterLayer):
+    for path, part in (*network.named_modules(), *network.named_parameters()):
+        if _belongs_to_adapted(part):
+            where = f"'{path}' of {kind}" if path else kind
             raise ValueError(
-                f"{f'{path!r} of ' if path else ''}{kind} is adapted already, as a {owner or type(part).__name__}, and "
-                "its training would be lost; merge() that first, or build a plain network and load_adapter() its file"
+                f"{where} is a part of an adapted network, and its training would be lost; merge() that network first, "
+                "or build a plain one and load_adapter() its file"
             )
+
+
+def _belongs_to_adapted(part: nn.Module | nn.Parameter) -> bool:
+    mark = vars(part).get(_PART)
+    if isinstance(part, nn.Parameter):
+        return bool(mark == id(part))
+    return mark is not None or isinstance(part, AdapterLayer)
 
 
 def _adapter_layers(network: nn.Module) -> Iterator[tuple[str, AdapterLayer]]:

@@ -100,7 +100,9 @@ def check_same_base(network: nn.Module, record: Mapping[str, Any], path: Path, h
         )
     skipped = _other_grids(network, record)
     if skipped:
-        _logger.info("%s: position embeddings are not compared, they are of another grid: %s", path, "; ".join(skipped))
+        _logger.info(
+            "%s: position embeddings are not compared, they are of another grid: %s", path, "; ".join(skipped.values())
+        )
     compared = [name for name in theirs if name in ours and name not in skipped]
     differ = [name for name in compared if sha256_of(ours[name]) != theirs[name]]
     if differ:
