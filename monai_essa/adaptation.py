@@ -26,6 +26,7 @@ __all__ = [
     "adaptation_of",
     "base_tensors",
     "disable_adapter",
+    "enabled_adaptation",
     "is_adapted",
     "merge",
     "method_shapes",
@@ -120,10 +121,10 @@ def merge(network: nn.Module) -> nn.Module:
         ``requires_grad`` as it was and lean training undone. Inference with it costs what it costs with the base.
 
     Raises:
-        ValueError: if the network is not adapted.
+        ValueError: if the network is not adapted, or within :func:`disable_adapter`.
         NotMergeable: if one of the layers cannot be expressed as a plain layer.
     """
-    adaptation_of(network)
+    enabled_adaptation(network)
     plain = copy.deepcopy(unwrapped(network))
     take_lean_off(plain)
     record = adaptation_of(plain)
@@ -180,6 +181,21 @@ def adaptation_of(network: nn.Module) -> Adaptation:
     if record is None:
         raise ValueError(f"{type(inner).__name__} is not adapted; call adapt(network, method) first")
     _refuse_wrapped_part(inner)
+    return record
+
+
+def enabled_adaptation(network: nn.Module) -> Adaptation:
+    """Return the record of :func:`adapt` of a network whose adapter is in place.
+
+    Raises:
+        ValueError: if the network is not adapted, or within :func:`disable_adapter`, where what was learned is out.
+    """
+    record = adaptation_of(network)
+    if record.disabled:
+        raise ValueError(
+            f"{type(unwrapped(network)).__name__} is its base within disable_adapter; leave the block before the "
+            "adapter is saved, loaded or merged"
+        )
     return record
 
 

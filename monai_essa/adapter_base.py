@@ -99,10 +99,8 @@ def check_same_base(network: nn.Module, record: Mapping[str, Any], path: Path, h
             "%s has adapter format 1: heads, window and checksum of the file are unverified; save it anew", path
         )
     skipped = _other_grids(network, record)
-    if skipped:
-        _logger.info(
-            "%s: position embeddings are not compared, they are of another grid: %s", path, "; ".join(skipped.values())
-        )
+    for grids in skipped.values():
+        _logger.info("%s: %s; position embeddings were interpolated and are not compared", path, grids)
     compared = [name for name in theirs if name in ours and name not in skipped]
     differ = [name for name in compared if sha256_of(ours[name]) != theirs[name]]
     if differ:

@@ -30,7 +30,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from monai_essa import methods as library
-from monai_essa.adaptation import adapt, adaptation_of, is_adapted, method_shapes
+from monai_essa.adaptation import adapt, enabled_adaptation, is_adapted, method_shapes
 from monai_essa.adapter_base import base_identity, check_same_base, check_same_claims, file_name, network_name
 from monai_essa.adapter_record import FORMAT_VERSION, KEY, check_card, read_header, seal_record
 from monai_essa.adapter_tensors import check_values, sha256_of_all
@@ -67,14 +67,10 @@ class AdapterFile:
         return tuple(self._built(known[entry["name"]], entry["values"]) for entry in self.record["methods"])
 
     def _built(self, kind: type, values: Mapping[str, Any]) -> AdaptationMethod:
-        fields = {field.name for field in dataclasses.fields(kind) if field.init}
-        for name in values:
-            if name not in fields:
-                raise ValueError(
-                    f"{self.path}: {kind.__name__} has no field '{name}', only {', '.join(sorted(fields))}; it was "
-                    "written by another version of the method"
-                )
-        with _naming(self.path, f"{kind.__name__}({', '.join(f'{name}={value!r}' for name, value in values.items())})"):
+        with _naming(self.path, f"the record of {kind.__name__}"):
+            fields = {field.name for field in dataclasses.fields(kind) if field.init}
+            if unknown := sorted(set(values) - fields):
+                raise ValueError(f"there is no field '{unknown[0]}', only {', '.join(sorted(fields))}")
             method: AdaptationMethod = kind(**values)
             return method
 
@@ -96,7 +92,7 @@ def save_adapter(network: nn.Module, path: str | Path, preprocessing: Mapping[st
         ValueError: if the network is not adapted, a tensor holds NaN or infinity, or the card is more than plain
             values. Nothing is written then, and an earlier file stays as it is.
     """
-    path, record, network = Path(path), adaptation_of(network), unwrapped(network)
+    path, record, network = Path(path), enabled_adaptation(network), unwrapped(network)
     state = network.state_dict()
     tensors = {
         file_name(network, name): state[name].detach().to("cpu", copy=True).contiguous() for name in record.changing
@@ -224,7 +220,7 @@ def _method_entry(method: Any) -> dict[str, Any]:
 
 
 def _check_same_methods(network: nn.Module, file: AdapterFile) -> None:
-    here = [_method_entry(method) for method in adaptation_of(network).methods]
+    here = [_method_entry(method) for method in enabled_adaptation(network).methods]
     if here != file.record["methods"]:
         raise ValueError(
             f"{file.path} holds {file.record['methods']}, the network is adapted by {here}; use a fresh base"
@@ -273,7 +269,7 @@ def _check_indices(network: nn.Module, named: Mapping[str, torch.Tensor], file: 
 
 def _fitting(network: nn.Module, file: AdapterFile, wanted: set[str]) -> dict[str, torch.Tensor]:
     """Return the wanted tensors by their names in an adapted network, once all of them fit."""
-    state, record = network.state_dict(), adaptation_of(network)
+    state, record = network.state_dict(), enabled_adaptation(network)
     _check_method_tensors({file_name(network, name) for name in record.method_tensors}, file)
     named = {network_name(network, name): file.tensors[name] for name in wanted}
     for name, tensor in named.items():

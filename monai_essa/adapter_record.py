@@ -189,11 +189,11 @@ def check_record(record: Any, where: str) -> dict[str, Any]:
             changed after it was sealed.
     """
     version = record.get("format_version") if isinstance(record, Mapping) else None
-    if isinstance(version, int) and not isinstance(version, bool) and version > FORMAT_VERSION:
+    if type(version) is int and version > FORMAT_VERSION:
         raise ValueError(
             f"{where} has adapter format {shown(version)}, this version reads {FORMAT_VERSION}; upgrade monai_essa"
         )
-    schema = _RECORDS[1 if version == 1 else FORMAT_VERSION]
+    schema = _RECORDS[1 if type(version) is int and version == 1 else FORMAT_VERSION]
     checked = schema.check(record, where)
     if checked.get("record_sha256", _digest(checked)) != _digest(checked):
         raise ValueError(f"{where}: the record does not have the checksum that it was saved with; copy the file again")

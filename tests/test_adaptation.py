@@ -268,6 +268,16 @@ def test_a_state_dict_that_does_not_fit_leaves_the_base_as_it_was():
     assert torch.equal(adaptation_of(net).base["norm.weight"], before)
 
 
+def test_what_learned_is_not_saved_loaded_or_merged_while_it_is_out(tmp_path):
+    net = adapt(vit(), APLA(columns=3))
+    file = save_adapter(net, tmp_path / "a.safetensors")
+    with disable_adapter(net):
+        for call in (lambda: save_adapter(net, file), lambda: load_adapter(net, file), lambda: merge(net)):
+            with pytest.raises(ValueError, match="ViT is its base within disable_adapter; leave the block"):
+                call()
+    assert merge(load_adapter(net, file)) is not net
+
+
 def compiled(net: nn.Module) -> nn.Module:
     return torch.compile(net, backend="eager")
 

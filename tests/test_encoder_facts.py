@@ -136,6 +136,16 @@ def test_batch_norms_of_several_processes_are_batch_norms():
     assert encoder_facts(nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(net))) == encoder_facts(net)
 
 
+def test_what_files_hold_already_stays_as_it_is_written():
+    facts = encoder_facts(vit(num_layers=1)) | encoder_facts(swin())
+    assert facts["blocks.0.attn"] == "SABlock num_heads=4 dim_head=6 causal=False"
+    assert facts["blocks.0.mlp.fn"] == "GELU approximate=none"
+    assert facts["layers1.0.blocks.0"] == "SwinTransformerBlock num_heads=1 window_size=7,7 shift_size=0,0"
+    assert facts["layers1.0.downsample.norm"] == "LayerNorm eps=1e-05"
+    assert facts["network SwinUNETR"] == "normalize=True"
+    assert encoder_facts(unet())["model.0.conv.unit0.adn"] == "order=N,A"
+
+
 def test_layers_that_no_forward_pass_reaches_and_the_decoder_are_left_out():
     names = set(encoder_facts(unetr()))
     assert "blocks.11.attn" in names and not any("cross_attn" in name or "decoder" in name for name in names)
