@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,7 +98,8 @@ class Number:
             >>> Number(1, 100, whole=True).check(10.0, "max_epochs")
             10
         """
-        fits = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        # Compared, not converted: an integer may be too large for a float, and NaN is below nothing.
+        fits = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
         if not fits or not self.low <= value <= self.high or (self.whole and value != int(value)):
             kind = "a whole number" if self.whole else "a number"
             raise ValueError(f"{where}: expected {kind} from {self.low:g} to {self.high:g}, got {shown(value)}")

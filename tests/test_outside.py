@@ -55,6 +55,8 @@ def test_fitting_value_is_returned(check: Any, value: Any) -> None:
 @pytest.mark.parametrize(
     ("check", "value"),
     [
+        (Number(), 10**400),
+        (Number(whole=True), -(10**400)),
         (Text(NAME), "../a"),
         (Text(NAME), CODE),
         (Text(NAME), "a\nb"),

@@ -10,6 +10,7 @@ import dataclasses
 import importlib
 import json
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -105,8 +106,11 @@ class PeftLibrary:
         prefix, encoder = encoder_prefix(network), _encoder(network)
         paths = sorted(name.removeprefix(prefix).removesuffix(".weight") for name in self.claims(network))
         scratch = _copy_of(encoder, paths)
+        # peft makes its tensors on the CPU and moves them; on a network without storage nothing is to be allocated.
+        shapes_only = any(parameter.is_meta for parameter in scratch.parameters())
         try:
-            _peft().inject_adapter_in_model(_peft_config(self.config), scratch)
+            with torch.device("meta") if shapes_only else nullcontext():
+                _peft().inject_adapter_in_model(_peft_config(self.config), scratch)
         except (NotImplementedError, TypeError, ValueError) as error:
             first = str(error).partition("\n")[0]
             raise ValueError(f"peft cannot place {dict(self.config)}: {first}") from error
@@ -174,7 +178,7 @@ def _check_unaltered(scratch: nn.Module, encoder: nn.Module, paths: list[str]) -
     for path in paths:
         now = scratch.get_submodule(path).get_base_layer().parameters()  # type: ignore[operator]
         before = encoder.get_submodule(path).parameters()
-        if not all(torch.equal(a, b) for a, b in zip(now, before, strict=True)):
+        if not all(a.is_meta or torch.equal(a, b) for a, b in zip(now, before, strict=True)):
             raise ValueError(
                 f"this initialisation of peft alters the pretrained weights of '{path}', which stay frozen here; "
                 "choose one that leaves them, such as init_lora_weights=True"
