@@ -108,4 +108,6 @@ def test_label_maps_of_real_files_lie_on_them(name: str, data_dir: Path, segment
     image = nib.load(data_dir / "odd-files" / name)
     label = segment(data_dir / "odd-files" / name, (2.0, 2.0, 2.0))
     assert_same_geometry(label, image)
-    assert dice(label.get_fdata() > 0, above_a_quarter(image)) > 0.8
+    found, expected = label.get_fdata() > 0, above_a_quarter(image)
+    assert dice(found, expected) > 0.7
+    assert dice(found, expected) > max(dice(np.flip(found, axis), expected) for axis in range(3))

@@ -12,6 +12,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from monai.bundle import ConfigWorkflow
 from monai.data import MetaTensor
@@ -209,12 +210,17 @@ def test_a_single_slice_is_a_2d_image(bundle: str, config: str, steps: Callable[
     pixels = np.random.default_rng(0).integers(0, 255, (12, 10), dtype=np.uint8)
     Image.fromarray(pixels.T).save(tmp_path / "image.png")
     nib.save(nib.Nifti1Image(pixels[..., None], np.diag([0.2, 0.2, 8, 1])), tmp_path / "slice.nii.gz")
+    sitk.WriteImage(sitk.GetImageFromArray(pixels.T[None]), str(tmp_path / "slice.dcm"))
     keys = ("load", "orient", "intensity", "fit" if bundle == "essa_classification" else "centre")
-    values = {"img_size": [8, 8], "patch_size": 4}
+    values = {"img_size": [8, 8], "patch_size": 4, "load#0#reader": "monai_essa.data.VolumeReader"}
     chain = steps(bundle, (config, "images_2d.yaml"), keys, **values)
-    images = [chain({"image": str(tmp_path / name), "label": 1})["image"] for name in ("image.png", "slice.nii.gz")]
-    assert images[0].shape == images[1].shape == (1, 8, 8)
-    assert torch.equal(images[0].as_tensor(), images[1].as_tensor())
+    png, *others = (
+        chain({"image": str(tmp_path / name), "label": 1})["image"]
+        for name in ("image.png", "slice.nii.gz", "slice.dcm")
+    )
+    assert png.shape == (1, 8, 8)
+    for other in others:
+        assert torch.equal(other.as_tensor(), png.as_tensor())
 
 
 def test_a_volume_of_slices_is_no_2d_image(steps: Callable[..., Compose], tmp_path: Path) -> None:
