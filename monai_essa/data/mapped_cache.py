@@ -40,7 +40,7 @@ class MappedDataset(Dataset):
     another spacing or a replaced scan makes a new file, and no file name tells a patient's. Files are written under
     another name and renamed, so a killed run leaves no half one and several runs may share the folder. They are plain
     safetensors of float32 voxels, readable by their owner only; delete the folder when no run uses it. An item that
-    is read back keeps its affine but not the list of operations that MONAI's ``Invertd`` would undo.
+    is read back keeps its affine and the operations that MONAI's ``Invertd`` undoes.
 
     Args:
         data: items of a data list.
