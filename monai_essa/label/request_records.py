@@ -111,7 +111,7 @@ class _Images:
     """Which images a batch inference is for: all, those with or without a label, or a list of ids."""
 
     def check(self, value: Any, where: str) -> Any:
-        ids = ListOf(Text())
+        ids = ListOf(_TEXT)
         return (
             ids.check(value, where)
             if isinstance(value, list)
@@ -120,14 +120,15 @@ class _Images:
 
 
 _COUNT = Number(0, 1_000_000, whole=True)
-_NAME = Nullable(Text())
+_TEXT = Text(r"(?!\s*[$@%])[^\x00-\x1f\x7f\u2028\u2029]*")  # no code to a ConfigParser, wherever it would go
+_NAME = Nullable(_TEXT)
 _POINTS = ListOf(PlainValue(), longest=10_000)
 _ADAPTER = Nullable(_OneOrFirst(Text(rf"({ADAPTER_NAME})?", 64)))
 _GPUS = Nullable(Text(r"(all|\d{1,2}(,\d{1,2})*)?", 64))  # it becomes an environment variable of the task's process
 
 # What a client or MONAI Label adds to the request of any task.
 _ANY: dict[str, Check] = {
-    "model": Text(),
+    "model": _TEXT,
     "client_id": _NAME,
     "user": _NAME,
     "name": _NAME,
@@ -159,15 +160,15 @@ _TRAIN: dict[str, Check] = {
     "undo": Flag(),
 }
 _INFER: dict[str, Check] = {
-    "image": Text(longest=4096),
+    "image": Text(_TEXT.pattern, 4096),
     "images": _Images(),
     "label": Nullable(PlainValue()),
-    "label_tag": Text(),
+    "label_tag": _TEXT,
     "label_info": ListOf(PlainValue(), longest=10_000),
     "label_prompt": PlainValue(),
     "labels": PlainValue(),
     "save_label": Flag(),
-    "session": MapOf(PlainValue()),
+    "session": PlainValue(),
     "result_extension": Nullable(Choice(["", ".nii", ".nii.gz", ".nrrd", ".seg.nrrd", ".mha", ".mhd", ".png"])),
     "result_dtype": Nullable(
         Choice(["uint8", "uint16", "uint32", "int8", "int16", "int32", "int64", "float32", "float64"])
@@ -189,7 +190,7 @@ _INFER: dict[str, Check] = {
     "reset_state": Flag(),
     "selected_label_name": _NAME,
     "_id": _COUNT,  # of MONAI Label's batch inference
-    "_image_id": Text(),
+    "_image_id": _TEXT,
 }
 
 
@@ -215,19 +216,19 @@ def infer_record(offered: Collection[str], labels: Collection[str]) -> Record:
 
 def strategy_record() -> Record:
     """Return what the request for the next volume may say."""
-    names = ListOf(Text(), longest=1000)
+    names = ListOf(_TEXT, longest=1000)
     own: dict[str, Check] = {
         "label_tag": _NAME,
         "labels": Nullable(names),
         "max_samples": _COUNT,
         "num_samples": _COUNT,
     }
-    return Record({}, {**_ANY, **own, "strategy": Text()})
+    return Record({}, {**_ANY, **own, "strategy": _TEXT})
 
 
 def scoring_record() -> Record:
     """Return what the request of a scoring may say."""
-    own: dict[str, Check] = {"method": Text(), "y": _NAME, "y_pred": _NAME, "label_tag": _NAME, "labels": PlainValue()}
+    own: dict[str, Check] = {"method": _TEXT, "y": _NAME, "y_pred": _NAME, "label_tag": _NAME, "labels": PlainValue()}
     return Record({}, {**_ANY, **own, "num_samples": _COUNT})
 
 
