@@ -148,12 +148,14 @@ class AdapterStore:
             raise ValueError(f"{file} is damaged or no adapter file; train again")
         site = self._site(name)
         site.mkdir(parents=True, exist_ok=True)
-        version = max((number for number, _ in self._files(name)), default=0) + 1
+        before = self.versions(name)
+        taken = [number for number, _ in self._files(name)] + [entry["version"] for entry in before]
+        version = max(taken, default=0) + 1
         (added,) = _HISTORY.check([{"version": version} | note], f"a version of {name}")
         temporary = self.file(name, version).with_suffix(".part")
         shutil.copyfile(file, temporary)
         sync_and_rename(temporary, self.file(name, version))
-        self._write(name, [*self.versions(name), added])
+        self._write(name, [*before, added])
         return version
 
     def undo(self, name: str) -> int:

@@ -91,7 +91,7 @@ class StudiesFolder(LocalDatastore):
         auto_reload: bool = False,
         read_only: bool = False,
     ) -> None:
-        self.writable = os.access(path, os.W_OK) or not os.path.exists(path)
+        self.writable = not os.path.exists(path) or _can_write(path)
         self._left_out: set[str] = set()
         labels = "labels"
         if not self.writable:
@@ -306,6 +306,15 @@ def _is_plain(name: str) -> bool:
     try:
         return bool(config_text(_PLAIN.check(name, "name"), "name"))
     except ValueError:
+        return False
+
+
+def _can_write(folder: str) -> bool:
+    """Try it: permissions do not tell of a file system that is mounted to be read only."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
         return False
 
 
