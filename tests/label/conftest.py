@@ -180,9 +180,9 @@ def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
             time.sleep(0.5)
 
 
-def serve_command(app: Path, studies: Path) -> list[str]:
+def serve_command(app: Path, studies: Path, *options: str) -> list[str]:
     """`monai-essa label start` without its port, in this environment."""
-    call = f"main(['label', 'start', {str(app)!r}, '--studies', {str(studies)!r}] + sys.argv[1:])"
+    call = f"main({['label', 'start', str(app), '--studies', str(studies), *options]!r} + sys.argv[1:])"
     return [sys.executable, "-c", f"import sys; from monai_essa.cli import main; {call}"]
 
 
