@@ -85,8 +85,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": BRICKS,
     "demo": BRICKS | TOOLS,
     "cli": BRICKS | TOOLS | {"demo"},
-    # It swaps adapters on a network that it keeps, and asks for the next run folder; all else goes by the bundles.
-    "label": {"outside", "adaptation", "adapter_file", "bundle_folder", "engines", "version"},
+    # It swaps adapters on a network that it keeps, asks for the next run folder and reads the grid of a label; all else
+    # goes by the bundles.
+    "label": {"outside", "adaptation", "adapter_file", "bundle_folder", "data", "engines", "error_line", "version"},
     "__init__": BRICKS | TOOLS,
 }
 
