@@ -8,5 +8,13 @@ from __future__ import annotations
 from monai_essa.transforms.check_volume import CheckVolumed
 from monai_essa.transforms.crop_centres import MarkCropCentresd
 from monai_essa.transforms.foreground import ClipForegroundPercentilesd, MarkForegroundd, foreground_threshold
+from monai_essa.transforms.label_ids import MapLabelIdsd
 
-__all__ = ["CheckVolumed", "ClipForegroundPercentilesd", "MarkCropCentresd", "MarkForegroundd", "foreground_threshold"]
+__all__ = [
+    "CheckVolumed",
+    "ClipForegroundPercentilesd",
+    "MapLabelIdsd",
+    "MarkCropCentresd",
+    "MarkForegroundd",
+    "foreground_threshold",
+]

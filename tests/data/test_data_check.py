@@ -79,7 +79,9 @@ def test_errors_come_first(datalist: Path, write_nifti: NiftiWriter) -> None:
 @pytest.mark.parametrize("labels", [{"0": "background", "2": "organ"}, {"background": 0, "organ": 2}])
 def test_ids_are_compared_with_both_styles_of_labels(datalist: Path, labels: dict[str, Any]) -> None:
     content = json.loads(datalist.read_text(encoding="utf-8")) | {"labels": labels}
-    assert len(check_datalist(_write(datalist, content)).errors) == 4
+    (problem,) = check_datalist(_write(datalist, content)).errors
+    assert str(problem).startswith("error: p0_seg.nii.gz and 3 more files (label): ids [1] are not among")
+    assert problem.others == ("p1_seg.nii.gz", "p2_seg.nii.gz", "p3_seg.nii.gz")
 
 
 def test_an_item_without_an_image_is_an_error(datalist: Path) -> None:

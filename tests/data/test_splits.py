@@ -45,7 +45,7 @@ def test_impossible_shares_are_refused(shares: dict[str, float]) -> None:
 
 @pytest.mark.parametrize("shares", [{"training": 5}, {"training": 0.4, "validation": 0.3, "testing": 0.3}])
 def test_too_few_patients_are_refused(shares: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=r"2 patients cannot fill .* group_by='name'"):
+    with pytest.raises(ValueError, match=r"2 patients cannot fill .* --group-by name"):
         split_patients("ab", shares)
 
 
