@@ -42,13 +42,13 @@ _CONTAINER = re.compile(
 )
 _SERIES = re.compile(
     r"(?:^|[._-])((?:t1|t2|pd)(?:w|n|c|f|ce|gd|kontrast|post|pre|star)?|cet1|flair|dwi|adc|swi|mprage|bold|"
-    r"ct(?:res|a|c)?|mra?|mrdixon|pet|suv|run-?\d+|acq-?\w+)$",
+    r"ct(?:res|a|c)?|mra?|mrdixon|pet|pt|suv|run-?\d+|acq-?\w+)$",
     re.IGNORECASE,
 )
 _MODALITY = re.compile(
     r"(?P<t1c>t1(?:c|ce|gd|post|kontrast)|cet1)|(?P<t1>(?:3d)?t1(?:w|n|pre)?|mprage)|(?P<flair>(?:3d)?flair|t2f)|"
     r"(?P<t2>t2(?:w|star)?)|(?P<pd>pdw?)|(?P<dwi>dwi|trace)|(?P<adc>adc)|(?P<swi>swi)|(?P<mra>mra)|(?P<mr>mri?)|"
-    r"(?P<ct>ct(?:res|a|c)?)|(?P<pet>pet|suv)",
+    r"(?P<ct>ct(?:res|a|c)?)|(?P<pet>pet|pt|suv)",
     re.IGNORECASE,
 )
 _SIDE_OR_VISIT = re.compile(
@@ -129,7 +129,7 @@ def leading_id(path: str) -> str:
     name, before = case_of(path), None
     while name != before:
         before = name
-        name = _stripped(_stripped(_stripped(name, _SERIES), _SIDE_OR_VISIT), _RECORDING)
+        name = _stripped(_stripped(_stripped(name, _SERIES), _SIDE_OR_VISIT), _RECORDING).rstrip(" ._-")
     return name
 
 

@@ -50,9 +50,10 @@ def with_patients(cases: Sequence[Case], group_by: str = "folder", pattern: str 
     identifiers = {case.images[0].patient for case in cases} - {""}
     told_apart = len(identifiers) > 1  # anonymisers often give everybody the same PatientID
     keys = [case.images[0].patient if told_apart and case.images[0].patient else case.name for case in cases]
+    shared = _shared_folder(cases)
     names: dict[str, str] = {}
     for case, key in zip(cases, keys, strict=True):
-        names.setdefault(key, _patient_name(case.name, group_by))
+        names.setdefault(key, _patient_name(case.name, group_by, shared))
     shorter = _without_counts(names.values())
     return [replace(case, patient=shorter.get(names[key], names[key])) for case, key in zip(cases, keys, strict=True)]
 
@@ -71,8 +72,16 @@ def _by_pattern(cases: Sequence[Case], pattern: str) -> list[Case]:
     return [replace(case, patient=str(match[1])) for case, match in zip(cases, found, strict=True) if match]
 
 
-def _patient_name(name: str, group_by: str) -> str:
+def _shared_folder(cases: Sequence[Case]) -> str:
+    """Return the first folder where it is that of all cases and has no number: it names the data, not a patient."""
+    first = {folders[0] if (folders := folders_of(case.name)) else "" for case in cases}
+    shared = first.pop() if len(first) == 1 and len(cases) > 1 else ""
+    return "" if re.search(r"\d", shared) else shared
+
+
+def _patient_name(name: str, group_by: str, shared: str) -> str:
     folders = folders_of(name)
+    folders = folders[1:] if shared and folders[0] == shared else folders
     if subject_of(name):
         return subject_of(name)
     if group_by == "folder" and folders:

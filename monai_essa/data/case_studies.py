@@ -233,7 +233,13 @@ def _add_case(study: _Study, counts: Mapping[str, int], evidence: _Evidence, mad
         reason = f"its study lacks the channel {missing[0]} on its grid, which the others have; add it"
         made.left_out += [LeftOut(image.name, reason) for image in (*held.values(), *study.others)]
         return
-    best = max(held, key=lambda channel: (counts[channel], _rank(held[channel], evidence)))
+
+    def rank(channel: str) -> tuple[bool, int, tuple[bool, int, int]]:
+        image = held[channel]
+        on_label = study.label is not None and evidence.lies_on(image, study.label)
+        return on_label, counts[channel], _rank(image, evidence)
+
+    best = max(held, key=rank)
     taken = tuple(held[channel] for channel in made.channels or (best,))
     made.cases.append(Case(taken, study.label))
     reason = f"{taken[0].name} of the same study was taken; choose with a pattern"
