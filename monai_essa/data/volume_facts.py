@@ -38,6 +38,7 @@ class VolumeFacts:
         high: 99.5th percentile of the finite voxels.
         values: the distinct values where there are at most 256, for a label; else empty.
         digest: equal for equal voxels, whatever the file's name, header and compression.
+        notes: what the reader made of a doubtful header.
     """
 
     file: str
@@ -53,6 +54,7 @@ class VolumeFacts:
     high: float
     values: tuple[float, ...]
     digest: str
+    notes: tuple[str, ...] = ()
 
 
 def volume_facts(path: str | Path | Sequence[str], count_values: bool = False) -> VolumeFacts:

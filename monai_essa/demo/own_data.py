@@ -15,7 +15,7 @@ import numpy as np
 from nibabel.affines import voxel_sizes
 from nibabel.orientations import io_orientation
 
-from monai_essa.data import hold_out, load_datalist, read_volume
+from monai_essa.data import hold_out, listed_patients, load_datalist, read_volume
 from monai_essa.data.cohort import CohortSize
 from monai_essa.data.datalist_file import read_datalist
 from monai_essa.demo.demo_data import DemoData, ImageCard
@@ -66,11 +66,12 @@ def own_data(folder: Path, datalist: Path, size: CohortSize, img_size: Sequence[
 
 def _sections(source: Path, size: CohortSize, seed: int) -> dict[str, _Items]:
     pool: Sequence[Mapping[str, Any]] = load_datalist(source, "training")
+    patients = listed_patients(source, "training")
     held: dict[str, Sequence[Mapping[str, Any]]] = {}
     for name, fraction in _HELD_OUT.items():
         held[name] = _labelled(source, name)
         if not held[name]:
-            pool, held[name] = hold_out(pool, fraction, seed)
+            pool, held[name] = hold_out(pool, fraction, seed, patients)
     if len(pool) < size.training:
         raise ValueError(f"{source}: expected {size.training} labelled cases to train on, got {len(pool)}; add some")
     images = [{"image": item["image"]} for item in pool]

@@ -133,7 +133,9 @@ class TrainStep:
             parts = self.objective(*(_plain(value) for value in inputs), generator=generator)
         parts = dict(parts)
         weight = parts.pop("weight", None)
-        self._weights.append(parts[Keys.LOSS].detach().new_tensor(len(inputs[0])) if weight is None else weight.detach())
+        self._weights.append(
+            parts[Keys.LOSS].detach().new_tensor(len(inputs[0])) if weight is None else weight.detach()
+        )
         engine.state.output.update({name: value.detach() for name, value in parts.items()})
         engine.fire_event(IterationEvents.FORWARD_COMPLETED)
         loss = parts[Keys.LOSS]
@@ -164,7 +166,6 @@ class TrainStep:
         self.scaler.step(optimizer)
         self.scaler.update()
         optimizer.zero_grad(set_to_none=True)
-
 
     def _divide_by_total_weight(self, parameters: list[nn.Parameter]) -> None:
         if len(self._weights) > 1:

@@ -137,9 +137,7 @@ def _jackknife_error(metric: _Metric, blocks: Sequence[np.ndarray]) -> float:
         return math.nan
     whole = np.concatenate(blocks)
     ends = np.cumsum([len(block) for block in blocks])
-    left = [
-        metric(np.delete(whole, slice(end - len(block), end))) for block, end in zip(blocks, ends, strict=True)
-    ]
+    left = [metric(np.delete(whole, slice(end - len(block), end))) for block, end in zip(blocks, ends, strict=True)]
     return math.sqrt((len(left) - 1) * float(np.var(left)))
 
 

@@ -73,7 +73,7 @@ def test_a_bad_image_is_named(bundle: str, image: Any, expected: str, datalist: 
         (LABEL[1:], r"\S+bad.nii.gz: expected the image's shape \(1, 36, 34, 40\), got \(1, 35, 34, 40\); resample"),
         ((LABEL, SHIFT), r"\S+bad.nii.gz: expected the image's affine, got one that moves a corner by 4.0 voxels; "),
         (7 * LABEL, r"\S+bad.nii.gz: expected ids 0 to 2, got 7; correct the label or the number of classes"),
-        (NOISE, r"\S+bad.nii.gz: expected ids 0, 1, 2 \.\.\., got fractions"),
+        (NOISE, r"\S+bad.nii.gz: expected ids 0, 1, 2 \.\.\., got \d+\.\d+; resample labels"),
     ],
     ids=["missing", "shape", "affine", "ids", "no ids"],
 )
@@ -165,7 +165,11 @@ UNFIT_VALUES = {
         {"own_decoder": "true"},
         r"own_decoder: expected True or False, got 'true'; wr",
     ),
-    "interval": ("essa_segmentation", {"val_interval": 5, "max_epochs": 2}, r"val_interval: expected .* 1 to max_epochs"),
+    "interval": (
+        "essa_segmentation",
+        {"val_interval": 5, "max_epochs": 2},
+        r"val_interval: expected .* 1 to max_epochs",
+    ),
     "interval of SSA": ("essa_ssa", {"val_interval": 5, "max_epochs": 2}, r"val_interval: expected a whole number"),
     "precision": ("essa_ssa", {"precision": "fp8"}, r"precision must be one of fp32, bf16, fp16, got 'fp8'"),
 }

@@ -71,12 +71,7 @@ def tpp(start: dict[str, Any], run_bundle: RunBundle, tmp_path_factory: pytest.T
 
 def test_a_run_leaves_an_adapter_and_no_network(tpp: Path) -> None:
     written = {"adapter.safetensors", "losses.jsonl", "pretext_head.safetensors", "reconstruction.png"}
-    assert {path.name for path in tpp.iterdir()} == written | {
-        "cost.json",
-        "run.json",
-        "summary.txt",
-        "tensorboard",
-    }
+    assert {path.name for path in tpp.iterdir()} == written | {"cost.json", "run.json", "summary.txt", "tensorboard"}
     assert notes(tpp) == {"stage": "tpp", "pretext_head": None, "freeze_pretext_head": False, "lean": "fast"}
     assert json.loads((tpp / "run.json").read_text(encoding="utf-8"))["iterations"] == 3
 

@@ -14,7 +14,6 @@ from ignite.engine import Engine
 from ignite.metrics import Average
 from monai.engines import SupervisedEvaluator
 from monai.handlers import CheckpointSaver
-
 from monai.networks.nets import ViT
 
 from monai_essa import adapt, disable_adapter

@@ -109,7 +109,9 @@ def test_patients_who_all_agree_give_no_interval() -> None:
 
 
 def test_a_metric_without_a_value_is_said() -> None:
-    assert str(bootstrap_interval(lambda values: math.nan, np.zeros(60))) == "nan (no interval: the metric is undefined)"
+    assert (
+        str(bootstrap_interval(lambda values: math.nan, np.zeros(60))) == "nan (no interval: the metric is undefined)"
+    )
 
 
 def test_few_patients_are_warned_of() -> None:
