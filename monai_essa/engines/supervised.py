@@ -57,7 +57,8 @@ class Supervised(nn.Module):
                 "check that each item of the training section has one and that the transforms keep it"
             )
         prediction = self.network(images)
-        parts = {Keys.LOSS: self.loss_function(prediction, labels).mean(), Keys.PRED: prediction.detach()}
+        loss = self.loss_function(prediction, labels).mean()
+        parts: dict[str, torch.Tensor] = {str(Keys.LOSS): loss, str(Keys.PRED): prediction.detach()}
         if isinstance(self.loss_function, nn.CrossEntropyLoss) and self.loss_function.weight is not None:
             parts["weight"] = self.loss_function.weight[labels.long()].sum()  # the denominator of its mean
         return parts

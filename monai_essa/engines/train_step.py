@@ -146,7 +146,7 @@ class TrainStep:
         return loss
 
     def _weighted(self, loss: torch.Tensor) -> torch.Tensor:
-        """Return the loss times its weight in units of the window's first weight, which keeps it in the range of fp16."""
+        """Return the loss times its weight, in units of the window's first weight to stay in the range of fp16."""
         return loss if len(self._weights) == 1 else loss * (self._weights[-1] / self._unit())
 
     def _unit(self) -> torch.Tensor:

@@ -30,7 +30,7 @@ class DefinedDice(DiceMetric):
         (tensor(1.), tensor([[nan]]))
     """
 
-    def aggregate(self, reduction: MetricReduction | str | None = None) -> torch.Tensor:  # type: ignore[override]
+    def aggregate(self, reduction: MetricReduction | str | None = None) -> torch.Tensor:
         """Return the mean of the defined values, NaN where there is none.
 
         Raises:

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -109,5 +108,4 @@ class LabelledStage:
 def _dice(run: Path) -> float | None:
     rows = map(json.loads, (run / "losses.jsonl").read_text(encoding="utf-8").splitlines())
     scores = [row["validation"]["val_mean_dice"] for row in rows if "validation" in row]
-    best = max(scores, default=math.nan)
-    return round(best, 4) if math.isfinite(best) else None
+    return max((round(score, 4) for score in scores if score is not None), default=None)

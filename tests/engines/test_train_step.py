@@ -105,7 +105,7 @@ def gradient(objective: nn.Module, batches: list[dict[str, torch.Tensor]]) -> li
 
 
 def test_batches_of_other_foreground_give_the_step_of_the_large_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a real MAE in float64: its loss is a mean over the foreground of a batch, which differs from batch to batch."""
+    """With a real MAE in float64: its loss is a mean over the foreground, of which each batch has another share."""
     torch.manual_seed(0)
     network = ViT(1, 16, 4, hidden_size=24, mlp_dim=48, num_layers=2, num_heads=4, spatial_dims=2)
     objective = MAE(network, decoder=MAEDecoder(24, 1, 4)).double()

@@ -78,7 +78,7 @@ def test_it_repeats_by_its_seed() -> None:
 
 
 def scores(positives: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the probabilities and classes of 60 images, of which a few are positive and ranked a little better than by chance."""
+    """Return probabilities and classes of 60 images; a few are positive, ranked a little better than by chance."""
     random = np.random.default_rng(0)
     truth = np.arange(60) < positives
     score = random.normal(size=60) + 0.5 * truth
