@@ -140,8 +140,9 @@ def _datalist(arguments: argparse.Namespace) -> int:
     _print_sections(datalist)
     if "channel_names" in datalist:
         print(f"channels of an image, in this order: {', '.join(datalist['channel_names'].values())}")
-    print(*(f"left out: {line}" for line in left_out), sep="\n", end="\n" if left_out else "")
-    print(f"{_count(len(left_out), 'file')} left out")
+    if left_out:
+        print(*(f"left out: {line}" for line in left_out), sep="\n")
+        print(f"{_count(len(left_out), 'file')} left out")
     print(f"wrote {path}; next: monai-essa data check {path}")
     return 0
 

@@ -15,6 +15,7 @@ from nibabel.orientations import io_orientation
 from tqdm import tqdm
 
 from monai_essa.data.datalist_file import load_datalist, read_datalist, section_names
+from monai_essa.data.label_map import check_label_map, mapped_id
 from monai_essa.data.volume_facts import VolumeFacts, volume_facts
 
 __all__ = ["SiteFacts", "site_facts"]
@@ -146,6 +147,8 @@ def _classes(listed: Mapping[str, Any], datalist: Path) -> dict[str, int]:
         items = [item for section in ("training", "validation") for item in listed.get(section) or []]
         maps = [datalist.parent / item["label"] for item in items if _has_label(item)]
         found = (volume_facts(label, count_values=True).values for label in tqdm(maps, "reading labels", disable=None))
-        names = {int(value): f"class_{value:g}" for values in found for value in values}
+        label_map = check_label_map(listed.get("label_map"), f"{datalist}, field 'label_map'")
+        ids = {int(mapped_id(value, label_map)) for values in found for value in values}
+        names = {number: f"class_{number}" for number in ids}
     names[0] = names.get(0, "background") if names.get(0) != "class_0" else "background"
     return {names.get(number, f"class_{number}"): number for number in range(max(names) + 1)}

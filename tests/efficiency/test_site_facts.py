@@ -109,3 +109,8 @@ def test_mixed_scans_are_refused(tmp_path: Path) -> None:
     nib.save(nib.Nifti1Image(np.zeros((4, 4, 4, 2), np.int16), np.eye(4)), tmp_path / "1.nii")
     with pytest.raises(ValueError, match="3-D scans of one number of channels, got 1 x 3-D, 2 x 3-D"):
         site_facts(path)
+
+
+def test_ids_are_those_after_the_label_map(tmp_path: Path) -> None:
+    facts = site_facts(site(tmp_path, labelled=2, label_map={"2": 1}))
+    assert facts.classes == {"background": 0, "class_1": 1}
