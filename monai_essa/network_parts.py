@@ -18,8 +18,9 @@ from monai.networks.blocks.convolutions import Convolution
 from monai.networks.blocks.dynunet_block import UnetBasicBlock, UnetResBlock
 from monai.networks.nets import UNETR, MaskedAutoEncoderViT, SegResNet, SegResNetDS, SwinUNETR, UNet, ViT, ViTAutoEnc
 from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-__all__ = ["dead_parameters", "encoder_layers", "encoder_prefix", "part_of", "undone_layers"]
+__all__ = ["dead_parameters", "encoder_layers", "encoder_prefix", "part_of", "undone_layers", "unwrapped"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,29 @@ _PARTS: dict[type[nn.Module], _Parts] = {
     # A classifier: an encoder with a pooling, a norm and a linear layer after it.
     nn.Sequential: _Parts("encoder.", head=""),
 }
+
+
+def unwrapped(network: nn.Module) -> nn.Module:
+    """Return the network that ``torch.compile``, DataParallel or DistributedDataParallel wraps, or else itself.
+
+    A wrapper puts ``_orig_mod.`` or ``module.`` before every name; adapters and weight files know the names within.
+
+    Args:
+        network: any module; it is not changed. Wrappers around wrappers are seen through too.
+
+    Example:
+        >>> import torch
+        >>> net = nn.Linear(2, 2)
+        >>> unwrapped(nn.DataParallel(torch.compile(net))) is net
+        True
+    """
+    while True:
+        if isinstance(network, DataParallel | DistributedDataParallel):
+            network = network.module
+        elif (compiled := network._modules.get("_orig_mod")) is not None:  # naming its class would import the compiler
+            network = compiled
+        else:
+            return network
 
 
 def encoder_prefix(network: nn.Module) -> str:

@@ -12,7 +12,7 @@ import torch
 import torch.nn as nn
 from monai.networks.nets import SegResNet, SegResNetDS, SwinUNETR, UNet, ViT
 
-from monai_essa.network_parts import dead_parameters, encoder_layers, encoder_prefix, part_of, undone_layers
+from monai_essa.network_parts import dead_parameters, encoder_layers, encoder_prefix, part_of, undone_layers, unwrapped
 
 CNNS = {
     "segresnet": lambda: SegResNet(3, init_filters=8, blocks_down=(1, 1, 1), blocks_up=(1, 1)),
@@ -81,3 +81,13 @@ def test_a_shift_of_an_undone_layer_changes_nothing(net):
 
 def test_affine_norm_undoes_nothing():
     assert not undone_layers(UNet(2, 1, 2, channels=(4, 8), strides=(2,), norm=("instance", {"affine": True})))
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [lambda net: net, torch.compile, nn.DataParallel, lambda net: nn.DataParallel(torch.compile(nn.DataParallel(net)))],
+    ids=["plain", "compiled", "parallel", "nested"],
+)
+def test_a_wrapped_network_is_seen_through(wrap):
+    net = nn.Linear(2, 2)
+    assert unwrapped(wrap(net)) is net
