@@ -12,7 +12,7 @@ import torch
 import torch.nn as nn
 
 from monai_essa.network_parts import dead_parameters
-from monai_essa.weights.alignment import align
+from monai_essa.weights.alignment import alignments
 from monai_essa.weights.grids import find_grids
 from monai_essa.weights.key_maps import KEY_MAPS
 from monai_essa.weights.plan import Plan, make_plan
@@ -24,7 +24,7 @@ STALE = "blocks.0.cross_attn.to_q.weight"
 
 def plan_of(tensors: Mapping[str, torch.Tensor], network: nn.Module) -> Plan:
     file = WeightFile("weights.pt", "", dict(tensors))
-    alignment = align(file.tensors, network, KEY_MAPS)
+    alignment = alignments(file.tensors, network, KEY_MAPS)[0]
     return make_plan(file, network, alignment, find_grids(network, file, alignment, (None, None)))
 
 
