@@ -94,14 +94,21 @@ def kept_grid(network: nn.Module) -> tuple[int, ...] | None:
 def check_grid(network: nn.Module, grid: Sequence[int]) -> tuple[int, ...]:
     """Return a grid as a tuple; ValueError unless it can be the one that the network was built for."""
     grid, kept = tuple(grid), kept_grid(network)
-    count = encoder_trunk(network).patch_embedding.position_embeddings.shape[1]
-    if math.prod(grid) != count or (kept is not None and kept != grid):
+    embedding = encoder_trunk(network).patch_embedding
+    count, axes = embedding.position_embeddings.shape[1], _axes(embedding)
+    sound = len(grid) == axes and min(grid, default=0) > 0 and math.prod(grid) == count
+    if not sound or (kept is not None and kept != grid):
         built = f"{count} position embeddings" if kept is None else f"position embeddings for the grid {kept}"
         raise ValueError(
-            f"expected the token grid of this {type(network).__name__}, which has {built}, got {grid} with "
-            f"{math.prod(grid)} tokens; give img_size / patch_size of the network"
+            f"expected the token grid of this {type(network).__name__}, which has {built}, got {grid}; "
+            f"give img_size / patch_size of the network"
         )
     return grid
+
+
+def _axes(embedding: Any) -> int:
+    projection = embedding.patch_embeddings
+    return projection.weight.dim() - 2 if embedding.proj_type == "conv" else len(projection[0].axes_lengths)
 
 
 def state_with_grid(network: nn.Module, state: Mapping[str, Tensor]) -> OrderedDict[str, Tensor]:

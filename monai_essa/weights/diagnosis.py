@@ -39,7 +39,6 @@ _OPTIONS = (
     (r"patch_embedding\.patch_embeddings\.(weight|bias)", 'proj_type="conv"'),
     (r"patch_embed\.norm\..*", "patch_norm=True"),
     (r".*\.running_mean", "batch normalisation"),
-    (r"model\.0\.conv\.unit\d.*", "num_res_units"),
 )
 _BLOCKS = re.compile(
     r"(layers\d\.0\.)?blocks\.\d+\.norm1\.weight|down_layers\.\d+\.\d+\.conv1\.conv\.weight"

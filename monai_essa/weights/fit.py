@@ -100,7 +100,10 @@ def _only_reading(grids: Grids, counts: tuple[int, int], same_count: bool) -> tu
 def _which_grid(grids: Grids, count: int) -> str:
     readings = [grid for grid in (_equal_sides(count, grids.source_dims), grids.target) if grid]
     likely = f", such as {' or '.join(map(str, readings))}" if readings else ""
-    return f"the file does not say for which grid its {count} positions are{likely}; give source_grid (in a bundle: pretrained_img_size)"
+    return (
+        f"the file does not say for which grid its {count} positions are{likely}; give source_grid, in a bundle "
+        "pretrained_img_size"
+    )
 
 
 def _equal_sides(tokens: int, spatial_dims: int) -> tuple[int, ...] | None:

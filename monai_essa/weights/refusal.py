@@ -83,7 +83,7 @@ def refuse_differences(plan: Plan, file: WeightFile, network: nn.Module) -> None
         *differences(*shapes),
         *_some("only in the file", plan.differences.only_in_file),
         *_some("only in the network", plan.differences.only_in_network),
-        *_some("does not fit", plan.differences.unfit),
+        *_some("does not fit", plan.differences.unfit, reasons=True),
     ]
     raise ValueError(
         f"{file.name} holds another encoder than this {type(network).__name__}: {'; '.join(listed)}; give weights of "
@@ -97,13 +97,9 @@ def _same_values(one: Plan, other: Plan) -> bool:
     )
 
 
-def _some(kind: str, entries: Sequence[TensorEntry]) -> list[str]:
+def _some(kind: str, entries: Sequence[TensorEntry], reasons: bool = False) -> list[str]:
     if not entries:
         return []
-    names = [f"{shown(entry.name)}{_because(entry)}" for entry in entries[:2]]
+    names = [f"{shown(entry.name)} ({entry.reason})" if reasons else shown(entry.name) for entry in entries[:2]]
     more = f" and {len(entries) - 2} more" if len(entries) > 2 else ""
     return [f"{kind}: {', '.join(names)}{more}"]
-
-
-def _because(entry: TensorEntry) -> str:
-    return f" ({entry.reason})" if entry.source and entry.source != entry.name else ""

@@ -23,7 +23,7 @@ __all__ = ["WeightFile", "read_weight_file"]
 
 _ADVICE = "re-save the state dict of the network as .safetensors, or by torch.save(network.state_dict(), path)"
 _DEEPEST = 50
-_MOST_ENTRIES = 2_000_000
+_MOST_ENTRIES = 200_000
 _LONGEST_NAME = 2000
 _GRID = ListOf(Number(1, 100_000, whole=True), longest=3, shortest=2)
 
@@ -140,8 +140,10 @@ def _refuse_inflating(path: Path) -> None:
 def _flatten(content: Any, name: str) -> tuple[dict[str, torch.Tensor], dict[str, tuple[int, ...]]]:
     tensors: dict[str, torch.Tensor] = {}
     grids: dict[str, tuple[int, ...]] = {}
-    for number, (path, value) in enumerate(_walk(content, name, "", 0)):
-        if number > _MOST_ENTRIES:
+    entries = 0
+    for path, value in _walk(content, name, "", 0):
+        entries += 1 + (len(value) // 100 if isinstance(value, Mapping | list | tuple) else 0)
+        if entries > _MOST_ENTRIES:
             raise ValueError(f"{name} holds more than {_MOST_ENTRIES:,} entries; {_ADVICE}")
         if isinstance(value, torch.Tensor) and tensors.setdefault(path, value) is not value:
             raise ValueError(f"{name} holds two tensors that are called {shown(path)}; {_ADVICE}")
@@ -150,13 +152,15 @@ def _flatten(content: Any, name: str) -> tuple[dict[str, torch.Tensor], dict[str
 
 
 def _walk(value: Any, name: str, path: str, depth: int) -> Iterator[tuple[str, Any]]:
+    """Yield the tensors with their names, and the dictionaries and lists on the way, which may nest without end."""
     if depth > _DEEPEST or len(path) > _LONGEST_NAME:
         raise ValueError(f"{name} holds dictionaries nested without end, or endless names; {_ADVICE}")
     yield path, value
     items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list | tuple) else ()
     for key, item in items:
-        part = key if isinstance(key, str) else shown(key)
-        yield from _walk(item, name, f"{path}.{part}" if path else part, depth + 1)
+        if isinstance(item, torch.Tensor | Mapping | list | tuple):
+            part = key if isinstance(key, str) else shown(key)
+            yield from _walk(item, name, f"{path}.{part}" if path else part, depth + 1)
 
 
 def _stated_grids(value: Any, path: str, name: str) -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -85,7 +85,7 @@ def test_tensors_outside_the_chosen_prefix_are_said(build: Build) -> None:
     state = build("vit").state_dict()
     both = {f"{wrapper}.{name}": tensor for wrapper in ("student", "teacher") for name, tensor in state.items()}
     report = plan_of(both, build("vit")).report
-    assert {entry.reason for entry in report.skipped} == {"outside the prefix 'teacher.'"}
+    assert {entry.reason for entry in report.skipped} == {f"outside the prefix '{report.prefix}'"}
     assert len(report.skipped) == len(state)
 
 
@@ -95,3 +95,14 @@ def test_a_second_tensor_for_one_place_is_said(build: Build) -> None:
     assert [(entry.name, entry.reason) for entry in report.skipped] == [
         ("norm.weight", "another tensor of the file has the same place")
     ]
+
+
+def test_a_second_name_for_a_place_of_the_encoder_is_a_difference(build: Build) -> None:
+    state = build("vit").state_dict()
+    plan = plan_of(state | {"blocks.3.weight": torch.zeros(48)}, build("vit"))
+    assert [entry.name for entry in plan.differences.only_in_file] == ["blocks.3.weight"]
+
+
+def test_equal_encoders_do_not_differ(build: Build) -> None:
+    for source, target in (("mae", "vit"), ("vit", "mae"), ("unetr", "unetr"), ("swin", "swin")):
+        assert not plan_of(build(source).state_dict(), build(target)).differences
