@@ -56,7 +56,7 @@ def load_weights(
     file's family, LayerScale, input channels from C to 1 (mean) or from 1 to C (repeated, divided by C), a 2-D patch
     embedding for a volume, and the grid of position embeddings. What else may differ has to be named by ``accept``.
     A decoder or a head may be missing on either side; the report says what stays random. What no tensor shows, a file
-    cannot tell: build the network with the number of heads, the strides and the epsilon of the file's.
+    cannot tell: build the network with the file's number of heads, strides, groups of the norms and epsilon.
 
     **Grids.** The file's grid is ``source_grid``, else what the file states (the ``model.pt`` of a stage does), else
     equal sides if their product is the number of its position embeddings, unless the network has as many on another

@@ -154,10 +154,14 @@ def _skipped(
     names = {key: name for name, key in alignment.keys.items()}
     for key, tensor in file.tensors.items():
         name = names.get(key)
-        if not key.startswith(alignment.prefix):
-            yield TensorEntry(key, key, tensor.numel(), f"outside the prefix '{alignment.prefix}'")
-        elif name is None:
-            yield TensorEntry(key, key, tensor.numel(), "another tensor of the file has the same place")
+        if name is None:
+            double = key in alignment.doubles or key.startswith(alignment.prefix)
+            why = (
+                "another tensor of the file has the same place"
+                if double
+                else f"outside the prefix '{alignment.prefix}'"
+            )
+            yield TensorEntry(key, key, tensor.numel(), why)
         elif name not in fits and name not in folded:
             yield TensorEntry(key, key, tensor.numel(), _why_no_place(name, network, alignment))
         elif name in fits and fits[name].kind == "skipped":

@@ -86,7 +86,7 @@ def refuse_differences(plan: Plan, file: WeightFile, network: nn.Module) -> None
         *_some("does not fit", plan.differences.unfit, reasons=True),
     ]
     raise ValueError(
-        f"{file.name} holds another encoder than this {type(network).__name__}: {'; '.join(listed)}; give weights of "
+        f"{file.name}: its encoder is not that of this {type(network).__name__}: {'; '.join(listed)}; give weights of "
         "this architecture, or accept=[patterns of names] what may differ (nothing was loaded)"
     )
 

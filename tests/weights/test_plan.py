@@ -89,6 +89,13 @@ def test_tensors_outside_the_chosen_prefix_are_said(build: Build) -> None:
     assert len(report.skipped) == len(state)
 
 
+def test_names_of_which_only_some_have_a_wrapper_are_in_one_list_each(build: Build) -> None:
+    state = build("unetr").state_dict()
+    mixed = {("module.net." if "vit" in name else "net.") + name: tensor for name, tensor in state.items()}
+    report = plan_of(mixed, build("unetr")).report
+    assert report.loaded == state.keys() and not report.skipped
+
+
 def test_a_second_tensor_for_one_place_is_said(build: Build) -> None:
     state = build("unetr").state_dict()
     report = plan_of(state | {"norm.weight": torch.zeros(24)}, build("unetr")).report
