@@ -47,6 +47,16 @@ def _add_merge(family: Commands) -> None:
     parser.add_argument(
         "--base", type=Path, required=True, metavar="WEIGHTS", help="the weight file that it was trained on"
     )
+    parser.add_argument(
+        "--base-prefix", metavar="PREFIX", help="of the names of the network to take, where WEIGHTS holds several"
+    )
+    parser.add_argument(
+        "--base-grid",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="patches per axis that the position embeddings of WEIGHTS are for, where the file does not say it",
+    )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--bundle", metavar="BUNDLE", help="a bundle's folder or name, whose network_def is built")
     source.add_argument("--config-file", type=Path, nargs="+", metavar="FILE", help="configs with a network_def")
@@ -66,7 +76,8 @@ def _merge(arguments: argparse.Namespace) -> int:
 
     configs = arguments.config_file or [find_config(arguments.bundle, ("inference", "train"))]
     network = network_of_config(configs, config_values(arguments.args))
-    plain, report = merge_adapter_file(network, arguments.base, arguments.file)
+    base = (arguments.base_prefix, arguments.base_grid)
+    plain, report = merge_adapter_file(network, arguments.base, arguments.file, *base)
     save_weights(plain, arguments.out)
     print(report)
     print(f"wrote {arguments.out}: a plain {type(plain).__name__}, for load_state_dict without monai_essa")

@@ -17,6 +17,7 @@ from monai_essa.adaptation import adaptation_of, merge
 from monai_essa.adapter_file import load_adapter
 from monai_essa.engines.atomic_write import sync_and_rename
 from monai_essa.network_parts import dead_parameters, part_of
+from monai_essa.networks import state_with_grid
 from monai_essa.weights import WeightReport, load_weights
 
 __all__ = ["merge_adapter_file", "network_of_config", "save_weights"]
@@ -44,13 +45,21 @@ def network_of_config(config_files: Sequence[Path], values: Mapping[str, Any]) -
     return parser.get_parsed_content("network_def")
 
 
-def merge_adapter_file(network: nn.Module, base: Path, adapter: Path) -> tuple[nn.Module, WeightReport]:
+def merge_adapter_file(
+    network: nn.Module,
+    base: Path,
+    adapter: Path,
+    base_prefix: str | None = None,
+    base_grid: Sequence[int] | None = None,
+) -> tuple[nn.Module, WeightReport]:
     """Load base weights and an adapter, and fold the adapter in.
 
     Args:
         network: plain, as built.
         base: the weight file that the adapter was trained on.
         adapter: the adapter file.
+        base_prefix: of the names of the network to take, where the weight file holds several.
+        base_grid: patches per axis that the base's position embeddings are for, where the file does not say it.
 
     Returns:
         The plain network, and what became of every tensor of the base file.
@@ -59,7 +68,7 @@ def merge_adapter_file(network: nn.Module, base: Path, adapter: Path) -> tuple[n
         FileNotFoundError: if one of the files does not exist.
         ValueError: if they do not fit, or a part of the network is in neither.
     """
-    report = load_weights(network, base)
+    report = load_weights(network, base, prefix=base_prefix, source_grid=base_grid)
     load_adapter(network, adapter)
     _refuse_random_part(network, report, base)
     return merge(network), report
@@ -79,14 +88,12 @@ def save_weights(network: nn.Module, path: Path) -> None:
         raise FileExistsError(f"{path} exists; expected a new file: give another name or move the old one away")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.part")
-    torch.save(network.state_dict(), temporary)
+    torch.save(state_with_grid(network, network.state_dict()), temporary)
     sync_and_rename(temporary, path)
 
 
 def _refuse_random_part(network: nn.Module, report: WeightReport, base: Path) -> None:
-    kinds = (report.matched, report.renamed, report.inflated, report.interpolated)
-    known = {entry.name for kind in kinds for entry in kind}
-    known |= adaptation_of(network).changing | dead_parameters(network)
+    known = report.loaded | adaptation_of(network).changing | dead_parameters(network)
     for name, _ in network.named_parameters():
         if name not in known:
             raise ValueError(

@@ -35,7 +35,7 @@ def take_weights(bundle: Path, run: Path) -> None:
     """
     _check_same_configuration(bundle / "configs" / "train.yaml", run)
     network = network_of_config([bundle / "configs" / "inference.yaml"], {})
-    report = load_weights(network, run / "model.pt", threshold=1.0)
+    report = load_weights(network, run / "model.pt")
     inexact = [*report.inflated, *report.interpolated, *report.missing]
     if inexact:
         raise ValueError(

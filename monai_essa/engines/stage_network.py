@@ -15,7 +15,7 @@ from monai_essa.adaptation import adapt
 from monai_essa.adapter_file import load_adapter
 from monai_essa.methods import AdaptationMethod, FullTuning
 from monai_essa.network_parts import dead_parameters, part_of
-from monai_essa.networks import encoder_view
+from monai_essa.networks import encoder_view, keep_grid
 from monai_essa.networks.encoder_parts import encoder_trunk
 from monai_essa.parameter_summary import summary
 from monai_essa.switch import switch
@@ -35,6 +35,8 @@ def pretext_network(
     also_train: Sequence[str] = (),
     own_decoder: bool = False,
     img_size: Sequence[int] | None = None,
+    pretrained_prefix: str | None = None,
+    pretrained_img_size: Sequence[int] | None = None,
 ) -> nn.Module:
     """Make the network of a self-supervised stage: load the pretrained weights, then adapt. In place.
 
@@ -44,8 +46,11 @@ def pretext_network(
         pretrained: a weight file for the encoder; None only with :class:`FullTuning`, which pre-trains from nothing.
         also_train: patterns of what trains beside the method, such as the decoder that SimMIM reconstructs with.
         own_decoder: the objective predicts through the network's decoder, which then has to be loaded or to learn.
-        img_size: voxels that the network was built for. A ViT does not keep them, and position embeddings of weights
-            for another size are interpolated to them.
+        img_size: voxels that the network was built for. A ViT does not keep them: they are kept on it here, and
+            position embeddings of weights for another size are interpolated to them.
+        pretrained_prefix: of the names of the network to take, where the weight file holds several.
+        pretrained_img_size: voxels that the file's position embeddings were trained for, where the file does not say
+            it and ``load_weights`` asks.
 
     Returns:
         The same network, adapted.
@@ -61,7 +66,8 @@ def pretext_network(
         >>> net.norm.weight.requires_grad
         True
     """
-    loaded = _load_or_refuse(network, method, pretrained, img_size)
+    _keep_img_size(network, img_size)
+    loaded = _load_or_refuse(network, method, pretrained, pretrained_prefix, pretrained_img_size)
     adapt(network, method, also_train)
     _check_not_random(network, loaded, ("decoder",) if switch("own_decoder", own_decoder) else ())
     _logger.info("what learns:\n%s", summary(network))
@@ -76,6 +82,8 @@ def supervised_network(
     pretrained: str | Path | None = None,
     adapter: str | Path | None = None,
     img_size: Sequence[int] | None = None,
+    pretrained_prefix: str | None = None,
+    pretrained_img_size: Sequence[int] | None = None,
 ) -> nn.Module:
     """Make the network of a supervised stage from one of three starts. In place.
 
@@ -91,7 +99,7 @@ def supervised_network(
         also_train: patterns of what trains beside the method: the decoder and the head, unless they were loaded.
         pretrained: a weight file.
         adapter: an adapter file.
-        img_size: as for :func:`pretext_network`.
+        img_size: as for :func:`pretext_network`, and likewise ``pretrained_prefix`` and ``pretrained_img_size``.
 
     Returns:
         The same network, adapted.
@@ -105,8 +113,13 @@ def supervised_network(
         raise ValueError(f"start '{start}' needs pretrained=FILE, the weights that the encoder was adapted from")
     if start == "adapter" and adapter is None:
         raise ValueError("start 'adapter' needs adapter=FILE, the adapter.safetensors that SSA or TPP wrote")
+    _keep_img_size(network, img_size)
     loaded = _load_or_refuse(
-        network, method if start != "adapter" else FullTuning(), pretrained if start != "random" else None, img_size
+        network,
+        method if start != "adapter" else FullTuning(),
+        pretrained if start != "random" else None,
+        pretrained_prefix,
+        pretrained_img_size,
     )
     if start == "adapter":
         load_adapter(network, str(adapter), part="method", also_train=also_train)
@@ -123,6 +136,8 @@ def adapted_network(
     adapter: str | Path,
     holds: str = "network",
     img_size: Sequence[int] | None = None,
+    pretrained_prefix: str | None = None,
+    pretrained_img_size: Sequence[int] | None = None,
 ) -> nn.Module:
     """Put the adapter file of a finished stage onto its base: for a method that cannot be merged. In place.
 
@@ -131,7 +146,7 @@ def adapted_network(
         pretrained: the weight file that the stage began with.
         adapter: its ``adapter.safetensors``.
         holds: ``"network"``: decoder and head are in the files too; ``"encoder"``: only the encoder is used.
-        img_size: as for :func:`pretext_network`.
+        img_size: as for :func:`pretext_network`, and likewise ``pretrained_prefix`` and ``pretrained_img_size``.
 
     Returns:
         The same network, adapted.
@@ -142,7 +157,8 @@ def adapted_network(
     """
     if holds not in _PARTS_BESIDE:
         raise ValueError(f"holds must be one of {', '.join(_PARTS_BESIDE)}, got {holds!r}")
-    loaded = _loaded(network, pretrained, img_size)
+    _keep_img_size(network, img_size)
+    loaded = _loaded(network, pretrained, pretrained_prefix, pretrained_img_size)
     load_adapter(network, str(adapter))
     _check_not_random(network, loaded, _PARTS_BESIDE[holds])
     return network
@@ -160,9 +176,9 @@ def merged_network(network: nn.Module, checkpoint: str | Path) -> nn.Module:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the encoder is not in it, whole.
+        ValueError: if its encoder is not that of the network.
     """
-    load_weights(network, checkpoint, threshold=1.0)
+    load_weights(network, checkpoint)
     return network
 
 
@@ -180,7 +196,7 @@ def trained_network(network: nn.Module, checkpoint: str | Path) -> nn.Module:
         FileNotFoundError: if there is no such file.
         ValueError: if a tensor of the network is not in it, as in the ``model.pt`` of a self-supervised stage.
     """
-    missing = load_weights(network, checkpoint, threshold=1.0).missing
+    missing = load_weights(network, checkpoint).missing
     if missing:
         raise ValueError(
             f"{checkpoint} lacks {len(missing)} tensors of {type(network).__name__}, first '{missing[0].name}'; "
@@ -189,15 +205,22 @@ def trained_network(network: nn.Module, checkpoint: str | Path) -> nn.Module:
     return network
 
 
+def _keep_img_size(network: nn.Module, img_size: Sequence[int] | None) -> None:
+    grid = _token_grid(network, img_size)
+    if grid is not None:
+        keep_grid(network, grid)
+
+
 def _load_or_refuse(
     network: nn.Module,
     method: AdaptationMethod | Sequence[AdaptationMethod],
     pretrained: str | Path | None,
-    img_size: Sequence[int] | None,
-) -> set[str]:
+    prefix: str | None,
+    size: Sequence[int] | None,
+) -> frozenset[str]:
     """Load the weights and name what was loaded; without weights every method but full tuning is refused."""
     if pretrained is not None:
-        return _loaded(network, pretrained, img_size)
+        return _loaded(network, pretrained, prefix, size)
     methods = method if isinstance(method, Sequence) else (method,)
     frozen_by = [type(each).__name__ for each in methods if not isinstance(each, FullTuning)]
     if frozen_by:
@@ -205,24 +228,24 @@ def _load_or_refuse(
             f"no pretrained weights: {frozen_by[0]} would freeze random tensors; "
             "give pretrained=FILE, or pre-train on your own scans with method full"
         )
-    return set()
+    return frozenset()
 
 
-def _loaded(network: nn.Module, pretrained: str | Path, img_size: Sequence[int] | None) -> set[str]:
-    report = load_weights(network, pretrained, target_grid=_token_grid(network, img_size))
-    kinds = (report.matched, report.renamed, report.inflated, report.interpolated)
-    return {entry.name for kind in kinds for entry in kind}
+def _loaded(
+    network: nn.Module, pretrained: str | Path, prefix: str | None, size: Sequence[int] | None
+) -> frozenset[str]:
+    return load_weights(network, pretrained, prefix=prefix, source_grid=_token_grid(network, size)).loaded
 
 
 def _token_grid(network: nn.Module, img_size: Sequence[int] | None) -> tuple[int, ...] | None:
-    """Tokens of a crop along each axis; None for Swin and the CNNs, which have no position embedding to fit."""
+    """Count the tokens of a crop along each axis; None for Swin and the CNNs, which have no position embeddings."""
     trunk = encoder_trunk(network)
     if img_size is None or not hasattr(trunk, "patch_embedding"):
         return None
     return encoder_view(trunk).grid(img_size)
 
 
-def _check_not_random(network: nn.Module, loaded: set[str], parts: Sequence[str]) -> None:
+def _check_not_random(network: nn.Module, loaded: frozenset[str], parts: Sequence[str]) -> None:
     known = loaded | dead_parameters(network)
     for name, parameter in network.named_parameters():
         if not parameter.requires_grad and name not in known and part_of(network, name) in parts:

@@ -20,6 +20,7 @@ from monai_essa.adapter_record import check_card
 from monai_essa.engines.atomic_write import sync_and_rename, write_text_atomically
 from monai_essa.methods.method import NotMergeable
 from monai_essa.network_parts import encoder_prefix, part_of
+from monai_essa.networks import state_with_grid
 from monai_essa.parameter_summary import summary
 
 __all__ = ["StageOutputs"]
@@ -87,7 +88,8 @@ class StageOutputs:
             )
             return
         temporary = self.output_dir / "model.pt.partial"
-        torch.save(plain.state_dict() if self.handover == "network" else _encoder_state(plain), temporary)
+        state = plain.state_dict() if self.handover == "network" else _encoder_state(plain)
+        torch.save(state_with_grid(plain, state), temporary)
         sync_and_rename(temporary, self.output_dir / "model.pt")
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from monai_essa.networks.encoder_parts import encoder_trunk
 from monai_essa.networks.encoder_view import encoder_view
+from monai_essa.networks.position_embedding import keep_grid, kept_grid
 from monai_essa.networks.token_encoder import TokenEncoder
 
 __all__ = ["classification_network"]
@@ -69,7 +70,10 @@ def classification_network(network: nn.Module, num_classes: int, pooling: str = 
     features = view.hidden_size if isinstance(view, TokenEncoder) else view.channels
     if pooling == "flatten":
         features *= _token_count(network)
+    grid = kept_grid(network)
     encoder, pool = _encoder(network), _pool(pooling, features)
+    if grid is not None:
+        keep_grid(encoder, grid)  # a UNETR knows its grid, the ViT inside it does not
     class_token = pooling == "mean" and hasattr(encoder, "cls_token")
     encoder.register_forward_hook(_class_token if class_token else _tokens)
     head_norm, head = nn.LayerNorm(features), nn.Linear(features, num_classes)

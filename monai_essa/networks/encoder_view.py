@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch.nn as nn
@@ -16,23 +17,27 @@ from torch import Tensor
 from monai_essa.networks.convolutional_encoder import segresnet_ds_encoder, segresnet_encoder, unet_encoder
 from monai_essa.networks.encoder_parts import encoder_trunk
 from monai_essa.networks.feature_map_encoder import FeatureMapEncoder
+from monai_essa.networks.position_embedding import check_grid, kept_grid
 from monai_essa.networks.token_encoder import TokenEncoder
 
 __all__ = ["encoder_view"]
 
 
-def encoder_view(network: nn.Module) -> TokenEncoder | FeatureMapEncoder:
+def encoder_view(network: nn.Module, grid: Sequence[int] | None = None) -> TokenEncoder | FeatureMapEncoder:
     """View the encoder of a MONAI network, plain or adapted.
 
     Args:
         network: a ViT, UNETR, ViTAutoEnc, MaskedAutoEncoderViT (its encoder half), SwinUNETR (version 1 or 2),
             SegResNet, SegResNetDS or UNet, 2-D or 3-D. Nothing in it is changed.
+        grid: the token grid that the network was built for, ``img_size / patch_size``; for a ViT, which does not keep
+            it, on crops of another size. :func:`keep_grid` says it once for all views.
 
     Returns:
         A :class:`TokenEncoder`, or for SwinUNETR and the CNNs a :class:`FeatureMapEncoder`.
 
     Raises:
         TypeError: if the network is of another class.
+        ValueError: if the grid is not that of the network, or the network has no position embeddings.
 
     Example:
         >>> import torch
@@ -44,7 +49,7 @@ def encoder_view(network: nn.Module) -> TokenEncoder | FeatureMapEncoder:
     """
     for kind, view in _VIEWS.items():
         if isinstance(network, kind):
-            return view(network)
+            return view(network) if grid is None else _with_grid(network, view(network), grid)
     raise TypeError(
         f"expected one of {', '.join(kind.__name__ for kind in _VIEWS)}, got {type(network).__name__}; "
         f"give the network itself, not a container around it"
@@ -59,7 +64,13 @@ def _view_tokens(network: nn.Module) -> TokenEncoder:
         rearrange, linear = embedding.patch_embeddings
         patch_size = [size for _, size in sorted(rearrange.axes_lengths.items())]
         hidden_size, in_channels = linear.weight.shape[0], linear.weight.shape[1] // math.prod(patch_size)
-    return TokenEncoder(network, tuple(patch_size), in_channels, hidden_size, _known_grid(network))
+    return TokenEncoder(network, tuple(patch_size), in_channels, hidden_size, kept_grid(network))
+
+
+def _with_grid(network: nn.Module, view: TokenEncoder | FeatureMapEncoder, grid: Sequence[int]) -> TokenEncoder:
+    if not isinstance(view, TokenEncoder):
+        raise ValueError(f"{type(network).__name__} has no position embeddings, so it has no grid; leave grid out")
+    return replace(view, native_grid=check_grid(network, grid))
 
 
 def _view_swin(network: nn.Module) -> FeatureMapEncoder:
@@ -74,14 +85,6 @@ def _view_swin(network: nn.Module) -> FeatureMapEncoder:
 
 def _swin_maps(network: nn.Module, images: Tensor) -> list[Tensor]:
     return list(encoder_trunk(network)(images, network.normalize))
-
-
-def _known_grid(network: nn.Module) -> tuple[int, ...] | None:
-    if isinstance(network, UNETR):
-        return tuple(network.feat_size)
-    if isinstance(network, (ViTAutoEnc, MaskedAutoEncoderViT)):
-        return tuple(image // patch for image, patch in zip(network.img_size, network.patch_size, strict=True))
-    return None
 
 
 _VIEWS: dict[type[nn.Module], Callable[[Any], TokenEncoder | FeatureMapEncoder]] = {

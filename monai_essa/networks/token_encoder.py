@@ -31,7 +31,8 @@ class TokenEncoder:
         patch_size: voxels of a patch along each axis, which is the ``stride`` too.
         in_channels: image channels.
         hidden_size: D.
-        native_grid: the token grid that the network was built for; None where the network does not keep it (ViT).
+        native_grid: the token grid that the network was built for; None where nobody said it of a ViT, which does not
+            keep it.
     """
 
     network: nn.Module
@@ -74,7 +75,8 @@ class TokenEncoder:
             Tokens (B, N, D) in row-major order of the grid.
 
         Raises:
-            ValueError: if the images have other channels or axes, or the patch size does not divide them.
+            ValueError: if the images have other channels or axes, if the patch size does not divide them, or if their
+                positions have to be interpolated and nobody said from which grid.
         """
         self.check(images)
         grid = self.grid(images.shape[2:])
@@ -83,7 +85,7 @@ class TokenEncoder:
         if embedding.proj_type == "conv":
             tokens = tokens.flatten(2).transpose(1, 2)  # (B, D, grid...) -> (B, N, D)
         positions = embedding.position_embeddings
-        source = self.native_grid or _guess_native_grid(positions.shape[1], grid)
+        source = self.native_grid or _same_grid(positions.shape[1], grid)
         tokens = tokens + interpolate_positions(positions, source, grid)
         return embedding.dropout(tokens)
 
@@ -108,14 +110,12 @@ class TokenEncoder:
         return tokens[:, -count:]
 
 
-def _guess_native_grid(count: int, grid: tuple[int, ...]) -> tuple[int, ...]:
-    """A ViT keeps no image size: take the crop's grid where the count fits, as its own forward does, else a cube."""
+def _same_grid(count: int, grid: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the crop's grid where a ViT has as many positions, as its own forward pass does; never guess another."""
     if count == math.prod(grid):
         return grid
-    side = round(count ** (1 / len(grid)))
-    if side ** len(grid) != count:
-        raise ValueError(
-            f"cannot interpolate the {count} position embeddings of this ViT to the grid {grid}: they form no cube or "
-            f"square; use crops of the size that it was built for"
-        )
-    return (side,) * len(grid)
+    raise ValueError(
+        f"cannot interpolate the {count} position embeddings of this ViT to the grid {grid}: a ViT does not keep the "
+        "grid that it was built for; say it by keep_grid(network, grid) or encoder_view(network, grid=...), "
+        "img_size / patch_size of the network, or use crops of that size"
+    )

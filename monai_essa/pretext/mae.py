@@ -88,7 +88,8 @@ class MAE(nn.Module):
         """Mask the images, predict what is masked and compare.
 
         Args:
-            images: (B, C, spatial...), a multiple of the patch size; any size, positions are interpolated.
+            images: (B, C, spatial...), a multiple of the patch size; any size, positions are interpolated, from the
+                grid that ``keep_grid`` told a ViT.
             foreground: weight of each voxel (B, 1, spatial...), for example 1 in the body and 0 in air; None weighs all
                 voxels alike.
             generator: source of the mask; the same seed gives the same mask. None takes the global one of the CPU.

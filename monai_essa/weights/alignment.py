@@ -9,88 +9,194 @@ tensors outside the encoder the network's own.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch.nn as nn
 
-from monai_essa.network_parts import encoder_prefix
+from monai_essa.network_parts import dead_parameters, encoder_prefix, part_of
 from monai_essa.weights.key_maps import MONAI, KeyMap
 
-__all__ = ["Alignment", "align"]
+__all__ = ["Alignment", "alignments"]
 
-# A training checkpoint often holds the averaged network beside the trained one; the averaged one is the product.
-_AVERAGED = {"teacher", "ema"}
+# What torch.compile, the parallel wrappers and activation checkpointing put into names.
+_WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+# Only some encoders have them: the convolutions of Swin's second version, and parameters that stand beside modules.
+_OF_SOME_ENCODERS = re.compile(r"layers\dc\..*|(?!decoder|mask_)\w*(tokens?|pos(ition)?_?embed\w*)")
+# Optimizers keep tensors of the same shapes, some under the same names.
+_OF_AN_OPTIMIZER = re.compile(
+    r"(.*\.)?(\w*optimi[sz]er\w*|optim|(max_)?exp_avg(_sq)?s?|square_avg|momentum_buffers?|grads?|gradients?)\..*"
+)
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """How a file and a network go together.
+    """How a network in a file and a network in memory go together.
 
     Attributes:
         key_map: the family that the file belongs to.
         prefix: of the file's keys that is no part of the names, such as ``"state_dict.module."``.
         keys: canonical name -> key of the file, for the keys under the prefix.
         places: canonical name -> name in the network, for all its tensors.
+        encoder: canonical names of the network's encoder, without those that no forward pass reaches.
+        file_encoder: canonical names of the file's encoder, as far as names tell it from decoders and heads.
+        doubles: keys of the file's encoder whose canonical name another key has already.
     """
 
     key_map: KeyMap
     prefix: str
     keys: dict[str, str]
     places: dict[str, str]
+    encoder: frozenset[str]
+    file_encoder: frozenset[str]
+    doubles: frozenset[str]
 
     @property
     def shared(self) -> list[str]:
         """Canonical names that both sides have."""
         return [name for name in self.keys if name in self.places]
 
+    def is_renamed(self, name: str) -> bool:
+        """Whether the file has another name for a tensor than the network, apart from prefixes and wrappers."""
+        key = _without(self.keys[name].removeprefix(self.prefix))
+        return not _without(self.places[name]).endswith(key)
 
-def align(keys: Iterable[str], network: nn.Module, key_maps: Sequence[KeyMap]) -> Alignment:
-    """Choose the family and the prefix under which the most keys of a file are names of the network.
 
-    A ViT's file so fits ``UNETR.vit``, and a UNETR's file fits a ViT by way of the prefix ``"vit."``. On a tie an
-    averaged network ("teacher", "ema") goes before the others, then the shortest prefix, then the first family.
+def alignments(
+    keys: Iterable[str], network: nn.Module, key_maps: Sequence[KeyMap], prefix: str | None = None
+) -> list[Alignment]:
+    """List the networks in a file that have the most names of an encoder; one for each prefix that tells them apart.
+
+    A ViT's file so fits ``UNETR.vit``, and a UNETR's file fits a ViT by way of the prefix ``"vit."``. Parts of a name
+    that a wrapper put in, at any depth (``module.``, ``_orig_mod.``), do not count, unless two names would become one.
 
     Args:
         keys: of the file's tensors.
         network: the plain network to load into.
         key_maps: the families to try.
+        prefix: that tells the network to take from others in the file, with or without what wrappers put into it, or
+            the start of that prefix; None for all.
 
     Returns:
-        The best alignment; ``shared`` is empty where no name fits.
+        The alignments, the one with the most names of the whole network first, then the shortest prefix; empty where no
+        name of the encoder fits.
 
     Example:
         >>> from monai.networks.nets import ViT
         >>> vit = ViT(1, 32, 16, hidden_size=48, mlp_dim=96, num_layers=2, num_heads=4)
-        >>> align(["model.module.norm.weight", "model.module.head.weight"], vit, [MONAI]).prefix
-        'model.module.'
+        >>> [each.prefix for each in alignments(["model.module.norm.weight", "model.module.head.bias"], vit, [MONAI])]
+        ['model.module.']
     """
-    keys = list(keys)
-    encoder = encoder_prefix(network)
-    places = {_canonical(name, MONAI, encoder): name for name in network.state_dict()}
-    candidates = [
-        (matches, _is_averaged(prefix), -len(prefix), -index, prefix)
-        for index, key_map in enumerate(key_maps)
-        for prefix, matches in _count_matches(keys, key_map, encoder, places).items()
-    ]
-    *_, index, prefix = max(candidates, default=(0, ""))
-    key_map = key_maps[-index]
-    named: dict[str, str] = {}
-    for key in keys:
-        if key.startswith(prefix):
-            named.setdefault(_canonical(key.removeprefix(prefix), key_map, encoder), key)
-    return Alignment(key_map, prefix, named, places)
-
-
-def _canonical(name: str, key_map: KeyMap, encoder: str) -> str:
-    return key_map.rename(name.removeprefix(encoder))
-
-
-def _count_matches(keys: list[str], key_map: KeyMap, encoder: str, places: dict[str, str]) -> Counter[str]:
-    return Counter(
-        prefix for key in keys for prefix, rest in _splits(key) if _canonical(rest, key_map, encoder) in places
+    plain, own = _without_wrappers(keys), _without_wrappers(network.state_dict())
+    encoder, dead = encoder_prefix(network), dead_parameters(network)
+    places = {MONAI.rename(name.removeprefix(encoder)): place for place, name in own.items()}
+    needed = frozenset(
+        name for name, place in places.items() if part_of(network, own[place]) == "encoder" and place not in dead
     )
+    counts = [(key_map, _count_matches(plain, key_map, needed)) for key_map in key_maps]
+    starts = [(key_map, start, count[start]) for key_map, count in counts for start in _chosen(count, encoder, prefix)]
+    most = max((count for *_, count in starts), default=0)
+    found = [_alignment(plain, key_map, start, network, places, needed) for key_map, start, n in starts if n == most]
+    return sorted(found, key=lambda each: (-len(each.shared), len(each.prefix)))
+
+
+def _without_wrappers(keys: Iterable[str]) -> dict[str, str]:
+    """Map keys to names without the parts that wrappers put in; to themselves where two names would become one."""
+    plain = {key: _without(key) for key in keys}
+    return plain if len(set(plain.values())) == len(plain) else {key: key for key in plain}
+
+
+def _without(key: str) -> str:
+    return ".".join(part for part in key.split(".") if part not in _WRAPPERS)
+
+
+def _count_matches(plain: dict[str, str], key_map: KeyMap, needed: frozenset[str]) -> Counter[str]:
+    """Count the names of the encoder that follow each prefix; those that a file may lack do not count."""
+    return Counter(
+        start
+        for name in plain.values()
+        for start, rest in _splits(name)
+        if (renamed := key_map.rename(rest)) in needed
+        and not key_map.why_optional(renamed)
+        and not _OF_AN_OPTIMIZER.fullmatch(start)
+    )
+
+
+def _chosen(starts: Iterable[str], encoder: str, prefix: str | None) -> list[str]:
+    """Return the prefixes of encoder names that belong to the network asked for; an exact prefix goes first."""
+    starts = list(starts)
+    if prefix is None:
+        return starts
+    wanted = prefix if not prefix or prefix.endswith(".") else f"{prefix}."
+    if not any(start.startswith(wanted) for start in starts):
+        wanted = _without(wanted)
+    exact = [start for start in starts if wanted in (start, _outer(start, encoder))]
+    return exact or [start for start in starts if start.startswith(wanted)]
+
+
+def _outer(start: str, encoder: str) -> str:
+    """Leave out the name that the encoder has within its network, where the prefix ends with it."""
+    return start.removesuffix(encoder) if _is_apart(start, encoder) else start
+
+
+def _is_apart(start: str, encoder: str) -> bool:
+    return bool(encoder) and f".{start}".endswith(f".{encoder}")
+
+
+def _alignment(
+    plain: dict[str, str],
+    key_map: KeyMap,
+    start: str,
+    network: nn.Module,
+    places: dict[str, str],
+    needed: frozenset[str],
+) -> Alignment:
+    encoder = encoder_prefix(network)
+    outer, apart = _outer(start, encoder), _is_apart(start, encoder)
+    keys: dict[str, str] = {}
+    doubles = set()
+    for key, name in plain.items():
+        if name.startswith(start) and keys.setdefault(key_map.rename(name.removeprefix(start)), key) is not key:
+            doubles.add(key)
+    inside = set(keys)
+    # After the encoder: in a UNETR's file "vit.norm.weight" goes before a "norm.weight" beside it.
+    for key, name in plain.items():
+        if name.startswith(outer) and not name.startswith(start):
+            keys.setdefault(key_map.rename(name.removeprefix(outer)), key)
+    roots = {name.partition(".")[0] for name in needed}
+    of_encoder = inside if apart else {name for name in inside if _belongs(name, network, roots)}
+    return Alignment(
+        key_map, _as_in_the_file(outer, plain), keys, places, needed, frozenset(of_encoder), frozenset(doubles)
+    )
+
+
+def _belongs(name: str, network: nn.Module, roots: set[str]) -> bool:
+    """Whether a tensor of a file belongs to the encoder, where nothing but its name tells it from decoder and head."""
+    known = name.partition(".")[0] in roots or _OF_SOME_ENCODERS.fullmatch(name)
+    return bool(known) and (bool(encoder_prefix(network)) or part_of(network, name) == "encoder")
+
+
+def _as_in_the_file(prefix: str, plain: dict[str, str]) -> str:
+    """Return the prefix with the wrappers' parts that all keys under it have."""
+    raw = {
+        prefix if key == name else _raw_prefix(key, prefix.count("."))
+        for key, name in plain.items()
+        if name.startswith(prefix)
+    }
+    return min(raw, key=len)
+
+
+def _raw_prefix(key: str, parts: int) -> str:
+    taken = ""
+    for part in key.split(".")[:-1]:
+        if part not in _WRAPPERS:
+            parts -= 1
+        if parts < 0:
+            break
+        taken += f"{part}."
+    return taken
 
 
 def _splits(key: str) -> Iterator[tuple[str, str]]:
@@ -98,7 +204,3 @@ def _splits(key: str) -> Iterator[tuple[str, str]]:
     for position, character in enumerate(key):
         if character == ".":
             yield key[: position + 1], key[position + 1 :]
-
-
-def _is_averaged(prefix: str) -> bool:
-    return not _AVERAGED.isdisjoint(prefix.split("."))

@@ -14,7 +14,7 @@ __all__ = ["differences", "named_shapes", "option_behind", "spatial_dims"]
 
 Shapes = Mapping[str, torch.Size]
 
-_PATCHES = r"(patch_embedding\.patch_embeddings|patch_embed\.proj)\.weight"
+_PATCHES = r"(patch_embedding\.patch_embeddings|patch_embed\.proj|convInit\.conv|conv_init)\.weight"
 _BIAS_TABLE = r"layers1\.0\.blocks\.0\.attn\.relative_position_bias_table"
 
 # (tensor, axis, argument): the size of the tensor along the axis tells the argument.
@@ -23,9 +23,12 @@ _SIZES = (
     (r"patch_embed\.proj\.weight", 0, "feature_size"),
     (r"blocks\.0\.mlp\.linear1\.weight", 0, "mlp_dim"),
     (_PATCHES, 1, "in_channels"),
-    (_PATCHES, 2, "patch_size"),
+    (r"(patch_embedding\.patch_embeddings|patch_embed\.proj)\.weight", 2, "patch_size"),
     (_BIAS_TABLE, 0, "the table size of window_size"),
     (_BIAS_TABLE, 1, "num_heads"),
+    (r"(convInit\.conv|conv_init)\.weight", 0, "init_filters"),
+    (r"model\.0\.(conv\.unit0\.)?conv\.weight", 1, "in_channels"),
+    (r"model\.0\.(conv\.unit0\.)?conv\.weight", 0, "the first of channels"),
 )
 
 # (tensors, argument): only networks that were built with the argument have the tensors.
@@ -35,6 +38,11 @@ _OPTIONS = (
     (r"patch_embedding\.patch_embeddings\.1\..*", 'proj_type="perceptron"'),
     (r"patch_embedding\.patch_embeddings\.(weight|bias)", 'proj_type="conv"'),
     (r"patch_embed\.norm\..*", "patch_norm=True"),
+    (r".*\.running_mean", "batch normalisation"),
+)
+_BLOCKS = re.compile(
+    r"(layers\d\.0\.)?blocks\.\d+\.norm1\.weight|down_layers\.\d+\.\d+\.conv1\.conv\.weight"
+    r"|layers\.\d+\.blocks\.\d+\.conv1\.weight"
 )
 
 
@@ -94,7 +102,7 @@ def _size(shapes: Shapes, pattern: str, axis: int) -> int | None:
 
 
 def _depth(shapes: Shapes) -> int:
-    return sum(bool(re.fullmatch(r"(layers\d\.0\.)?blocks\.\d+\.norm1\.weight", name)) for name in shapes)
+    return sum(bool(_BLOCKS.fullmatch(name)) for name in shapes)
 
 
 def _has(names: Collection[str], pattern: str) -> bool:

@@ -18,8 +18,10 @@ from monai_essa.weights.patch_embedding import fit_first_convolution
 
 __all__ = ["Fit", "fit"]
 
+# Every convolution that takes the image itself; a UNETR's and a SwinUNETR's decoder has two, a UNet's encoder too.
 _FIRST_CONVOLUTION = re.compile(
-    r"(patch_embedding\.patch_embeddings|patch_embed\.proj|encoder1\.layer\.conv[13]\.conv)\.weight"
+    r"(patch_embedding\.patch_embeddings|patch_embed\.proj|encoder1\.layer\.conv[13]\.conv"
+    r"|convInit\.conv|conv_init|model\.0\.(conv\.unit0\.)?conv|model\.0\.residual)\.weight"
 )
 _POSITIONS = (POSITIONS, "decoder_pos_embedding")
 
@@ -58,32 +60,50 @@ def fit(name: str, tensor: torch.Tensor, shape: Sequence[int], grids: Grids | No
 
 
 def _fit_positions(table: torch.Tensor, shape: Sequence[int], grids: Grids) -> Fit:
-    if (*table.shape[:1], *table.shape[2:]) != (*shape[:1], *shape[2:]):
+    if table.ndim != 3 or (*table.shape[:1], *table.shape[2:]) != (*shape[:1], *shape[2:]):
         return _skipped(table, shape)
     table = table[:, grids.prefix_tokens :]
-    for side, grid, count in (("source", grids.source, table.shape[1]), ("target", grids.target, shape[1])):
-        if grid and math.prod(grid) != count:
-            raise ValueError(
-                f"{side}_grid {grid} has {math.prod(grid)} patches, expected {count}; give img_size / patch_size"
-            )
-    known = grids.source is not None and grids.target is not None
-    if table.shape[1] == shape[1] and grids.source_dims == grids.target_dims and not known:
-        return Fit("matched", table)
-    source = grids.source or _equal_sides(table.shape[1], grids.source_dims)
-    target = grids.target or _equal_sides(shape[1], grids.target_dims)
-    if source is None or target is None:
-        side, count = ("source", table.shape[1]) if source is None else ("target", shape[1])
-        return Fit("skipped", table, f"{count} position embeddings form no grid of equal sides; give {side}_grid")
+    counts = table.shape[1], shape[1]
+    _check_counts(grids, counts)
+    same_count = counts[0] == counts[1] and grids.source_dims == grids.target_dims
+    source = grids.source or _only_reading(grids, counts, same_count)
+    if source is None:
+        return Fit("skipped", table, _which_grid(grids, counts[0]))
+    target = grids.target or (source if same_count else None)
+    if target is None:
+        return Fit(
+            "skipped", table, f"nobody knows for which grid the network's {counts[1]} positions are; give target_grid"
+        )
     if len(source) > len(target):
         return _skipped(table, shape)
     if source == target:
         return Fit("matched", table)
-    said = [
-        f"{grid}{'' if given else ' (assumed)'}" for grid, given in ((source, grids.source), (target, grids.target))
-    ]
     flat = (1,) * (len(target) - len(source))  # a 2-D grid is one layer of a volume
     fitted = interpolate_positions(table.float(), (*source, *flat), target)
-    return Fit("interpolated", fitted, f"grid {' -> '.join(said)}")
+    return Fit("interpolated", fitted, f"grid {source}{'' if grids.source else ' (assumed)'} -> {target}")
+
+
+def _check_counts(grids: Grids, counts: tuple[int, int]) -> None:
+    for side, grid, count in zip(("source", "target"), (grids.source, grids.target), counts, strict=True):
+        if grid and math.prod(grid) != count:
+            raise ValueError(
+                f"{side}_grid {grid} has {math.prod(grid)} patches, expected {count}; give img_size / patch_size"
+            )
+
+
+def _only_reading(grids: Grids, counts: tuple[int, int], same_count: bool) -> tuple[int, ...] | None:
+    """Return equal sides where they are the one plausible grid of a file, and None where the network's is another."""
+    sides = _equal_sides(counts[0], grids.source_dims)
+    return sides if not same_count or grids.target in (None, sides) else None
+
+
+def _which_grid(grids: Grids, count: int) -> str:
+    readings = [grid for grid in (_equal_sides(count, grids.source_dims), grids.target) if grid]
+    likely = f", such as {' or '.join(map(str, readings))}" if readings else ""
+    return (
+        f"the file does not say for which grid its {count} positions are{likely}; give source_grid, in a bundle "
+        "pretrained_img_size"
+    )
 
 
 def _equal_sides(tokens: int, spatial_dims: int) -> tuple[int, ...] | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch.nn as nn
 
-from monai_essa.networks import TokenEncoder, encoder_view
+from monai_essa.networks import encoder_view, kept_grid
 from monai_essa.networks.encoder_parts import encoder_trunk
 from monai_essa.weights.alignment import Alignment
 from monai_essa.weights.diagnosis import named_shapes, spatial_dims
@@ -43,7 +43,7 @@ class Grids:
 def find_grids(
     network: nn.Module, file: WeightFile, alignment: Alignment, given: tuple[Sequence[int] | None, Sequence[int] | None]
 ) -> Grids | None:
-    """Collect what is known of the grids: a file keeps no grid, and of the networks a ViT keeps none.
+    """Collect what is known of the grids: most files state none, and of the networks a ViT keeps none.
 
     Args:
         network: the network to load into.
@@ -53,15 +53,26 @@ def find_grids(
 
     Returns:
         The grids; None for a network without position embeddings.
+
+    Raises:
+        ValueError: if the network was built for another target grid.
     """
     if POSITIONS not in alignment.places:
         return None
     view = encoder_view(encoder_trunk(network) if isinstance(network, nn.Sequential) else network)
     source, target = (None if grid is None else tuple(grid) for grid in given)
+    kept = kept_grid(network)
+    if target is not None and kept is not None and target != kept:
+        raise ValueError(f"target_grid {target}: this {type(network).__name__} was built for {kept}; leave it out")
     return Grids(
-        source=source,
-        target=target or (view.native_grid if isinstance(view, TokenEncoder) else None),
+        source=source or _stated(file, alignment),
+        target=target or kept,
         source_dims=spatial_dims(named_shapes(alignment.keys, file.tensors)) or view.spatial_dims,
         target_dims=view.spatial_dims,
         prefix_tokens=alignment.key_map.prefix_tokens,
     )
+
+
+def _stated(file: WeightFile, alignment: Alignment) -> tuple[int, ...] | None:
+    key = alignment.keys.get(POSITIONS)
+    return None if key is None else file.grids.get(key.rpartition(".")[0])

@@ -21,9 +21,13 @@ class KeyMap:
         name: of the family.
         renames: (pattern, replacement) for :func:`re.sub`, all applied in order.
         ignored: (pattern, reason) of tensors that a MONAI network does without; full match on renamed names.
+        optional: (pattern, reason) of encoder tensors that a network may have although the file lacks them; full match
+            on renamed names.
         folds: (pattern, replacement) of per-feature scales (LayerScale), full match on renamed names; the replacement
             names the linear layer before it, whose weight rows and bias entries are multiplied by the scale.
         prefix_tokens: entries of the position embedding before the grid's (class token, registers), left out.
+        norm_eps: epsilon of the family's layer norms, or None where it is not known. The network's stays as it is, and
+            the report says where the two differ.
 
     Example:
         >>> timm = KeyMap("timm", renames=((r"\.mlp\.fc([12])\.", r".mlp.linear\1."),), prefix_tokens=1)
@@ -34,8 +38,10 @@ class KeyMap:
     name: str
     renames: tuple[tuple[str, str], ...] = ()
     ignored: tuple[tuple[str, str], ...] = ()
+    optional: tuple[tuple[str, str], ...] = ()
     folds: tuple[tuple[str, str], ...] = ()
     prefix_tokens: int = 0
+    norm_eps: float | None = None
 
     def rename(self, key: str) -> str:
         """Give the MONAI name of a key of the file, whose prefix is already gone."""
@@ -45,12 +51,20 @@ class KeyMap:
 
     def why_ignored(self, name: str) -> str | None:
         """Give the reason why a renamed tensor is not needed, or None where no rule says so."""
-        return next((reason for pattern, reason in self.ignored if re.fullmatch(pattern, name)), None)
+        return _reason(self.ignored, name)
+
+    def why_optional(self, name: str) -> str | None:
+        """Give the reason why a network may have a tensor that the file lacks, or None where no rule says so."""
+        return _reason(self.optional, name)
 
     def folds_into(self, name: str) -> str | None:
         """Give the path of the linear layer that takes a renamed scale in, or None where the tensor is no scale."""
         matches = ((re.fullmatch(pattern, name), layer) for pattern, layer in self.folds)
         return next((match.expand(layer) for match, layer in matches if match), None)
+
+
+def _reason(rules: tuple[tuple[str, str], ...], name: str) -> str | None:
+    return next((reason for pattern, reason in rules if re.fullmatch(pattern, name)), None)
 
 
 # MONAI up to 1.5 builds a cross-attention that nothing calls, and 1.6 still builds its norm.
@@ -63,8 +77,13 @@ MONAI = KeyMap(
     ignored=(
         _DEAD,
         (r"decoder_.*|mask_tokens", "decoder of a masked autoencoder"),
-        (r"cls_token", "class token, which this network has not"),
+        (r"model(\.1\.submodule)*\.2\..*", "decoder of a UNet"),
+        (r"mask_token", "token of masked patches, of a pretext task"),
+        (r"classification_head\..*", "head of a classifier"),
+        (r"cls_token", "class token, which this network does not have"),
     ),
+    optional=((r"cls_token", "class token, which the file does not have"),),
+    norm_eps=1e-5,
 )
 
 KEY_MAPS = (MONAI,)

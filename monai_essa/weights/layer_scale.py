@@ -37,8 +37,12 @@ def fold_scales(tensors: Mapping[str, torch.Tensor], key_map: KeyMap) -> dict[st
     for name, scale in tensors.items():
         layer = key_map.folds_into(name)
         parts = [part for part in (f"{layer}.weight", f"{layer}.bias") if layer and part in folded]
+        if any(folded[part].shape[:1] != scale.shape for part in parts):
+            continue  # no scale of this layer: it stays, and is found to have no place
         for part in parts:
-            folded[part] = folded[part] * scale.view(-1, *[1] * (folded[part].ndim - 1))
+            # In single precision at least: a product in half precision would lose what the file has.
+            precise = torch.promote_types(folded[part].dtype, torch.float32)
+            folded[part] = folded[part].to(precise) * scale.to(precise).view(-1, *[1] * (folded[part].ndim - 1))
         if parts:
             del folded[name]
     return folded

@@ -12,53 +12,77 @@ from pathlib import Path
 import torch
 import torch.nn as nn
 
-from monai_essa.weights.alignment import align
+from monai_essa.network_parts import unwrapped
+from monai_essa.networks import keep_grid
+from monai_essa.outside import Nullable, Text
+from monai_essa.weights.alignment import alignments
 from monai_essa.weights.grids import find_grids
 from monai_essa.weights.key_maps import KEY_MAPS, KeyMap
-from monai_essa.weights.plan import make_plan
-from monai_essa.weights.refusal import refuse_insufficient, refuse_unfit_network, refuse_unknown_names
+from monai_essa.weights.plan import Plan, make_plan
+from monai_essa.weights.refusal import (
+    check_accept,
+    refuse_differences,
+    refuse_several,
+    refuse_unfit_network,
+    refuse_unknown_names,
+)
 from monai_essa.weights.weight_file import read_weight_file
 from monai_essa.weights.weight_report import WeightReport
 
 __all__ = ["load_weights"]
 
 _logger = logging.getLogger(__name__)
+_PREFIX = Nullable(Text())
 
 
 def load_weights(
     network: nn.Module,
     path: str | Path,
     source: str | KeyMap = "auto",
-    threshold: float = 0.9,
+    prefix: str | None = None,
     source_grid: Sequence[int] | None = None,
     target_grid: Sequence[int] | None = None,
+    accept: Sequence[str] = (),
 ) -> WeightReport:
     """Load pretrained weights into a network, in place, and say what became of every tensor; all or nothing.
 
     The file may hold the same network, an encoder for it, or another network with such an encoder (a ViT or
     MaskedAutoEncoderViT for a UNETR, a UNETR for a ViT, a Swin transformer for a SwinUNETR), bare or inside
-    dictionaries, with any prefix. Position embeddings are interpolated to another ``img_size``; input channels
-    change from C to 1 (mean) or from 1 to C (repeated, divided by C). Device, dtype and ``requires_grad`` of the
-    network stay. The number of heads of a ViT cannot be read from a file: build the network with the file's.
+    dictionaries, with any prefix, and with the names that ``torch.compile`` and the parallel wrappers put in at any
+    depth. Device, dtype and ``requires_grad`` of the network stay.
+
+    **Encoders are equal or refused.** Each tensor of either encoder, buffers included, needs its counterpart of the
+    same shape, whatever its share. Exceptions are transformations, which the report lists: names and class token of the
+    file's family, LayerScale, input channels from C to 1 (mean) or from 1 to C (repeated, divided by C), a 2-D patch
+    embedding for a volume, and the grid of position embeddings. What else may differ has to be named by ``accept``.
+    A decoder or a head may be missing on either side; the report says what stays random. What no tensor shows, a file
+    cannot tell: build the network with the file's number of heads, strides, groups of the norms and epsilon.
+
+    **Grids.** The file's grid is ``source_grid``, else what the file states (the ``model.pt`` of a stage does), else
+    equal sides if their product is the number of its position embeddings, unless the network has as many on another
+    grid: then ``source_grid`` is required. The network's grid is ``target_grid``, else what it keeps. A ViT keeps none
+    until it is told (:func:`monai_essa.networks.keep_grid`): with as many position embeddings it takes over the file's
+    grid, else ``target_grid`` is required.
 
     Args:
-        network: a plain network; the order is build, ``load_weights``, ``adapt``, optimizer.
+        network: a plain network, which ``torch.compile``, DataParallel or DistributedDataParallel may wrap; the order
+            is build, ``load_weights``, ``adapt``, optimizer.
         path: a .safetensors file, or a file of ``torch.save`` that holds tensors only.
         source: ``"auto"``, the name of a family in ``monai_essa.weights.key_maps``, or a :class:`KeyMap`.
-        threshold: least share of the encoder's parameters that has to be loaded. Above 0, the patch embedding and
-            learnable position embeddings have to be loaded as well.
-        source_grid: patches per axis (img_size / patch_size) that the file's position embeddings were trained for;
-            default: equal sides.
-        target_grid: the same of the network; default: what the network says, and for a ViT, which does not keep its
-            ``img_size``, equal sides.
+        prefix: of the names of the network to take from a file that holds several, such as ``"model_ema"``.
+        source_grid: patches per axis (img_size / patch_size) that the file's position embeddings were trained for.
+        target_grid: the same of the network.
+        accept: patterns of tensors of the encoder that may be missing, left over or of another shape; full match on
+            the name in the network or the key in the file.
 
     Returns:
         The report, which is logged too: as a warning if the encoder is not complete.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file cannot be read or holds NaN, if the network is adapted already, or if too little can be
-            loaded; the message names the likely reason and the network is as it was.
+        ValueError: if the file cannot be read or holds NaN, if the network is adapted already, if the file's encoder is
+            another one, or if several networks in it fit and ``prefix`` does not say which one is meant; the message
+            names the likely reason, and the network is as it was.
 
     Example:
         >>> import tempfile
@@ -69,22 +93,31 @@ def load_weights(
         >>> load_weights(UNETR(1, 2, 32, 4, 48, 96, 4), path).encoder_share
         1.0
     """
-    if not 0 <= threshold <= 1:
-        raise ValueError(f"threshold must be a share in [0, 1], got {threshold}")
+    network, accept = unwrapped(network), check_accept(accept)
+    _PREFIX.check(prefix, "prefix")
     refuse_unfit_network(network)
-    file = read_weight_file(path)
-    alignment = align(file.tensors, network, _key_maps(source))
-    refuse_unknown_names(file, network, alignment)
-    grids = find_grids(network, file, alignment, (source_grid, target_grid))
-    plan = make_plan(file, network, alignment, grids)
-    refuse_insufficient(plan, file, network, alignment, threshold)
+    file, key_maps = read_weight_file(path), _key_maps(source)
+    found = alignments(file.tensors, network, key_maps, prefix)
+    if not found:
+        refuse_unknown_names(file, network, alignments(file.tensors, network, key_maps), prefix)
+    grids = [find_grids(network, file, each, (source_grid, target_grid)) for each in found]
+    plans = [make_plan(file, network, *pair, accept) for pair in zip(found, grids, strict=True)]
+    fitting = [plan for plan in plans if not plan.differences] or plans[:1]
+    refuse_several(fitting, file, network)
+    refuse_differences(fitting[0], file, network)
+    _carry_out(fitting[0], network)
+    report = fitting[0].report
+    _logger.log(logging.INFO if report.encoder_share == 1 else logging.WARNING, "%s", report)
+    return report
 
+
+def _carry_out(plan: Plan, network: nn.Module) -> None:
     own = network.state_dict()
     with torch.no_grad():
         for name, tensor in plan.tensors.items():
             own[name].copy_(tensor)
-    _logger.log(logging.INFO if plan.report.encoder_share == 1 else logging.WARNING, "%s", plan.report)
-    return plan.report
+    if plan.grid is not None:
+        keep_grid(network, plan.grid)
 
 
 def _key_maps(source: str | KeyMap) -> tuple[KeyMap, ...]:

@@ -6,36 +6,66 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn as nn
 
-from monai_essa.network_parts import dead_parameters, part_of
+from monai_essa.network_parts import dead_parameters
 from monai_essa.weights.alignment import Alignment
 from monai_essa.weights.diagnosis import option_behind
 from monai_essa.weights.fit import Fit, fit
-from monai_essa.weights.grids import Grids
+from monai_essa.weights.grids import POSITIONS, Grids
 from monai_essa.weights.layer_scale import fold_scales
+from monai_essa.weights.notes import notes_of
+from monai_essa.weights.values import unlike, unreadable
 from monai_essa.weights.weight_file import WeightFile
 from monai_essa.weights.weight_report import TensorEntry, WeightReport
 
-__all__ = ["Plan", "make_plan"]
+__all__ = ["Differences", "Plan", "make_plan"]
 
-# The modules of MONAI's encoders; what else a file holds beside them is a head or a decoder.
-_ENCODER = re.compile(r"(patch_embed(ding)?|blocks|norm|layers\dc?)\..*")
+
+@dataclass(frozen=True)
+class Differences:
+    """Tensors that make the encoder of a file another one than the network's, and that the caller did not accept.
+
+    Attributes:
+        only_in_file: of the file's encoder, without a place in the network.
+        only_in_network: of the network's encoder, not in the file.
+        unfit: on both sides, of another shape or kind of values.
+    """
+
+    only_in_file: tuple[TensorEntry, ...]
+    only_in_network: tuple[TensorEntry, ...]
+    unfit: tuple[TensorEntry, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.only_in_file or self.only_in_network or self.unfit)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The tensors to copy, by name and in the shapes of the network, and the report that is true once they are."""
+    """What loading would do.
+
+    Attributes:
+        tensors: to copy, by name and in the shapes of the network.
+        report: true once they are copied.
+        differences: why they must not be.
+        alignment: of the file and the network.
+        grid: that the position embeddings are for once they are copied; None where nobody said it.
+    """
 
     tensors: dict[str, torch.Tensor]
     report: WeightReport
+    differences: Differences
+    alignment: Alignment
+    grid: tuple[int, ...] | None
 
 
-def make_plan(file: WeightFile, network: nn.Module, alignment: Alignment, grids: Grids | None) -> Plan:
+def make_plan(
+    file: WeightFile, network: nn.Module, alignment: Alignment, grids: Grids | None, accept: Sequence[str] = ()
+) -> Plan:
     """Fit every tensor of the file that has a place, and account for every other one.
 
     Args:
@@ -43,17 +73,23 @@ def make_plan(file: WeightFile, network: nn.Module, alignment: Alignment, grids:
         network: the plain network to load into; only read.
         alignment: which tensor goes by which canonical name.
         grids: of the position embeddings.
+        accept: patterns of tensors of the encoder that may differ; full match on the name in the network, on the key in
+            the file, or on the key without the prefix.
 
     Returns:
         The plan.
     """
-    own, places = network.state_dict(), alignment.places
-    incoming = fold_scales({name: file.tensors[key] for name, key in alignment.keys.items()}, alignment.key_map)
-    fits = {
-        name: fit(name, tensor, own[places[name]].shape, grids) for name, tensor in incoming.items() if name in places
-    }
+    own = network.state_dict()
+    incoming = {name: file.tensors[key] for name, key in alignment.keys.items()}
+    readable = {name: tensor for name, tensor in incoming.items() if not unreadable(tensor)}
+    scaled = fold_scales(readable, alignment.key_map)
+    folded = readable.keys() - scaled.keys()
+    fits = {name: _fit(name, incoming, scaled, own, alignment, grids) for name in alignment.shared}
     taken = {name: fitted for name, fitted in fits.items() if fitted.kind != "skipped"}
     same = tuple(_loaded("matched", taken, alignment))
+    skipped = tuple(_skipped(file, network, alignment, fits, folded))
+    missing = tuple(_missing(network, own, alignment, fits))
+    differences, accepted = _sort_out(_differences(skipped, missing, alignment), accept, alignment.prefix)
     report = WeightReport(
         file=file.name,
         sha256=file.sha256,
@@ -63,78 +99,137 @@ def make_plan(file: WeightFile, network: nn.Module, alignment: Alignment, grids:
         renamed=tuple(entry for entry in same if entry.reason),
         inflated=tuple(_loaded("inflated", taken, alignment)),
         interpolated=tuple(_loaded("interpolated", taken, alignment)),
-        skipped=tuple(_skipped(file, network, alignment, fits)),
-        missing=tuple(_missing(network, alignment, fits)),
-        encoder_share=_encoder_share(network, alignment, incoming, taken),
+        folded=tuple(_folded(folded, incoming, alignment)),
+        skipped=skipped,
+        missing=missing,
+        accepted=accepted,
+        encoder_share=_encoder_share(own, alignment, taken, differences, accepted),
+        notes=tuple(notes_of(network, alignment, {name: incoming[name].dtype for name in taken}, missing)),
         preprocessing=file.preprocessing,
     )
-    return Plan({places[name]: fitted.tensor for name, fitted in taken.items()}, report)
+    return Plan(
+        tensors={alignment.places[name]: fitted.tensor for name, fitted in taken.items()},
+        report=report,
+        differences=differences,
+        alignment=alignment,
+        grid=(grids.target or grids.source) if grids and POSITIONS in taken else None,
+    )
+
+
+def _fit(
+    name: str,
+    incoming: Mapping[str, torch.Tensor],
+    scaled: Mapping[str, torch.Tensor],
+    own: Mapping[str, torch.Tensor],
+    alignment: Alignment,
+    grids: Grids | None,
+) -> Fit:
+    tensor, place = incoming[name], own[alignment.places[name]]
+    if reason := unreadable(tensor):
+        return Fit("skipped", tensor, reason)
+    fitted = fit(name, scaled[name], place.shape, grids)
+    reason = unlike(name, tensor, place) if fitted.kind != "skipped" else None
+    return Fit("skipped", tensor, reason) if reason else fitted
 
 
 def _loaded(kind: str, taken: Mapping[str, Fit], alignment: Alignment) -> Iterator[TensorEntry]:
     for name, fitted in taken.items():
         if fitted.kind == kind:
             key, place = alignment.keys[name], alignment.places[name]
-            renamed = not place.endswith(key.removeprefix(alignment.prefix))
-            reason = fitted.reason or (f"'{key}' in the file" if renamed else "")
+            reason = fitted.reason or (f"'{key}' in the file" if alignment.is_renamed(name) else "")
             yield TensorEntry(place, key, fitted.tensor.numel(), reason)
 
 
+def _folded(
+    names: Collection[str], incoming: Mapping[str, torch.Tensor], alignment: Alignment
+) -> Iterator[TensorEntry]:
+    for name in (name for name in incoming if name in names):
+        key = alignment.keys[name]
+        yield TensorEntry(key, key, incoming[name].numel(), f"multiplied into {alignment.key_map.folds_into(name)}")
+
+
 def _skipped(
-    file: WeightFile, network: nn.Module, alignment: Alignment, fits: Mapping[str, Fit]
+    file: WeightFile, network: nn.Module, alignment: Alignment, fits: Mapping[str, Fit], folded: Collection[str]
 ) -> Iterator[TensorEntry]:
     names = {key: name for name, key in alignment.keys.items()}
     for key, tensor in file.tensors.items():
         name = names.get(key)
-        if not key.startswith(alignment.prefix):
-            yield TensorEntry(key, key, tensor.numel(), f"outside the prefix '{alignment.prefix}'")
-        elif name is None:
-            yield TensorEntry(key, key, tensor.numel(), "another tensor of the file has the same place")
-        elif name not in fits:
+        if name is None:
+            double = key in alignment.doubles or key.startswith(alignment.prefix)
+            why = (
+                "another tensor of the file has the same place"
+                if double
+                else f"outside the prefix '{alignment.prefix}'"
+            )
+            yield TensorEntry(key, key, tensor.numel(), why)
+        elif name not in fits and name not in folded:
             yield TensorEntry(key, key, tensor.numel(), _why_no_place(name, network, alignment))
-        elif fits[name].kind == "skipped":
+        elif name in fits and fits[name].kind == "skipped":
             yield TensorEntry(key, key, tensor.numel(), fits[name].reason)
 
 
 def _why_no_place(name: str, network: nn.Module, alignment: Alignment) -> str:
-    layer, option = alignment.key_map.folds_into(name), option_behind(name, alignment.places)
-    if layer:
-        return f"multiplied into {layer}"
-    if option:
+    if option := option_behind(name, alignment.places):
         return f"{type(network).__name__} was built without {option}"
     return alignment.key_map.why_ignored(name) or f"{type(network).__name__} has no place for it"
 
 
-def _missing(network: nn.Module, alignment: Alignment, fits: Mapping[str, Fit]) -> Iterator[TensorEntry]:
-    own, dead = network.state_dict(), dead_parameters(network)
+def _missing(
+    network: nn.Module, own: Mapping[str, torch.Tensor], alignment: Alignment, fits: Mapping[str, Fit]
+) -> Iterator[TensorEntry]:
+    dead = dead_parameters(network)
     for name, place in alignment.places.items():
         if place in dead:
             continue
         if name not in fits:
-            option = option_behind(name, alignment.keys)
-            reason = f"not in the file, which was made without {option}" if option else "not in the file"
-            yield TensorEntry(place, "", own[place].numel(), reason)
+            yield TensorEntry(place, "", own[place].numel(), _why_missing(name, alignment))
         elif fits[name].kind == "skipped":
-            yield TensorEntry(place, "", own[place].numel(), fits[name].reason)
+            yield TensorEntry(place, alignment.keys[name], own[place].numel(), fits[name].reason)
+
+
+def _why_missing(name: str, alignment: Alignment) -> str:
+    if option := option_behind(name, alignment.keys):
+        return f"not in the file, which was made without {option}"
+    return alignment.key_map.why_optional(name) or "not in the file"
+
+
+def _differences(skipped: Sequence[TensorEntry], missing: Sequence[TensorEntry], alignment: Alignment) -> Differences:
+    """Pick the tensors of either encoder that no rule of the family covers."""
+    key_map, needed = alignment.key_map, {alignment.places[name]: name for name in alignment.encoder}
+    homeless = {
+        key
+        for name, key in alignment.keys.items()
+        if name in alignment.file_encoder and name not in alignment.places and not key_map.why_ignored(name)
+    }
+    return Differences(
+        tuple(entry for entry in skipped if entry.name in homeless or entry.name in alignment.doubles),
+        tuple(e for e in missing if e.name in needed and not e.source and not key_map.why_optional(needed[e.name])),
+        tuple(entry for entry in missing if entry.name in needed and entry.source),
+    )
+
+
+def _sort_out(found: Differences, accept: Sequence[str], prefix: str) -> tuple[Differences, tuple[TensorEntry, ...]]:
+    """Part the differences that the caller accepts from the others."""
+    patterns = [re.compile(pattern) for pattern in accept]
+
+    def accepted(entry: TensorEntry) -> bool:
+        names = (entry.name, entry.source, entry.source.removeprefix(prefix))
+        return any(pattern.fullmatch(name) for pattern in patterns for name in names)
+
+    kinds = (found.only_in_file, found.only_in_network, found.unfit)
+    others = Differences(*(tuple(entry for entry in kind if not accepted(entry)) for kind in kinds))
+    return others, tuple(entry for kind in kinds for entry in kind if accepted(entry))
 
 
 def _encoder_share(
-    network: nn.Module, alignment: Alignment, incoming: Mapping[str, torch.Tensor], taken: Mapping[str, Fit]
+    own: Mapping[str, torch.Tensor],
+    alignment: Alignment,
+    taken: Collection[str],
+    differences: Differences,
+    accepted: Sequence[TensorEntry],
 ) -> float:
     """Count the file's encoder too: a part of a deeper encoder is another function than the one that was trained."""
-    dead, loaded = dead_parameters(network), {alignment.places[name] for name in taken}
-    sizes = {
-        place: parameter.numel()
-        for place, parameter in network.named_parameters()
-        if part_of(network, place) == "encoder" and place not in dead
-    }
-    homeless = sum(
-        tensor.numel()
-        for name, tensor in incoming.items()
-        if name not in alignment.places
-        and tensor.is_floating_point()
-        and _ENCODER.fullmatch(name)
-        and not alignment.key_map.why_ignored(name)
-    )
+    sizes = {name: own[alignment.places[name]].numel() for name in alignment.encoder}
+    homeless = sum(e.elements for e in (*differences.only_in_file, *accepted) if e.name not in own)
     total = sum(sizes.values()) + homeless
-    return sum(size for place, size in sizes.items() if place in loaded) / total if total else 0.0
+    return sum(size for name, size in sizes.items() if name in taken) / total if total else 0.0

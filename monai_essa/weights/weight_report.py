@@ -14,7 +14,8 @@ from typing import Any
 
 __all__ = ["TensorEntry", "WeightReport"]
 
-_KINDS = ("matched", "renamed", "inflated", "interpolated", "skipped", "missing")
+_LOADED = ("matched", "renamed", "inflated", "interpolated")
+_KINDS = (*_LOADED, "folded", "skipped", "missing", "accepted")
 
 
 @dataclass(frozen=True)
@@ -22,9 +23,9 @@ class TensorEntry:
     """One tensor.
 
     Attributes:
-        name: in the network; for a skipped tensor its key in the file.
-        source: key in the file; empty for a missing tensor.
-        elements: number of its elements, in the network; for a skipped tensor in the file.
+        name: in the network; for a skipped or folded tensor its key in the file.
+        source: key in the file; empty for a tensor that the file does not have.
+        elements: number of its elements, in the network; for a skipped or folded tensor in the file.
         reason: what was done with it, or why it was not loaded.
     """
 
@@ -36,7 +37,7 @@ class TensorEntry:
 
 @dataclass(frozen=True)
 class WeightReport:
-    """The truth about one call of ``load_weights``; every tensor of the file is in exactly one of the first five lists.
+    """The truth about one call of ``load_weights``; every tensor of the file is in exactly one of the first six lists.
 
     Attributes:
         file: name of the file, without its folder.
@@ -47,11 +48,15 @@ class WeightReport:
         renamed: loaded as they are under another name.
         inflated: loaded after a change of input channels or depth.
         interpolated: position embeddings loaded on another grid.
+        folded: scales of the file, multiplied into the layer before them.
         skipped: in the file, not loaded.
         missing: in the network, not loaded: these keep the values that they had. Tensors that no forward pass reaches
             are left out.
-        encoder_share: share of the encoder's parameters that were loaded. Parameters of the file's encoder for which
-            the network has no place count as not loaded.
+        accepted: tensors of the encoder among the skipped and the missing that ``accept`` names: without it the file
+            would have been refused.
+        encoder_share: share of the encoder's values that were loaded, buffers included. Values of the file's encoder
+            for which the network has no place count as not loaded.
+        notes: what else a user should know, in words: other precision, another epsilon, parts that stay random.
         preprocessing: the card in the file's metadata, or None.
     """
 
@@ -63,21 +68,29 @@ class WeightReport:
     renamed: tuple[TensorEntry, ...]
     inflated: tuple[TensorEntry, ...]
     interpolated: tuple[TensorEntry, ...]
+    folded: tuple[TensorEntry, ...]
     skipped: tuple[TensorEntry, ...]
     missing: tuple[TensorEntry, ...]
+    accepted: tuple[TensorEntry, ...]
     encoder_share: float
+    notes: tuple[str, ...] = ()
     preprocessing: Any = None
 
+    @property
+    def loaded(self) -> frozenset[str]:
+        """Names in the network of the tensors that were loaded."""
+        return frozenset(entry.name for kind in _LOADED for entry in getattr(self, kind))
+
     def as_dict(self) -> dict[str, Any]:
-        """Give the report as plain values that :mod:`json` can write."""
+        """Return the report as plain values that :mod:`json` can write."""
         return dataclasses.asdict(self)
 
     def __str__(self) -> str:
         head = (
             f"{self.file} (sha256 {self.sha256[:12]}, keys '{self.key_map}', prefix '{self.prefix}'): "
-            f"{math.floor(1000 * self.encoder_share) / 10}% of the encoder's parameters loaded"
+            f"{math.floor(1000 * self.encoder_share) / 10}% of the encoder loaded"
         )
-        return "\n".join([head, *self._rows()])
+        return "\n".join([head, *self._rows(), *(f"  note: {note}" for note in self.notes)])
 
     def _rows(self) -> Iterator[str]:
         for kind in _KINDS:

@@ -50,6 +50,16 @@ def test_what_was_saved_is_what_is_merged(number: int, files) -> None:
     assert report.encoder_share == 1
 
 
+def test_of_several_networks_the_prefix_names_the_base(files, tmp_path: Path) -> None:
+    base = torch.load(files.base, weights_only=True)
+    torch.save({"last": {name: tensor + 1 for name, tensor in base.items()}, "best": base}, tmp_path / "both.pt")
+    with pytest.raises(ValueError, match="both.pt holds 2 networks"):
+        merge_adapter_file(vit(), tmp_path / "both.pt", files.adapters[0])
+    plain, report = merge_adapter_file(vit(), tmp_path / "both.pt", files.adapters[0], base_prefix="best")
+    assert report.prefix == "best."
+    assert all(torch.equal(plain.state_dict()[name], tensor) for name, tensor in files.merged[0].items())
+
+
 def test_another_base_is_refused(files, tmp_path: Path) -> None:
     torch.manual_seed(5)
     torch.save(vit().state_dict(), tmp_path / "other.pt")

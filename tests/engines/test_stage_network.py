@@ -7,12 +7,20 @@ from __future__ import annotations
 
 import pytest
 import torch
+from ignite.engine import Engine
 from monai.networks.nets import UNETR, ViT
 
 from monai_essa import adapt, merge, save_adapter
-from monai_essa.engines import adapted_network, merged_network, pretext_network, supervised_network, trained_network
+from monai_essa.engines import (
+    StageOutputs,
+    adapted_network,
+    merged_network,
+    pretext_network,
+    supervised_network,
+    trained_network,
+)
 from monai_essa.methods import APLA, FullTuning, HeadOnly, LoRA
-from monai_essa.networks import classification_network, interpolate_positions
+from monai_essa.networks import classification_network, interpolate_positions, kept_grid
 
 DECODER = [r"(encoder|decoder)\d+\..*", r"out\..*"]
 
@@ -74,6 +82,59 @@ def test_a_vit_of_another_shape_takes_positions_for_its_own(tmp_path, stage):
     stage(net, tmp_path / "cubic.pt", (48, 64, 48))
     expected = interpolate_positions(cubic.patch_embedding.position_embeddings, (4, 4, 4), (3, 4, 3))
     assert torch.allclose(net.patch_embedding.position_embeddings, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("handover", ["encoder", "network"])
+def test_what_a_stage_hands_over_states_its_grid(tmp_path, handover):
+    """36 positions in a plain file could be those of (3, 4, 3) or of (4, 3, 3)."""
+    net = pretext_network(ViT(1, (48, 64, 48), 16, **SMALL), FullTuning(), img_size=(48, 64, 48))
+    trainer = Engine(lambda engine, batch: None)
+    StageOutputs(net, tmp_path, handover).attach(trainer)
+    trainer.run([0], max_epochs=1)
+
+    again = merged_network(ViT(1, (48, 64, 48), 16, **SMALL), tmp_path / "model.pt")
+    assert torch.equal(again.patch_embedding.position_embeddings, net.patch_embedding.position_embeddings)
+    assert kept_grid(again) == (3, 4, 3)
+
+    turned = ViT(1, (64, 48, 48), 16, **SMALL)
+    pretext_network(turned, APLA(), tmp_path / "model.pt", img_size=(64, 48, 48))
+    expected = interpolate_positions(net.patch_embedding.position_embeddings, (3, 4, 3), (4, 3, 3))
+    assert torch.allclose(turned.patch_embedding.position_embeddings, expected, atol=1e-6)
+
+
+def test_a_file_that_does_not_state_its_grid_needs_its_img_size(tmp_path):
+    source = ViT(1, (48, 64, 48), 16, **SMALL)
+    torch.save(source.state_dict(), tmp_path / "plain.pt")
+    with pytest.raises(ValueError, match="give source_grid, in a bundle pretrained_img_size"):
+        pretext_network(ViT(1, (48, 64, 48), 16, **SMALL), APLA(), tmp_path / "plain.pt", img_size=(48, 64, 48))
+    net = ViT(1, (48, 64, 48), 16, **SMALL)
+    sizes = {"img_size": (48, 64, 48), "pretrained_img_size": (48, 64, 48)}
+    pretext_network(net, APLA(), tmp_path / "plain.pt", **sizes)
+    assert torch.equal(net.patch_embedding.position_embeddings, source.patch_embedding.position_embeddings)
+
+
+def test_an_img_size_that_the_network_was_not_built_for_is_refused():
+    with pytest.raises(ValueError, match=r"which has 36 position embeddings, got \(4, 4, 4\)"):
+        pretext_network(ViT(1, (48, 64, 48), 16, **SMALL), FullTuning(), img_size=(64, 64, 64))
+
+
+def test_of_several_networks_in_a_file_the_prefix_says_which_one_starts(tmp_path):
+    path, adapter = tmp_path / "both.pt", tmp_path / "adapter.safetensors"
+    torch.save({"model": vit(0).state_dict(), "model_ema": vit(1).state_dict()}, path)
+    with pytest.raises(ValueError, match=r"both.pt holds 2 networks .*in a bundle: pretrained_prefix"):
+        pretext_network(vit(2), APLA(), path)
+    expected = vit(1).norm.weight, vit(1).blocks[3].mlp.linear1.weight
+    choice = {"pretrained_prefix": "model_ema"}
+    stage = pretext_network(vit(2), APLA(columns=2), path, **choice)
+    save_adapter(stage, adapter)
+    networks = (
+        stage,
+        supervised_network(unetr(), "adapter", APLA(), DECODER, path, adapter, **choice).vit,
+        adapted_network(unetr(), path, adapter, holds="encoder", **choice).vit,
+    )
+    for network in networks:
+        assert torch.equal(network.norm.weight, expected[0])
+        assert torch.equal(network.blocks[3].mlp.linear1.weight, expected[1])
 
 
 def test_start_adapter_trains_the_files_methods_on(base_file, tmp_path):

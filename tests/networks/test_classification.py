@@ -20,7 +20,7 @@ from monai_essa import adapt, load_adapter, load_weights, merge, save_adapter
 from monai_essa.engines import supervised_network
 from monai_essa.methods import APLA, FullTuning, LoRA
 from monai_essa.network_parts import encoder_prefix
-from monai_essa.networks import classification_network
+from monai_essa.networks import classification_network, keep_grid, kept_grid
 
 Build = Callable[[], nn.Module]
 
@@ -117,7 +117,7 @@ def test_weights_of_the_network_load_into_the_classifier(name: str, tmp_path: Pa
     network = NETWORKS[name][0]()
     torch.save(network.state_dict(), tmp_path / "model.pt")
     classifier = classification_network(NETWORKS[name][0](), 2)
-    report = load_weights(classifier, tmp_path / "model.pt", threshold=1.0)
+    report = load_weights(classifier, tmp_path / "model.pt")
     assert {entry.name for entry in report.missing} == {
         "head_norm.weight",
         "head_norm.bias",
@@ -209,3 +209,13 @@ def test_flattened_tokens_keep_their_places(name: str) -> None:
         expected = classifier.head(classifier.head_norm(tokens.reshape(2, -1)))
     torch.testing.assert_close(outputs(classifier, name), expected, atol=1e-5, rtol=1e-5)
     assert type(classifier.pool) is nn.Flatten and classifier.head.in_features == tokens[0].numel()
+
+
+@pytest.mark.parametrize("network", [UNETR(1, 2, (32, 16), 4, 24, 48, 4, spatial_dims=2), None], ids=["UNETR", "ViT"])
+def test_the_encoder_keeps_the_grid_of_its_network(network: nn.Module | None) -> None:
+    if network is None:
+        network = ViT(1, (64, 32), 16, 24, 48, 1, 4, spatial_dims=2)
+        keep_grid(network, (4, 2))
+    grid = kept_grid(network)
+    assert grid is not None
+    assert kept_grid(classification_network(network, 2)) == grid

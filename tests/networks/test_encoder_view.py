@@ -7,7 +7,7 @@ import pytest
 import torch.nn as nn
 from monai.networks.nets import UNETR, BasicUNet, MaskedAutoEncoderViT, SwinUNETR, ViT, ViTAutoEnc
 
-from monai_essa.networks import FeatureMapEncoder, TokenEncoder, encoder_view
+from monai_essa.networks import FeatureMapEncoder, TokenEncoder, encoder_view, keep_grid
 
 SIZES = {"hidden_size": 24, "mlp_dim": 24, "num_heads": 2}
 
@@ -52,3 +52,19 @@ def test_view_changes_nothing():
 
     assert all((network.state_dict()[name] == tensor).all() for name, tensor in before.items())
     assert [parameter.requires_grad for parameter in network.parameters()] == trainable
+
+
+def test_a_given_grid_is_that_of_the_view_alone():
+    network = ViT(1, (64, 32, 16), 16, num_layers=1, **SIZES)
+
+    assert encoder_view(network, grid=(4, 2, 1)).native_grid == (4, 2, 1)
+    assert encoder_view(network).native_grid is None
+    keep_grid(network, (4, 2, 1))
+    assert encoder_view(network).native_grid == (4, 2, 1)
+    with pytest.raises(ValueError, match=r"for the grid \(4, 2, 1\), got \(2, 4, 1\)"):
+        encoder_view(network, grid=(2, 4, 1))
+
+
+def test_feature_maps_have_no_grid():
+    with pytest.raises(ValueError, match="SwinUNETR has no position embeddings, so it has no grid"):
+        encoder_view(SwinUNETR(1, 2, feature_size=12), grid=(2, 2, 2))

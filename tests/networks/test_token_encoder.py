@@ -10,7 +10,7 @@ import torch
 import torch.nn as nn
 from monai.networks.nets import UNETR, MaskedAutoEncoderViT, ViT, ViTAutoEnc
 
-from monai_essa.networks import encoder_view
+from monai_essa.networks import encoder_view, interpolate_positions, keep_grid, kept_grid
 
 SIZES = {"hidden_size": 48, "mlp_dim": 64, "num_heads": 4}
 
@@ -83,7 +83,7 @@ def test_subset_of_tokens_gives_a_subset():
 
 @pytest.mark.parametrize("shape", [(16, 16, 16), (8, 8, 8), (8, 32, 64), (48, 40, 32)])
 def test_other_crops_get_interpolated_positions(shape):
-    view = encoder_view(vit())
+    view = encoder_view(vit(), grid=(4, 4, 4))
     images = torch.zeros(1, 1, *shape)
 
     tokens = view.embed(images)
@@ -93,7 +93,7 @@ def test_other_crops_get_interpolated_positions(shape):
 
 def test_one_token_crop_gets_the_mean_position_and_not_all_of_them():
     network = vit(img_size=16)  # MONAI's own embedding broadcasts here: 8 positions for one token
-    view = encoder_view(network)
+    view = encoder_view(network, grid=(2, 2, 2))
 
     tokens = view.embed(torch.zeros(1, 1, 8, 8, 8))
 
@@ -111,12 +111,28 @@ def test_crop_of_the_same_count_but_another_grid_is_interpolated_where_the_grid_
     assert not torch.allclose(turned, network.vit.patch_embedding(torch.zeros(1, 1, 16, 32, 32)))
 
 
-def test_vit_of_an_oblong_image_takes_its_own_size_only():
-    view = encoder_view(vit(img_size=(32, 32, 16)))
+@pytest.mark.parametrize("img_size", [32, (32, 32, 16), (64, 32, 16)])
+def test_vit_that_was_not_told_its_grid_takes_its_own_count_only(img_size):
+    """64 positions are (4, 4, 4), (8, 4, 2) or (16, 2, 2): a ViT keeps the count alone, and no guess is made."""
+    view = encoder_view(vit(img_size=img_size))
+    shape = img_size if isinstance(img_size, tuple) else (img_size,) * 3
 
-    assert view.embed(torch.zeros(1, 1, 32, 32, 16)).shape == (1, 32, 48)
-    with pytest.raises(ValueError, match=r"cannot interpolate the 32 position embeddings .* to the grid \(2, 2, 2\)"):
+    assert view.embed(torch.zeros(1, 1, *shape)).shape[2] == 48
+    with pytest.raises(ValueError, match=r"cannot interpolate the \d+ position embeddings .* grid \(2, 2, 2\).*grid="):
         view.embed(torch.zeros(1, 1, 16, 16, 16))
+
+
+@pytest.mark.parametrize("said", [lambda network: None, lambda network: keep_grid(network, (8, 4, 2))])
+def test_positions_of_unequal_sides_are_interpolated_from_their_own_grid(said):
+    network = vit(img_size=(64, 32, 16))
+    said(network)
+    view = encoder_view(network) if kept_grid(network) else encoder_view(network, grid=(8, 4, 2))
+    images = torch.zeros(1, 1, 32, 32, 16)
+
+    positions = view.embed(images) - network.patch_embedding.patch_embeddings(images).flatten(2).transpose(1, 2)
+
+    expected = interpolate_positions(network.patch_embedding.position_embeddings, (8, 4, 2), (4, 4, 2))
+    assert torch.allclose(positions, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("proj_type", ["conv", "perceptron"])

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch.nn as nn
 
-from monai_essa.weights.alignment import align
+from monai_essa.weights.alignment import alignments
 from monai_essa.weights.diagnosis import differences, named_shapes, option_behind
 from monai_essa.weights.key_maps import KEY_MAPS
 
@@ -41,14 +41,14 @@ def test_one_changed_argument_is_named_and_no_other(
     kind: str, changes: dict[str, Any], said: str, build: Build
 ) -> None:
     file, network = build(kind, **changes).state_dict(), build(kind)
-    alignment = align(file, network, KEY_MAPS)
+    alignment = alignments(file, network, KEY_MAPS)[0]
     shapes = named_shapes(alignment.keys, file), named_shapes(alignment.places, network.state_dict())
     assert differences(*shapes) == [said]
 
 
 def test_a_linear_patch_embedding_is_told_from_a_convolution(build: Build) -> None:
     file, network = build("vit", proj_type="perceptron").state_dict(), build("vit")
-    alignment = align(file, network, KEY_MAPS)
+    alignment = alignments(file, network, KEY_MAPS)[0]
     said = differences(named_shapes(alignment.keys, file), named_shapes(alignment.places, network.state_dict()))
     assert 'only the file was built with proj_type="perceptron"' in said
 

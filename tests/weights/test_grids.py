@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 import torch.nn as nn
 
-from monai_essa.weights.alignment import align
+from monai_essa.weights.alignment import alignments
 from monai_essa.weights.grids import Grids, find_grids
 from monai_essa.weights.key_maps import KEY_MAPS
 from monai_essa.weights.weight_file import WeightFile
@@ -20,7 +20,7 @@ Build = Callable[..., nn.Module]
 
 def grids_of(source: nn.Module, target: nn.Module, *given: tuple[int, ...] | None) -> Grids | None:
     file = WeightFile("weights.pt", "", source.state_dict())
-    return find_grids(target, file, align(file.tensors, target, KEY_MAPS), given or (None, None))
+    return find_grids(target, file, alignments(file.tensors, target, KEY_MAPS)[0], given or (None, None))
 
 
 def test_a_network_that_keeps_its_image_size_tells_its_grid(build: Build) -> None:

@@ -6,16 +6,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.nn as nn
-from monai.networks.nets import SegResNet, ViTAutoEnc
+from monai.networks.nets import SegResNet, SegResNetDS, UNet, ViTAutoEnc
 from safetensors.torch import save_file
 
+from monai_essa.networks import interpolate_positions, keep_grid, kept_grid, state_with_grid
 from monai_essa.weights import KeyMap, load_weights
+from monai_essa.weights.key_maps import MONAI
 
 Build = Callable[..., nn.Module]
 Write = Callable[..., Path]
@@ -184,16 +188,19 @@ def test_changed_channels_are_fitted_by_rule_and_said(source: int, target: int, 
 
 
 @pytest.mark.parametrize("file_has_bias", [True, False])
-def test_a_lost_qkv_bias_is_said_aloud(
+def test_a_lost_qkv_bias_is_refused_unless_it_is_accepted(
     file_has_bias: bool, build: Build, write: Write, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = write(build("vit", qkv_bias=file_has_bias).state_dict())
-    with caplog.at_level(logging.WARNING):
-        report = load_weights(build("vit", qkv_bias=not file_has_bias), path)
+    with pytest.raises(ValueError, match=r"was built with qkv_bias=True; only in the (file|network): 'blocks.0.attn"):
+        load_weights(build("vit", qkv_bias=not file_has_bias), path)
+    with caplog.at_level(logging.INFO):
+        report = load_weights(build("vit", qkv_bias=not file_has_bias), path, accept=[r"blocks\.\d+\.attn\.qkv\.bias"])
     entries = report.skipped if file_has_bias else report.missing
     assert {entry.name for entry in entries} == {f"blocks.{i}.attn.qkv.bias" for i in range(3)}
-    assert all("qkv_bias=True" in entry.reason for entry in entries)
-    assert "qkv_bias=True" in caplog.text
+    assert report.accepted == entries
+    assert report.encoder_share < 1
+    assert "accepted         3 tensors" in caplog.text
 
 
 def test_device_dtype_and_requires_grad_of_the_network_stay(build: Build, write: Write) -> None:
@@ -234,9 +241,10 @@ def test_a_public_family_needs_a_table_only(build: Build, write: Write) -> None:
     scales = {f"blocks.{i}.{name}.gamma": torch.full((48,), 0.5 + i) for i in range(3) for name in ("ls1", "ls2")}
     path = write({"model": spelled | scales | {"cls_token": torch.ones(1, 1, 48), "head.weight": torch.ones(10, 48)}})
 
-    report = load_weights(network, path, source=TIMM)
+    report = load_weights(network, path, source=TIMM, target_grid=(2, 2, 2))
     assert report.encoder_share == 1
     assert report.missing == ()
+    assert sorted(entry.name for entry in report.folded) == sorted(f"model.{name}" for name in scales)
     assert torch.equal(network.blocks[1].attn.out_proj.weight, 1.5 * image_vit.blocks[1].attn.out_proj.weight)
     assert torch.equal(network.blocks[2].mlp.linear2.bias, 2.5 * image_vit.blocks[2].mlp.linear2.bias)
     weight = image_vit.patch_embedding.patch_embeddings.weight.mean(1, keepdim=True)
@@ -260,7 +268,177 @@ def test_an_unknown_source_is_named(build: Build, write: Write) -> None:
         load_weights(build("vit"), write(build("vit").state_dict()), source="timm")
 
 
-@pytest.mark.parametrize("threshold", [-0.1, 90])
-def test_a_threshold_outside_its_range_is_refused(threshold: float, build: Build, write: Write) -> None:
-    with pytest.raises(ValueError, match=r"threshold must be a share in \[0, 1\]"):
-        load_weights(build("vit"), write(build("vit").state_dict()), threshold=threshold)
+@pytest.mark.parametrize(
+    ("make", "first"),
+    [
+        (lambda channels: SegResNet(init_filters=8, in_channels=channels), "convInit.conv.weight"),
+        (lambda channels: SegResNetDS(init_filters=8, in_channels=channels), "encoder.conv_init.weight"),
+        (lambda channels: UNet(3, channels, 2, (4, 8), (2,)), "model.0.conv.weight"),
+        (lambda channels: UNet(3, channels, 2, (4, 8), (2,), num_res_units=1), "model.0.residual.weight"),
+    ],
+    ids=["SegResNet", "SegResNetDS", "UNet", "residual UNet"],
+)
+@pytest.mark.parametrize(("source", "target"), [(4, 1), (1, 2)])
+def test_a_cnn_takes_other_channels_by_rule(
+    make: Callable[[int], nn.Module], first: str, source: int, target: int, write: Write
+) -> None:
+    file, network = make(source), make(target)
+    report = load_weights(network, write(file.state_dict()))
+    assert first in {entry.name for entry in report.inflated}
+    assert report.encoder_share == 1 and not report.missing
+    loaded = network.state_dict()[first]
+    expected = file.state_dict()[first].sum(1, keepdim=True) / max(source, target)
+    torch.testing.assert_close(loaded, expected.expand_as(loaded))
+
+
+NETWORKS_IN_A_FILE = [
+    ("model", "model_ema"),
+    ("state_dict", "ema_state_dict"),
+    ("best_model", "last_model"),
+    ("student.backbone", "teacher.backbone"),
+    ("online_encoder.module", "target_encoder.module"),
+    ("folds.0", "folds.1"),
+]
+
+
+def nested(prefix: str, state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    return {f"{prefix}.{name}": tensor for name, tensor in state.items()}
+
+
+@pytest.mark.parametrize("prefixes", NETWORKS_IN_A_FILE, ids=str)
+def test_of_several_networks_one_has_to_be_named(prefixes: tuple[str, str], build: Build, write: Write) -> None:
+    sources, network = [build("vit"), build("vit")], build("vit")
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    states = [nested(prefix, source.state_dict()) for prefix, source in zip(prefixes, sources, strict=True)]
+    path = write(states[0] | states[1])
+    with pytest.raises(ValueError, match=rf"holds 2 networks that fit ViT.*'{prefixes[0]}\..*\(\d+ tensors\).*prefix="):
+        load_weights(network, path)
+    assert_equal(network.state_dict(), before)
+    for prefix, source in zip(prefixes, sources, strict=True):
+        assert load_weights(network, path, prefix=prefix).prefix == f"{prefix}."
+        assert_equal(network.state_dict(), dict(source.state_dict()))
+
+
+def test_networks_in_lists_are_seen(build: Build, write: Write) -> None:
+    folds = [build("vit").state_dict() for _ in range(3)]
+    network, path = build("vit"), write({"folds": folds})
+    with pytest.raises(ValueError, match=r"holds 3 networks that fit ViT, under 'folds\.0\.'"):
+        load_weights(network, path)
+    load_weights(network, path, prefix="folds.2")
+    assert_equal(network.state_dict(), dict(folds[2]))
+
+
+def test_a_wrong_prefix_is_answered_by_those_that_fit(build: Build, write: Write) -> None:
+    state = build("vit").state_dict()
+    with pytest.raises(ValueError, match=r"weights.pt: prefix 'ema' holds no tensor of ViT; give 'model\.'"):
+        load_weights(build("vit"), write({"model": state}), prefix="ema")
+
+
+def test_tied_copies_are_one_network(build: Build, write: Write) -> None:
+    unetr, network = build("unetr"), build("unetr")
+    report = load_weights(network, write({"encoder": unetr.vit.state_dict(), "network": unetr.state_dict()}))
+    assert report.prefix == "network."
+    assert_equal(network.state_dict(), dict(unetr.state_dict()))
+
+
+def test_a_network_beside_another_architecture_is_found(build: Build, write: Write) -> None:
+    generator, network = build("vit"), build("vit")
+    others = {"student": build("vit", num_layers=2).state_dict(), "discriminator": build("swin").state_dict()}
+    wider = {"wider": build("vit", hidden_size=24, mlp_dim=48).state_dict()}
+    load_weights(network, write({**wider, **others, "generator": generator.state_dict()}))
+    assert_equal(network.state_dict(), dict(generator.state_dict()))
+
+
+def test_what_an_optimizer_keeps_is_no_second_network(build: Build, write: Write) -> None:
+    state, network = build("vit").state_dict(), build("vit")
+    moments = {name: {"exp_avg": tensor * 0, "step": torch.tensor(3.0)} for name, tensor in state.items()}
+    by_kind = {"exp_avg": {name: tensor * 2 for name, tensor in state.items()}}
+    path = write({"model": state, "optimizer": {"state": moments, "by_kind": by_kind, "param_groups": [{"lr": 0.1}]}})
+    assert load_weights(network, path).prefix == "model."
+    assert_equal(network.state_dict(), dict(state))
+
+
+@pytest.mark.parametrize("wrapped", ["vit._orig_mod.", "module.vit.module."])
+def test_a_decoder_beside_a_wrapped_encoder_is_loaded(wrapped: str, build: Build, write: Write) -> None:
+    source, network = build("unetr"), build("unetr")
+    outer = "module." if wrapped.startswith("module.") else ""
+    state = {
+        name.replace("vit.", wrapped, 1) if name.startswith("vit.") else outer + name: tensor
+        for name, tensor in source.state_dict().items()
+    }
+    report = load_weights(network, write(state))
+    assert_equal(network.state_dict(), dict(source.state_dict()))
+    assert len(report.matched) == len(state)
+
+
+@pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel, lambda net: nn.DataParallel(torch.compile(net))])
+def test_a_wrapped_network_is_loaded(wrap: Callable[[nn.Module], nn.Module], build: Build, write: Write) -> None:
+    source, network = build("vit"), build("vit")
+    report = load_weights(wrap(network), write(source.state_dict()))
+    assert_equal(network.state_dict(), dict(source.state_dict()))
+    assert "norm.weight" in report.loaded
+
+
+def test_the_grid_of_a_vit_is_kept_once_it_is_known(build: Build, write: Write) -> None:
+    source = build("vit", img_size=(64, 32, 16))
+    table = source.patch_embedding.position_embeddings
+    network = build("vit", img_size=(64, 32, 16))
+    with pytest.raises(ValueError, match="give source_grid"):
+        load_weights(
+            build("unetr", img_size=(64, 32, 16)), write(build("vit", hidden_size=24, mlp_dim=48).state_dict())
+        )
+    load_weights(network, write(source.state_dict()), source_grid=(4, 2, 1))
+    assert kept_grid(network) == (4, 2, 1)
+    assert torch.equal(network.patch_embedding.position_embeddings, table)
+
+    turned = build("vit", img_size=(16, 32, 64))
+    keep_grid(turned, (1, 2, 4))
+    path = write({"net": state_with_grid(network, network.state_dict())})
+    load_weights(turned, path)
+    expected = interpolate_positions(table, (4, 2, 1), (1, 2, 4))
+    torch.testing.assert_close(turned.patch_embedding.position_embeddings, expected)
+
+
+@pytest.mark.parametrize("wrapper", ["", "state_dict"])
+def test_a_file_that_states_its_grid_needs_no_argument(wrapper: str, build: Build, tmp_path: Path) -> None:
+    source, network = (build("unetr", img_size=(64, 32, 16)) for _ in range(2))
+    state = state_with_grid(source, source.state_dict())
+    torch.save({wrapper: state} if wrapper else state, tmp_path / "model.pt")
+    assert not load_weights(network, tmp_path / "model.pt").interpolated
+    assert_equal(network.state_dict(), dict(source.state_dict()))
+    network.load_state_dict(state)
+
+
+def test_another_target_grid_than_the_networks_own_is_refused(build: Build, write: Write) -> None:
+    path = write(build("vit", hidden_size=24, mlp_dim=48, num_layers=12).state_dict())
+    with pytest.raises(ValueError, match=r"target_grid \(4, 2, 1\): this UNETR was built for \(2, 2, 2\)"):
+        load_weights(build("unetr"), path, target_grid=(4, 2, 1))
+
+
+def test_parts_that_stay_as_they_were_and_other_precision_are_noted(build: Build, write: Write) -> None:
+    state = build("vit", hidden_size=24, mlp_dim=48, num_layers=12).half().state_dict()
+    report = load_weights(build("unetr"), write(state))
+    assert any(note.startswith("the decoder keeps the values that it had in ") for note in report.notes)
+    assert "the head keeps the values that it had in 2 of 2 tensors" in report.notes
+    assert f"{len(state)} tensors are float16 in the file and float32 in the network" in report.notes
+    assert "note: the head keeps" in str(report)
+
+
+def test_another_epsilon_is_noted_and_not_changed(build: Build, write: Write) -> None:
+    network = build("vit")
+    family = replace(MONAI, name="other", norm_eps=1e-6)
+    report = load_weights(network, write(build("vit").state_dict()), source=family)
+    assert [note for note in report.notes if "epsilon" in note] == [
+        "layer norms: epsilon 1e-06 in files of this family, 1e-05 in the network, which was not changed"
+    ]
+    assert network.norm.eps == 1e-5
+    assert not load_weights(network, write(build("vit").state_dict())).notes
+
+
+def test_a_decoder_that_fits_in_parts_is_told_tensor_by_tensor(build: Build, write: Write) -> None:
+    source, network = build("unetr", feature_size=8), build("unetr")
+    report = load_weights(network, write(source.state_dict()))
+    assert report.encoder_share == 1
+    unfit = {entry.name for entry in report.missing}
+    assert "decoder2.conv_block.conv1.conv.weight" in unfit and not unfit & report.loaded
+    assert all("in the file" in entry.reason for entry in report.missing)

@@ -12,7 +12,7 @@ import torch
 import torch.nn as nn
 
 from monai_essa.network_parts import dead_parameters
-from monai_essa.weights.alignment import align
+from monai_essa.weights.alignment import alignments
 from monai_essa.weights.grids import find_grids
 from monai_essa.weights.key_maps import KEY_MAPS
 from monai_essa.weights.plan import Plan, make_plan
@@ -24,7 +24,7 @@ STALE = "blocks.0.cross_attn.to_q.weight"
 
 def plan_of(tensors: Mapping[str, torch.Tensor], network: nn.Module) -> Plan:
     file = WeightFile("weights.pt", "", dict(tensors))
-    alignment = align(file.tensors, network, KEY_MAPS)
+    alignment = alignments(file.tensors, network, KEY_MAPS)[0]
     return make_plan(file, network, alignment, find_grids(network, file, alignment, (None, None)))
 
 
@@ -85,8 +85,15 @@ def test_tensors_outside_the_chosen_prefix_are_said(build: Build) -> None:
     state = build("vit").state_dict()
     both = {f"{wrapper}.{name}": tensor for wrapper in ("student", "teacher") for name, tensor in state.items()}
     report = plan_of(both, build("vit")).report
-    assert {entry.reason for entry in report.skipped} == {"outside the prefix 'teacher.'"}
+    assert {entry.reason for entry in report.skipped} == {f"outside the prefix '{report.prefix}'"}
     assert len(report.skipped) == len(state)
+
+
+def test_names_of_which_only_some_have_a_wrapper_are_in_one_list_each(build: Build) -> None:
+    state = build("unetr").state_dict()
+    mixed = {("module.net." if "vit" in name else "net.") + name: tensor for name, tensor in state.items()}
+    report = plan_of(mixed, build("unetr")).report
+    assert report.loaded == state.keys() and not report.skipped
 
 
 def test_a_second_tensor_for_one_place_is_said(build: Build) -> None:
@@ -95,3 +102,14 @@ def test_a_second_tensor_for_one_place_is_said(build: Build) -> None:
     assert [(entry.name, entry.reason) for entry in report.skipped] == [
         ("norm.weight", "another tensor of the file has the same place")
     ]
+
+
+def test_a_second_name_for_a_place_of_the_encoder_is_a_difference(build: Build) -> None:
+    state = build("vit").state_dict()
+    plan = plan_of(state | {"blocks.3.weight": torch.zeros(48)}, build("vit"))
+    assert [entry.name for entry in plan.differences.only_in_file] == ["blocks.3.weight"]
+
+
+def test_equal_encoders_do_not_differ(build: Build) -> None:
+    for source, target in (("mae", "vit"), ("vit", "mae"), ("unetr", "unetr"), ("swin", "swin")):
+        assert not plan_of(build(source).state_dict(), build(target)).differences

@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import zipfile
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -132,3 +134,105 @@ def test_an_adapter_file_is_sent_to_load_adapter(tmp_path: Path) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nowhere\.pt"):
         read_weight_file(tmp_path / "nowhere.pt")
+
+
+def endless() -> dict[str, Any]:
+    content: dict[str, Any] = {"norm.weight": torch.ones(3)}
+    content["again"] = content
+    return content
+
+
+def bomb() -> dict[str, Any]:
+    """Each level holds the one below ten times: 10 ** 12 paths in a file of a kilobyte."""
+    level: dict[str, Any] = {"weight": torch.ones(1)}
+    for _ in range(12):
+        level = {str(number): level for number in range(10)}
+    return level
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        (endless(), "nested without end"),
+        (bomb(), "more than 200,000 entries"),
+        ({"a": {"b": torch.ones(1)}, "a.b": torch.zeros(1)}, "two tensors that are called 'a.b'"),
+        ({0: torch.ones(1), "0": torch.zeros(1)}, "two tensors that are called '0'"),
+        ({"x" * 3000: torch.ones(1)}, "endless names"),
+    ],
+    ids=["cycle", "bomb", "one name twice", "number and text", "long name"],
+)
+def test_dictionaries_that_are_no_state_dict_are_refused(content: Any, match: str, write: Callable[..., Path]) -> None:
+    with pytest.raises(ValueError, match=rf"weights\.pt holds .*{match}"):
+        read_weight_file(write(content))
+
+
+def test_names_that_are_no_text_are_shown(write: Callable[..., Path]) -> None:
+    content = {("a", 1): torch.ones(1), None: torch.ones(1), b"c": torch.ones(1), "line\nline": torch.ones(1)}
+    assert list(read_weight_file(write(content)).tensors) == ["('a', 1)", "None", "b'c'", "line\nline"]
+
+
+def test_a_long_history_is_no_bomb(write: Callable[..., Path]) -> None:
+    assert len(read_weight_file(write({"net": STATE, "losses": [0.5] * 300_000})).tensors) == 2
+
+
+def test_lists_are_flattened(write: Callable[..., Path]) -> None:
+    assert list(read_weight_file(write({"folds": [STATE, STATE]})).tensors)[::2] == [
+        "folds.0.norm.weight",
+        "folds.1.norm.weight",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"\n<!DOCTYPE html><html>log in</html>", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1", "Git LFS"),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+def test_what_a_failed_download_leaves_is_named(content: bytes, what: str, suffix: str, tmp_path: Path) -> None:
+    (tmp_path / f"vit.{suffix}").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"vit\.{suffix} is .*{what}.*download the file itself"):
+        read_weight_file(tmp_path / f"vit.{suffix}")
+
+
+@pytest.mark.parametrize("shape", [[10**12], [2**40, 2**40], [-1], "x", [1.5]])
+def test_a_header_that_declares_more_than_the_file_holds_is_refused(shape: Any, tmp_path: Path) -> None:
+    header = json.dumps({"norm.weight": {"dtype": "F32", "shape": shape, "data_offsets": [0, 8]}}).encode()
+    path = tmp_path / "huge.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+    with pytest.raises(ValueError, match=r"huge\.safetensors is no whole safetensors file"):
+        read_weight_file(path)
+
+
+def test_a_compressed_archive_is_refused(tmp_path: Path, write: Callable[..., Path]) -> None:
+    with zipfile.ZipFile(write({"norm.weight": torch.zeros(10**6)})) as archive:
+        content = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(tmp_path / "small.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in content.items():
+            archive.writestr(name, data)
+    with pytest.raises(ValueError, match=r"small\.pt is truncated or no file of torch\.save"):
+        read_weight_file(tmp_path / "small.pt")
+
+
+def test_a_card_that_nests_without_end_is_refused(tmp_path: Path) -> None:
+    save_file(STATE, tmp_path / "card.safetensors", metadata={"preprocessing": "[" * 100_000})
+    with pytest.raises(ValueError, match=r"card\.safetensors.*'preprocessing' must be JSON") as caught:
+        read_weight_file(tmp_path / "card.safetensors")
+    assert len(str(caught.value)) < 300
+
+
+def stated(grid: Any) -> OrderedDict[str, torch.Tensor]:
+    state = OrderedDict(STATE)
+    state._metadata = {"vit.patch_embedding": {"version": 1, "grid": grid}, "vit": {"version": 1}}  # type: ignore
+    return state
+
+
+def test_grids_in_the_metadata_of_a_state_dict_are_read(write: Callable[..., Path]) -> None:
+    assert read_weight_file(write({"net": stated([3, 4, 3])})).grids == {"net.vit.patch_embedding": (3, 4, 3)}
+
+
+@pytest.mark.parametrize("grid", [[0, 4, 3], "abc", [4], [1.5, 2, 2], {"a": 1}, [10**9, 1, 1], None])
+def test_a_grid_that_is_none_is_refused(grid: Any, write: Callable[..., Path]) -> None:
+    with pytest.raises(ValueError, match=r"weights\.pt: the grid of 'vit\.patch_embedding'.*expected"):
+        read_weight_file(write({"net": stated(grid)}))

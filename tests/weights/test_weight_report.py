@@ -20,21 +20,26 @@ REPORT = WeightReport(
     interpolated=(),
     skipped=tuple(TensorEntry(f"head.{i}", f"head.{i}", 2, "a head") for i in range(3))
     + tuple(TensorEntry(f"x{i}", f"x{i}", 1, f"reason {i}") for i in range(4)),
+    folded=(),
     missing=(TensorEntry("out.weight", "", 7, "not in the file"),),
+    accepted=(),
     encoder_share=0.96,
+    notes=("the head keeps the values that it had in 1 of 1 tensors",),
 )
 
 
 def test_the_text_counts_tensors_and_values_and_gives_reasons_with_an_example() -> None:
-    head, matched, skipped, missing = str(REPORT).splitlines()
-    assert (
-        head
-        == "model.pt (sha256 0123456789ab, keys 'monai', prefix 'module.'): 96.0% of the encoder's parameters loaded"
-    )
+    head, matched, skipped, missing, note = str(REPORT).splitlines()
+    assert head == "model.pt (sha256 0123456789ab, keys 'monai', prefix 'module.'): 96.0% of the encoder loaded"
     assert matched.split() == ["matched", "2", "tensors", "1,500", "values"]
     assert "7 tensors" in skipped
     assert "a head (3, e.g. head.0); reason 0 (x0); reason 1 (x1); and 2 more" in skipped
     assert missing.endswith("not in the file (out.weight)")
+    assert note == "  note: the head keeps the values that it had in 1 of 1 tensors"
+
+
+def test_what_was_loaded_is_named() -> None:
+    assert REPORT.loaded == {"norm.weight", "norm.bias"}
 
 
 def test_an_almost_complete_encoder_is_not_called_complete() -> None:
