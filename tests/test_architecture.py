@@ -44,6 +44,7 @@ BRICKS = ADAPTERS | {
     "bundle_folder",
     "error_line",
     "switch",
+    "yaml_text",
 }
 TOOLS = {"engines", "efficiency", "evaluation", "report"}
 # What each part of monai_essa may import from monai_essa: a new part joins by one line.
@@ -53,6 +54,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "bundle_folder": set(),
     "error_line": set(),
     "switch": set(),
+    "yaml_text": {"outside"},
     "network_parts": set(),
     "lean_marks": set(),
     "blocks": {"network_parts"},
