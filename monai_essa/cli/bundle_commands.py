@@ -81,9 +81,9 @@ def _copy(arguments: argparse.Namespace) -> int:
 
 def _label_names(path: Path) -> dict[str, int]:
     from monai_essa.data.datalist_file import read_datalist
-    from monai_essa.data.datalist_names import label_ids
+    from monai_essa.data.datalist_names import class_ids
 
-    names = label_ids(read_datalist(path).get("labels"), f"{path}, field 'labels'")
+    names = class_ids(read_datalist(path).get("labels"), f"{path}, field 'labels'")
     if not names:
         raise ValueError(f'{path}: expected \'labels\' such as {{"0": "background", "1": "spleen"}}; add them')
     if list(names.values()) != list(range(len(names))):

@@ -13,7 +13,7 @@ from typing import Any
 
 from monai_essa.outside import ListOf, MapOf, Text, check_config_value, shown
 
-__all__ = ["channel_names", "label_ids"]
+__all__ = ["channel_names", "class_ids"]
 
 _HIGHEST = 32_767  # atlases number their labels up to some 14,000; each id up to the highest becomes an output channel
 _LABEL = Text(longest=128)
@@ -49,7 +49,7 @@ def channel_names(datalist: Mapping[str, Any], where: str) -> list[str]:
     return []
 
 
-def label_ids(labels: Any, where: str) -> dict[str, int]:
+def class_ids(labels: Any, where: str) -> dict[str, int]:
     """Read a table of label names whichever way round it is written.
 
     Args:
@@ -64,7 +64,7 @@ def label_ids(labels: Any, where: str) -> dict[str, int]:
         ValueError: if the table has another form, a name is unfit, or a name or an id occurs twice.
 
     Example:
-        >>> label_ids({"1": "spleen", "0": "background"}, "dataset.json")
+        >>> class_ids({"1": "spleen", "0": "background"}, "dataset.json")
         {'background': 0, 'spleen': 1}
     """
     ids: dict[str, int] = {}

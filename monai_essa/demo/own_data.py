@@ -18,7 +18,7 @@ from nibabel.orientations import io_orientation
 from monai_essa.data import hold_out, load_datalist, read_volume
 from monai_essa.data.cohort import CohortSize
 from monai_essa.data.datalist_file import read_datalist
-from monai_essa.data.datalist_names import channel_names, label_ids
+from monai_essa.data.datalist_names import channel_names, class_ids
 from monai_essa.demo.demo_data import DemoData, ImageCard
 from monai_essa.outside import shown
 
@@ -98,7 +98,7 @@ def _some(items: Sequence[Mapping[str, Any]], count: int, seed: int) -> _Items:
 
 def _label_ids(labels: Any, source: Path) -> dict[str, int]:
     """Ids by name, of which the demo needs 0, 1, 2, ... without a gap."""
-    ids = label_ids(labels, f"{source}, field 'labels'")
+    ids = class_ids(labels, f"{source}, field 'labels'")
     if len(ids) < 2 or list(ids.values()) != list(range(len(ids))):
         raise ValueError(
             f'{source}: expected "labels" such as {{"0": "background", "1": "liver"}}, got {shown(labels)}'

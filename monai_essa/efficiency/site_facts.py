@@ -15,7 +15,7 @@ from nibabel.orientations import io_orientation
 from tqdm import tqdm
 
 from monai_essa.data.datalist_file import load_datalist, read_datalist, section_names
-from monai_essa.data.datalist_names import channel_names, label_ids
+from monai_essa.data.datalist_names import channel_names, class_ids
 from monai_essa.data.volume_facts import VolumeFacts, volume_facts
 
 __all__ = ["SiteFacts", "site_facts"]
@@ -139,14 +139,14 @@ def _modality(listed: Mapping[str, Any], datalist: Path, facts: Sequence[VolumeF
 
 def _classes(listed: Mapping[str, Any], datalist: Path) -> dict[str, int]:
     """Name the ids 0 to the highest: of the datalist's ``labels``, else of the maps."""
-    named = label_ids(listed.get("labels"), f"{datalist}, field 'labels'")
+    named = class_ids(listed.get("labels"), f"{datalist}, field 'labels'")
     names = {number: name for name, number in named.items()}
     if not names:
         items = [item for section in ("training", "validation") for item in listed.get(section) or []]
         maps = [datalist.parent / item["label"] for item in items if _has_label(item)]
         found = (volume_facts(label, count_values=True).values for label in tqdm(maps, "reading labels", disable=None))
         ids = sorted({int(value) for values in found for value in values})
-        named = label_ids({f"class_{number}": number for number in ids}, f"{datalist}, the label maps")
+        named = class_ids({f"class_{number}": number for number in ids}, f"{datalist}, the label maps")
         names = {number: name for name, number in named.items()}
     names[0] = names.get(0, "background") if names.get(0) != "class_0" else "background"
     return {names.get(number, f"class_{number}"): number for number in range(max(names) + 1)}

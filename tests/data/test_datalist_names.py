@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from monai_essa.data.datalist_names import channel_names, label_ids
+from monai_essa.data.datalist_names import channel_names, class_ids
 
 CODE = "$__import__('pathlib').Path('x').touch()"
 
@@ -24,12 +24,12 @@ CODE = "$__import__('pathlib').Path('x').touch()"
     ],
 )
 def test_every_form_gives_ids_by_name_in_order(labels: Any) -> None:
-    assert list(label_ids(labels, "dataset.json").items()) == [("background", 0), ("liver", 1), ("Milz (links)", 2)]
+    assert list(class_ids(labels, "dataset.json").items()) == [("background", 0), ("liver", 1), ("Milz (links)", 2)]
 
 
 @pytest.mark.parametrize("labels", [None, {}, []])
 def test_no_names_are_no_ids(labels: Any) -> None:
-    assert label_ids(labels, "dataset.json") == {}
+    assert class_ids(labels, "dataset.json") == {}
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_no_names_are_no_ids(labels: Any) -> None:
 )
 def test_an_unfit_table_is_one_line_that_names_file_and_field(labels: Any) -> None:
     with pytest.raises(ValueError, match=r"^dataset\.json, field 'labels'") as caught:
-        label_ids(labels, "dataset.json, field 'labels'")
+        class_ids(labels, "dataset.json, field 'labels'")
     assert str(caught.value).isprintable()
 
 
