@@ -45,6 +45,7 @@ BRICKS = ADAPTERS | {
     "error_line",
     "switch",
     "yaml_text",
+    "files",
 }
 TOOLS = {"engines", "efficiency", "evaluation", "report"}
 # What each part of monai_essa may import from monai_essa: a new part joins by one line.
@@ -54,11 +55,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "bundle_folder": set(),
     "error_line": set(),
     "switch": set(),
+    "files": set(),
     "yaml_text": {"outside"},
     "network_parts": set(),
     "lean_marks": set(),
     "blocks": {"network_parts"},
-    "methods": {"outside", "network_parts", "blocks", "switch"},
+    "methods": {"outside", "files", "network_parts", "blocks", "switch"},
     "claims": {"outside", "network_parts", "methods"},
     "adaptation": {"outside", "claims", "lean_marks", "methods"},
     "adapter_base": {"outside", "network_parts", "lean_marks", "methods"},
