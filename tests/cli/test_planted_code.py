@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 CODE = "$__import__('pathlib').Path('MARKER').touch()"
 LINE = f"CT\nbatch_size: {CODE}\u2028max_epochs: {CODE}\x85spacing: {CODE}"
@@ -69,6 +72,23 @@ def test_plan_and_its_file_run_no_field_that_they_do_not_know(monai_essa, scans:
     assert monai_essa("plan", ".", "--hours", 0.001, "--stage", "ssa", *SMALL).code == 0
     assert monai_essa("run", "--dry-run", "--args_file", "my_site.yaml").code == 0
     assert_nothing_ran(scans)
+
+
+def test_no_card_of_a_weight_file_or_an_adapter_is_run(monai_essa, files, scans: Path) -> None:
+    card = {"spacing": CODE, "labels": {CODE: 0}, "_target_": "os.mkdir", "path": "MARKER"}
+    weights, adapter = scans / "vit.safetensors", scans / "a.safetensors"
+    state = torch.load(files.base, weights_only=True)
+    save_file(state, weights, metadata={"preprocessing": json.dumps(card), "monai_essa": json.dumps(card)})
+    with safe_open(files.adapters[0], framework="pt") as file:
+        record = json.loads(file.metadata()["monai_essa"]) | {"preprocessing": card, "versions": card, "network": CODE}
+        save_file({name: file.get_tensor(name) for name in file.keys()}, adapter, {"monai_essa": json.dumps(record)})
+    for arguments in (
+        ("plan", ".", "--hours", 0.001, "--stage", "ssa", "--pretrained", weights, *SMALL),
+        ("adapter", "info", adapter),
+        ("adapter", "merge", adapter, "--base", weights, "--bundle", "essa_ssa", "--out", "model.pt", *SMALL),
+    ):
+        assert_one_line(monai_essa(*arguments).err)
+        assert_nothing_ran(scans)
 
 
 @pytest.mark.parametrize("label", [{"_target_": "os.mkdir", "path": "MARKER"}, {"a": CODE}, [{"a": CODE}]])
