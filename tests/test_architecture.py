@@ -48,6 +48,8 @@ BRICKS = ADAPTERS | {
     "bundle_folder",
     "error_line",
     "switch",
+    "yaml_text",
+    "files",
 }
 TOOLS = {"engines", "efficiency", "evaluation", "report"}
 # What each part of monai_essa may import from monai_essa: a new part joins by one line.
@@ -57,10 +59,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "bundle_folder": set(),
     "error_line": set(),
     "switch": set(),
+    "files": set(),
+    "yaml_text": {"outside"},
     "network_parts": set(),
     "lean_marks": set(),
     "blocks": {"network_parts"},
-    "methods": {"outside", "network_parts", "blocks", "switch"},
+    "methods": {"outside", "files", "network_parts", "blocks", "switch"},
     "claims": {"outside", "network_parts", "methods"},
     "network_snapshot": set(),
     "adaptation": {"outside", "claims", "lean_marks", "methods", "network_parts", "network_snapshot"},

@@ -16,6 +16,7 @@ from monai.data import ImageReader
 from monai.data.utils import orientation_ras_lps
 from monai.utils import ensure_tuple
 
+from monai_essa.data.detached_header import check_data_files
 from monai_essa.data.dicom_series import is_dicom, read_series, series_files
 from monai_essa.data.volume_meta import stack_channels, volume_meta
 
@@ -91,6 +92,7 @@ class SimpleITKReader(ImageReader):
         try:
             if Path(path).is_dir() or is_dicom(path):
                 return read_series(series_files(path, self.series_uid))
+            check_data_files(path)
             image = sitk.ReadImage(path)
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1]
