@@ -13,6 +13,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 from monai.utils import SpaceKeys
+from safetensors.torch import save
 
 from monai_essa.data.packed_item import pack_item, unpack_item
 
@@ -82,3 +83,14 @@ def test_a_damaged_file_is_one_line(item: dict[str, Any], tmp_path: Path) -> Non
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(ValueError, match=r"item\.safetensors: a damaged cache file .* delete it"):
         unpack_item(path, {"image": SCAN})
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [None, {"other": "{}"}, {"item": "no JSON"}, {"item": "[1]"}, {"item": '{"image": {"tensor": "gone"}}'}]
+    + [{"item": text} for text in ('{"image": 1}', '{"image": {}}', '{"image": {"listed": "gone"}}')],
+)
+def test_a_file_with_another_content_is_one_line(metadata: dict[str, str] | None, tmp_path: Path) -> None:
+    (tmp_path / "item.safetensors").write_bytes(save({"x": torch.zeros(1)}, metadata))
+    with pytest.raises(ValueError, match=r"item\.safetensors: a damaged cache file .* delete it"):
+        unpack_item(tmp_path / "item.safetensors", {"image": SCAN})
