@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
@@ -25,6 +26,7 @@ __all__ = ["Image", "check_output", "find_images", "first_path", "result_names",
 Image = str | tuple[str, ...]
 """A file, a DICOM folder or an image of an NPZ file, or one for each channel."""
 
+logger = logging.getLogger(__name__)
 _DATALISTS = (".json", ".npz")
 _NPZ_NAME = re.compile(r"\.npz#|#", re.IGNORECASE)
 _SUFFIXES = sorted({*VOLUME_SUFFIXES, *NIFTI_SUFFIXES, *PICTURE_SUFFIXES}, key=len, reverse=True)
@@ -151,10 +153,11 @@ def _move(file: Path, target: Path) -> None:
 def _in_folder(folder: Path) -> list[str]:
     """List the volumes or, where there are none, the pictures: previews beside volumes are no scans."""
     volumes = [os.path.abspath(volume.path) for volume in find_volumes(folder)]
-    if volumes:
-        return volumes
-    pictures = (Path(place) / name for place, _, names in os.walk(folder) for name in names if name[0] != ".")
-    return sorted(os.path.abspath(path) for path in pictures if path.name.lower().endswith(PICTURE_SUFFIXES))
+    files = (Path(place) / name for place, _, names in os.walk(folder) for name in names if name[0] != ".")
+    pictures = sorted(os.path.abspath(path) for path in files if path.name.lower().endswith(PICTURE_SUFFIXES))
+    if volumes and pictures:
+        logger.warning(f"{folder}: pictures beside volumes are passed over ({len(pictures)}, such as {pictures[0]})")
+    return volumes or pictures
 
 
 def _listed(path: Path, section: str | None) -> list[Image]:

@@ -66,12 +66,15 @@ def test_an_image_that_comes_twice_is_named() -> None:
         result_names([("/in/a.nii", "/in/b.nii"), ("/in/a.nii", "/in/c.nii")])
 
 
-def test_a_folder_stands_for_its_volumes_and_without_them_for_its_pictures(tmp_path: Path) -> None:
+def test_a_folder_stands_for_its_volumes_and_without_them_for_its_pictures(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     pictures = [picture(tmp_path / "a.png"), picture(tmp_path / "sub" / "b.tif")]
     picture(tmp_path / ".hidden.png")
-    assert find_images(tmp_path) == pictures
+    assert find_images(tmp_path) == pictures and not caplog.messages
     volumes = [saved(tmp_path / "sub" / "a.nii")]
     assert find_images(tmp_path) == volumes
+    assert "pictures beside volumes are passed over (2, such as" in caplog.messages[0]
     assert find_images(tmp_path / "a.png") == pictures[:1]
 
 
