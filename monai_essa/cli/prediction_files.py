@@ -1,5 +1,6 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
+
 """Which images a prediction reads, what its results are called, and how they reach their folder whole or not at all."""
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
+
 """Writes what a network made of a scan on the very grid on which the scan was read."""
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
+
 """Tests for the images that an input stands for, the names of their results, and the folder these arrive in."""
 
 from __future__ import annotations

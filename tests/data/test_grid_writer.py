@@ -1,5 +1,6 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
+
 """Tests for the writer that keeps the grid of a scan, against MONAI's own, which it replaces."""
 
 from __future__ import annotations
