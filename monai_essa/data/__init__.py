@@ -20,11 +20,13 @@ from monai_essa.data.datalist_file import (
 from monai_essa.data.datalist_maker import make_datalist, write_datalist
 from monai_essa.data.keyed import KeyedDataset, KeyedSampler
 from monai_essa.data.mapped_cache import MappedDataset, cached_dataset
-from monai_essa.data.npz_images import NPZReader, npz_items
+from monai_essa.data.npz_images import npz_items
+from monai_essa.data.npz_reader import NPZReader
 from monai_essa.data.patch_share import patch_line
 from monai_essa.data.simpleitk_reader import SimpleITKReader
 from monai_essa.data.splits import hold_out, nth_patients, split_patients
-from monai_essa.data.volume_reader import VolumeReader, read_volume
+from monai_essa.data.volume_file import read_volume
+from monai_essa.data.volume_reader import VolumeReader
 
 __all__ = [
     "CaseRules",

@@ -64,11 +64,12 @@ def unpack_item(path: Path, listed: Mapping[str, Any]) -> dict[str, Any]:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
             parts = json.loads(file.metadata()["item"])
-    except SafetensorError as error:
+        return {key: _unpacked(part, listed, tensors) for key, part in parts.items()}
+    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
-            f"{path}: a damaged cache file ({error}); delete it, and the next run makes it anew"
+            f"{path}: a damaged cache file ({reason}); delete it, and the next run makes it anew"
         ) from error
-    return {key: _unpacked(part, listed, tensors) for key, part in parts.items()}
 
 
 def _packed(

@@ -14,6 +14,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, Invertd, Orientationd, Spacingd, SpatialPadd
 from monai.utils import SpaceKeys
+from safetensors.torch import save
 
 from monai_essa.data.packed_item import pack_item, unpack_item
 
@@ -114,3 +115,14 @@ def test_an_operation_that_a_file_cannot_hold_is_refused() -> None:
     image = MetaTensor(torch.zeros(1), applied_operations=[{"class": "Own", "extra_info": {"function": len}}])
     with pytest.raises(TypeError, match="cannot keep a builtin_function_or_method of an operation; leave cache_dir"):
         pack_item({"image": image}, {"image": SCAN})
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [None, {"other": "{}"}, {"item": "no JSON"}, {"item": "[1]"}, {"item": '{"image": {"tensor": "gone"}}'}]
+    + [{"item": text} for text in ('{"image": 1}', '{"image": {}}', '{"image": {"listed": "gone"}}')],
+)
+def test_a_file_with_another_content_is_one_line(metadata: dict[str, str] | None, tmp_path: Path) -> None:
+    (tmp_path / "item.safetensors").write_bytes(save({"x": torch.zeros(1)}, metadata))
+    with pytest.raises(ValueError, match=r"item\.safetensors: a damaged cache file .* delete it"):
+        unpack_item(tmp_path / "item.safetensors", {"image": SCAN})
