@@ -73,6 +73,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "adapter_record": {"outside"},
     "adapter_base": {"outside", "network_parts", "methods", "adaptation", "adapter_tensors", "encoder_facts"},
     "adapter_file": {
+        "files",
         *("outside", "version", "methods", "network_parts", "network_snapshot"),
         *("adaptation", "adapter_base", "adapter_record", "adapter_tensors"),
     },
