@@ -43,7 +43,7 @@ def encoder_view(network: nn.Module, grid: Sequence[int] | None = None) -> Token
         >>> import torch
         >>> from monai.networks.nets import ViT
         >>> net = ViT(1, 32, 8, hidden_size=48, mlp_dim=96, num_layers=2, num_heads=4)
-        >>> view = encoder_view(net)
+        >>> view = encoder_view(net, grid=(4, 4, 4))
         >>> view.encode(view.embed(torch.zeros(2, 1, 16, 32, 32))).shape
         torch.Size([2, 32, 48])
     """

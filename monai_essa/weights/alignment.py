@@ -167,9 +167,8 @@ def _alignment(
             keys.setdefault(key_map.rename(name.removeprefix(outer)), key)
     roots = {name.partition(".")[0] for name in needed}
     of_encoder = inside if apart else {name for name in inside if _belongs(name, network, roots)}
-    return Alignment(
-        key_map, _as_in_the_file(outer, plain), keys, places, needed, frozenset(of_encoder), frozenset(doubles)
-    )
+    prefix = _as_in_the_file(outer, {key: plain[key] for name, key in keys.items() if name in places})
+    return Alignment(key_map, prefix, keys, places, needed, frozenset(of_encoder), frozenset(doubles))
 
 
 def _belongs(name: str, network: nn.Module, roots: set[str]) -> bool:
@@ -179,12 +178,8 @@ def _belongs(name: str, network: nn.Module, roots: set[str]) -> bool:
 
 
 def _as_in_the_file(prefix: str, plain: dict[str, str]) -> str:
-    """Return the prefix with the wrappers' parts that all keys under it have."""
-    raw = {
-        prefix if key == name else _raw_prefix(key, prefix.count("."))
-        for key, name in plain.items()
-        if name.startswith(prefix)
-    }
+    """Return a prefix of names with the wrappers' parts that all the keys have; ``plain`` maps keys to names."""
+    raw = {prefix if key == name else _raw_prefix(key, prefix.count(".")) for key, name in plain.items()}
     return min(raw, key=len)
 
 
