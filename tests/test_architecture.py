@@ -82,7 +82,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "networks": {"outside", "network_parts"},
     "pretext": {"losses", "networks"},
     "weights": {"outside", "network_parts", "networks"},
-    "data": {"outside"},
+    "data": {"outside", "files"},
     "transforms": {"outside", "data"},
     "engines": BRICKS,
     "efficiency": BRICKS,
