@@ -18,7 +18,7 @@ from monai.networks.blocks.crossattention import CrossAttentionBlock
 from monai.networks.blocks.selfattention import SABlock
 from monai.networks.nets.swin_unetr import SwinTransformerBlock, WindowAttention
 
-from monai_essa.network_parts import dead_parameters, part_of
+from monai_essa.network_parts import check_known, dead_parameters, part_of
 
 __all__ = ["BlockParts", "Rows", "transformer_blocks"]
 
@@ -68,7 +68,8 @@ def transformer_blocks(network: nn.Module) -> tuple[BlockParts, ...]:
         One :class:`BlockParts` for each attention layer that the forward pass uses; empty for a CNN.
 
     Raises:
-        TypeError: if a transformer block holds an attention class that is not known here.
+        TypeError: if the class of the network is unknown, or a transformer block holds an attention class that is not
+            known here.
 
     Example:
         >>> from monai.networks.nets import ViT
@@ -76,6 +77,7 @@ def transformer_blocks(network: nn.Module) -> tuple[BlockParts, ...]:
         >>> [block.output for block in transformer_blocks(net)]
         ['blocks.0.attn.out_proj', 'blocks.1.attn.out_proj']
     """
+    check_known(network)
     dead = dead_parameters(network)
     return tuple(
         _describe(network, path, attention)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch.nn as nn
 
 from monai_essa.methods.method import AdaptationMethod
-from monai_essa.network_parts import dead_parameters
+from monai_essa.network_parts import check_known, dead_parameters
 
 __all__ = ["also_train_names", "claimed_tensors"]
 
@@ -21,13 +21,15 @@ def claimed_tensors(network: nn.Module, methods: Sequence[AdaptationMethod]) -> 
     """Name the tensors that methods train, act on or add.
 
     Raises:
+        TypeError: if the class of the network is unknown, so that nobody can say what is its encoder.
         ValueError: if a method other than HeadOnly matches nothing, or two methods claim one tensor.
     """
+    check_known(network)
     claimed: dict[str, AdaptationMethod] = {}
     for method in methods:
         names = method.claims(network)
         if not names and type(method).__name__ != "HeadOnly":
-            raise ValueError(f"{method} matches no layer of {type(network).__name__} ; the README says what fits what")
+            raise ValueError(f"{method} matches no layer of {type(network).__name__}; the README says what fits what")
         for name in names:
             if name in claimed:
                 raise ValueError(f"{claimed[name]} and {method} both claim '{name}'; let one method act on each tensor")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn as nn
-from monai.networks.blocks import MLPBlock, TransformerBlock
+from monai.networks.blocks import MLPBlock
 from monai.networks.nets import MaskedAutoEncoderViT, SwinUNETR, ViT
 
 from monai_essa import adapt, disable_adapter
@@ -19,13 +19,12 @@ BOTTLENECK = 3
 SCALE = 0.5
 
 
-class Net(nn.Module):
+class Net(ViT):
     def __init__(self) -> None:
-        super().__init__()
-        self.block = TransformerBlock(8, 16, 2)
+        super().__init__(1, 8, 8, 8, 16, 1, 2, spatial_dims=2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.block(x)
+        return self.blocks[0](x)
 
 
 def randomize(network: nn.Module) -> None:
@@ -44,11 +43,11 @@ def branch(mlp: nn.Module, x: torch.Tensor) -> torch.Tensor:
 def test_block_equals_the_formula_on_the_normalised_input():
     net, x = Net().double(), torch.randn(2, 5, 8, dtype=torch.float64)
     with torch.no_grad():
-        attended = x + net.block.attn(net.block.norm1(x))
-        normalised = net.block.norm2(attended)
-        base = attended + net.block.mlp(normalised)
+        attended = x + net.blocks[0].attn(net.blocks[0].norm1(x))
+        normalised = net.blocks[0].norm2(attended)
+        base = attended + net.blocks[0].mlp(normalised)
         randomize(adapt(net, AdaptFormer(BOTTLENECK, SCALE)))
-        torch.testing.assert_close(net(x), base + branch(net.block.mlp, normalised))
+        torch.testing.assert_close(net(x), base + branch(net.blocks[0].mlp, normalised))
 
 
 def test_only_the_bottleneck_gets_gradients():
@@ -57,7 +56,7 @@ def test_only_the_bottleneck_gets_gradients():
     net(torch.randn(2, 5, 8)).square().mean().backward()
     added = ("down", "down_bias", "up", "up_bias")
     assert {name for name, p in net.named_parameters() if p.grad is not None and p.grad.any()} == {
-        f"block.mlp.adaptformer_{name}" for name in added
+        f"blocks.0.mlp.adaptformer_{name}" for name in added
     }
 
 

@@ -11,7 +11,6 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn as nn
-from monai.networks.blocks import TransformerBlock
 from monai.networks.blocks.selfattention import SABlock
 from monai.networks.nets import UNETR, MaskedAutoEncoderViT, SwinUNETR, ViT, ViTAutoEnc
 
@@ -30,11 +29,10 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 IMAGES = (2, 1, 32, 32)
 
 
-class Net(nn.Module):
+class Net(ViT):
     def __init__(self, **attention: object) -> None:
-        super().__init__()
-        self.block = TransformerBlock(24, 48, 4)
-        self.block.attn = SABlock(24, 4, **attention)  # type: ignore[arg-type]
+        super().__init__(1, 32, 8, 24, 48, 1, 4, spatial_dims=2)
+        self.blocks[0].attn = SABlock(24, 4, **attention)  # type: ignore[arg-type]
 
 
 def pair(kind: str, deep: bool) -> tuple[nn.Module, nn.Module]:
@@ -184,6 +182,6 @@ def test_blocks_without_a_place_for_prompts_are_refused(network, why):
 def test_attention_mask_and_zero_prompts_are_refused():
     net = adapt(Net(), VPT(PROMPTS))
     with pytest.raises(ValueError, match=r"expected no attention mask, got \(1, 16\)"):
-        net.block(torch.zeros(1, 16, 24), attn_mask=torch.ones(1, 16))
+        net.blocks[0](torch.zeros(1, 16, 24), attn_mask=torch.ones(1, 16))
     with pytest.raises(ValueError, match="tokens must be >= 1, got 0"):
         VPT(tokens=0)

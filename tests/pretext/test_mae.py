@@ -129,5 +129,5 @@ def test_wrong_settings_are_refused_at_once(build_network, settings, message):
 
 
 def test_container_around_the_network_is_refused(build_network):
-    with pytest.raises(TypeError, match="got Sequential; give the network itself"):
+    with pytest.raises(TypeError, match="got Sequential; pass the network itself"):
         MAE(nn.Sequential(build_network("vit")))
