@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import torch.nn as nn
 
+from monai_essa.lean_marks import check_not_lean
 from monai_essa.methods.method import AdaptationMethod
 from monai_essa.network_parts import check_known, dead_parameters
 
@@ -22,9 +23,11 @@ def claimed_tensors(network: nn.Module, methods: Sequence[AdaptationMethod]) -> 
 
     Raises:
         TypeError: if the class of the network is unknown, so that nobody can say what is its encoder.
-        ValueError: if a method other than HeadOnly matches nothing, or two methods claim one tensor.
+        ValueError: if the network is lean (lean comes after ``adapt``), a method other than HeadOnly matches nothing,
+            or two methods claim one tensor.
     """
     check_known(network)
+    check_not_lean(network, "adapt")
     claimed: dict[str, AdaptationMethod] = {}
     for method in methods:
         names = method.claims(network)

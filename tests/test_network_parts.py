@@ -116,7 +116,6 @@ UNKNOWN: dict[str, Callable[[], nn.Module]] = {
         encoder=nn.Sequential(nn.Conv2d(1, 8, 3)), pool=nn.Identity(), head_norm=nn.LayerNorm(8), head=nn.Linear(8, 2)
     ),
     "submodule": lambda: SwinUNETR(1, 2, feature_size=12, spatial_dims=2).swinViT,
-    "parallel": lambda: nn.DataParallel(vit()),
 }
 ENTRIES: dict[str, Callable[[nn.Module], object]] = {
     **{

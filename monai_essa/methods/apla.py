@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -18,7 +19,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 from monai_essa.blocks import BlockParts, transformer_blocks
 
-__all__ = ["APLA", "APLALinear"]
+__all__ = ["APLA", "APLALinear", "as_autocast_would"]
 
 Columns = int | float | Mapping[int | str, Sequence[int]] | None
 
@@ -106,11 +107,7 @@ class APLALinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Compute y = x W^T + b with the learned rows in place; x (..., in) -> (..., out)."""
-        tensors = (x, self.weight, self.bias, self.rows, self.row_biases)
-        if torch.is_autocast_enabled(x.device.type):
-            # A custom function is opaque to autocast: cast here, where autograd casts the gradients back.
-            dtype = torch.get_autocast_dtype(x.device.type)
-            tensors = tuple(None if tensor is None else tensor.to(dtype) for tensor in tensors)  # type: ignore[assignment]
+        tensors = as_autocast_would(x, self.weight, self.bias, self.rows, self.row_biases)
         return _RowsLinear.apply(*tensors, self.columns)
 
     def plain(self) -> nn.Linear:
@@ -126,6 +123,29 @@ class APLALinear(nn.Module):
     def extra_repr(self) -> str:
         """Say the layer's size and how many of its output features learn."""
         return f"in_features={self.weight.shape[1]}, out_features={self.weight.shape[0]}, columns={len(self.columns)}"
+
+
+def as_autocast_would(*tensors: Any) -> tuple[Any, ...]:
+    """Cast the tensors of an operation as autocast does, for a custom autograd function, which it cannot see.
+
+    Autograd casts the gradients back. As in torch, float64 stays what it is.
+
+    Args:
+        tensors: floating-point tensors of one device, or None.
+
+    Returns:
+        The same tensors; within autocast those of fp32 and fewer bits in its number format.
+
+    Example:
+        >>> with torch.autocast("cpu", torch.bfloat16):
+        ...     [each.dtype for each in as_autocast_would(torch.ones(1), torch.ones(1, dtype=torch.float64))]
+        [torch.bfloat16, torch.float64]
+    """
+    kind = tensors[0].device.type
+    if not torch.is_autocast_enabled(kind):
+        return tensors
+    dtype = torch.get_autocast_dtype(kind)
+    return tuple(each if each is None or each.dtype == torch.float64 else each.to(dtype) for each in tensors)
 
 
 class _RowsLinear(torch.autograd.Function):

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 import torch.nn as nn
 
+from monai_essa.lean_marks import check_not_lean
 from monai_essa.weights.alignment import align
 from monai_essa.weights.grids import find_grids
 from monai_essa.weights.key_maps import KEY_MAPS, KeyMap
@@ -57,8 +58,8 @@ def load_weights(
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file cannot be read or holds NaN, if the network is adapted already, or if too little can be
-            loaded; the message names the likely reason and the network is as it was.
+        ValueError: if the file cannot be read or holds NaN, if the network is adapted or lean already, or if too little
+            can be loaded; the message names the likely reason and the network is as it was.
 
     Example:
         >>> import tempfile
@@ -72,6 +73,7 @@ def load_weights(
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold must be a share in [0, 1], got {threshold}")
     refuse_unfit_network(network)
+    check_not_lean(network, "load_weights")
     file = read_weight_file(path)
     alignment = align(file.tensors, network, _key_maps(source))
     refuse_unknown_names(file, network, alignment)
