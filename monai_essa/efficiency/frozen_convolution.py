@@ -31,7 +31,7 @@ def fits_frozen_convolution(module: nn.Module) -> bool:
     )
 
 
-def frozen_convolution(layer: nn.Conv3d | nn.ConvTranspose3d, x: Tensor, *output_size: Any) -> Tensor:
+def frozen_convolution(layer: Any, x: Tensor, *output_size: Any) -> Tensor:
     """Compute what the layer computes, and keep its weight alone for the backward pass.
 
     torch keeps the input of every convolution, although the gradient of the input needs the weight only. A layer that
@@ -46,7 +46,8 @@ def frozen_convolution(layer: nn.Conv3d | nn.ConvTranspose3d, x: Tensor, *output
         RuntimeError: if the weight learns since it was stored in fewer bits.
     """
     if output_size:
-        return type(layer).forward(layer, x, *output_size)
+        resized: Tensor = type(layer).forward(layer, x, *output_size)
+        return resized
     check_still_frozen(layer)
     (x,) = as_autocast_would(x)
     weight, bias = layer.weight.to(x.dtype), None if layer.bias is None else layer.bias.to(x.dtype)

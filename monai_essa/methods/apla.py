@@ -18,9 +18,11 @@ import torch.nn.functional as F
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from monai_essa.blocks import BlockParts, transformer_blocks
+from monai_essa.methods.adoption import adopt, original_of
 
 __all__ = ["APLA", "APLALinear", "as_autocast_would"]
 
+_ADDED = ("kind", "columns", "rows", "row_biases")
 Columns = int | float | Mapping[int | str, Sequence[int]] | None
 
 
@@ -81,6 +83,7 @@ class APLA:
 class APLALinear(nn.Module):
     """A linear layer of which only some output features learn, in one matrix product and without a copy of the rest.
 
+    It has all attributes and hooks of the layer whose place it takes, and none of its class: no other method finds it.
     ``weight`` and ``bias`` keep their names and pretrained values and are never written to. ``rows`` (r, in) and
     ``row_biases`` (r,) hold the learned values of the output features ``columns`` (r,), a saved buffer.
 
@@ -94,35 +97,52 @@ class APLALinear(nn.Module):
         (torch.Size([1, 6]), torch.Size([2, 4]))
     """
 
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+    columns: torch.Tensor
+
     def __init__(self, linear: nn.Linear, columns: torch.Tensor) -> None:
-        super().__init__()
-        self.weight = linear.weight
-        self.bias = linear.bias
+        adopt(self, linear)
+        self.kind = type(linear)
         columns = columns.to(linear.weight.device)
-        self.columns: torch.Tensor
         self.register_buffer("columns", columns)
         self.rows = nn.Parameter(linear.weight.detach()[columns].clone())
         self.row_biases = None if linear.bias is None else nn.Parameter(linear.bias.detach()[columns].clone())
-        self.register_load_state_dict_pre_hook(_follow_new_base)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Compute y = x W^T + b with the learned rows in place; x (..., in) -> (..., out)."""
         tensors = as_autocast_would(x, self.weight, self.bias, self.rows, self.row_biases)
         return _RowsLinear.apply(*tensors, self.columns)
 
-    def plain(self) -> nn.Linear:
-        """Give the pretrained layer, sharing its tensors."""
-        return _linear(self.weight, self.bias)
+    def plain(self) -> nn.Module:
+        """Return the pretrained layer, sharing its tensors and hooks."""
+        return original_of(self, self.kind, _ADDED)
 
-    def merged(self) -> nn.Linear:
-        """Give a plain layer whose weight and bias hold the learned rows."""
-        weight = _with_rows(self.weight, self.columns, self.rows)
-        bias = None if self.bias is None else _with_rows(self.bias, self.columns, self.row_biases)
-        return _linear(nn.Parameter(weight.detach()), None if bias is None else nn.Parameter(bias.detach()))
+    def merged(self) -> nn.Module:
+        """Return a plain layer whose weight and bias hold the learned rows."""
+        layer = self.plain()
+        layer.weight = nn.Parameter(_with_rows(self.weight, self.columns, self.rows).detach())
+        if self.bias is not None:
+            layer.bias = nn.Parameter(_with_rows(self.bias, self.columns, self.row_biases).detach())
+        return layer
 
     def extra_repr(self) -> str:
         """Say the layer's size and how many of its output features learn."""
         return f"in_features={self.weight.shape[1]}, out_features={self.weight.shape[0]}, columns={len(self.columns)}"
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+        self._follow_new_base(state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    @torch.no_grad()
+    def _follow_new_base(self, state: Mapping[str, Any], prefix: str) -> None:
+        """When a plain state dict is loaded, the learned rows start from the new weight, as they did at injection."""
+        if f"{prefix}rows" in state:
+            return
+        for name, rows in (("weight", self.rows), ("bias", self.row_biases)):
+            new = state.get(prefix + name)
+            if new is not None and rows is not None and new.shape[0] == len(self.weight):
+                rows.copy_(new[self.columns.to(new.device)])
 
 
 def as_autocast_would(*tensors: Any) -> tuple[Any, ...]:
@@ -175,29 +195,13 @@ class _RowsLinear(torch.autograd.Function):
         x, weight, rows, columns = ctx.saved_tensors  # type: ignore[attr-defined]
         needs_x, _, _, needs_rows, needs_biases, _ = ctx.needs_input_grad  # type: ignore[attr-defined]
         grad_x = grad @ _with_rows(weight, columns, rows) if needs_x else None
-        chosen = grad.flatten(0, -2)[:, columns] if needs_rows or needs_biases else grad  # (tokens, r)
-        grad_rows = chosen.t() @ x.flatten(0, -2) if needs_rows else None
+        chosen = grad.reshape(-1, len(weight))[:, columns] if needs_rows or needs_biases else grad  # (tokens, r)
+        grad_rows = chosen.t() @ x.reshape(-1, weight.shape[1]) if needs_rows else None
         return grad_x, None, None, grad_rows, chosen.sum(0) if needs_biases else None, None
 
 
 def _with_rows(tensor: torch.Tensor, columns: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
     return tensor if rows is None else tensor.index_copy(0, columns, rows)
-
-
-def _linear(weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Linear:
-    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
-    layer.weight, layer.bias = weight, bias  # type: ignore[assignment]
-    return layer
-
-
-def _follow_new_base(layer: nn.Module, state: dict[str, torch.Tensor], prefix: str, *_: object) -> None:
-    """When a plain state dict is loaded, the learned rows start from the new weight, as they did at injection."""
-    if not isinstance(layer, APLALinear) or f"{prefix}rows" in state:
-        return
-    for name, rows in (("weight", layer.rows), ("bias", layer.row_biases)):
-        new = state.get(prefix + name)
-        if new is not None and rows is not None and new.shape[0] == layer.weight.shape[0]:
-            rows.detach().copy_(new[layer.columns.to(new.device)])
 
 
 def _count(columns: Columns, width: int, path: str) -> int:

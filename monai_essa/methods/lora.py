@@ -17,7 +17,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from monai_essa.blocks import BlockParts, Rows, transformer_blocks
-from monai_essa.methods.lora_conv import LoRAConv
+from monai_essa.methods.adoption import adopt, original_of
+from monai_essa.methods.lora_conv import ADDED, LoRAConv
 from monai_essa.network_parts import encoder_layers
 
 __all__ = ["LoRA", "LoRALinear"]
@@ -109,6 +110,8 @@ class LoRA:
 class LoRALinear(nn.Module):
     """A frozen linear layer with low-rank updates of one or more ranges of its output features.
 
+    It has all attributes and hooks of the layer whose place it takes, and none of its class: no other method finds it.
+
     Args:
         linear: the pretrained layer; its tensors are shared, not copied.
         updates: the rows that each named update acts on.
@@ -123,12 +126,14 @@ class LoRALinear(nn.Module):
         (torch.Size([1, 12]), torch.Size([2, 4]), torch.Size([4, 2]))
     """
 
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+
     def __init__(
         self, linear: nn.Linear, updates: dict[str, Rows], rank: int, alpha: float, dropout: float = 0.0
     ) -> None:
-        super().__init__()
-        self.weight = linear.weight
-        self.bias = linear.bias
+        adopt(self, linear)
+        self.kind = type(linear)
         self.updates = dict(updates)
         self.scale = alpha / rank
         self.dropout = nn.Dropout(dropout)
@@ -149,20 +154,19 @@ class LoRALinear(nn.Module):
             y = y + F.pad(update, (rows.start, y.shape[-1] - rows.stop))
         return y
 
-    def plain(self) -> nn.Linear:
-        """Give the pretrained layer, sharing its tensors."""
-        layer = nn.Linear(self.weight.shape[1], self.weight.shape[0], bias=self.bias is not None, device="meta")
-        layer.weight, layer.bias = self.weight, self.bias
-        return layer
+    def plain(self) -> nn.Module:
+        """Return the pretrained layer, sharing its tensors and hooks."""
+        return original_of(self, self.kind, (*ADDED, "updates"))
 
-    def merged(self) -> nn.Linear:
-        """Give a plain layer with weight W + (alpha / rank) B A."""
+    def merged(self) -> nn.Module:
+        """Return a plain layer with weight W + (alpha / rank) B A."""
         weight = self.weight.detach().clone()
         for name, rows in self.updates.items():
             weight[rows.start : rows.stop] += self.scale * self.lora_B[name].detach() @ self.lora_A[name].detach()
         layer = self.plain()
         layer.weight = nn.Parameter(weight)
-        layer.bias = None if self.bias is None else nn.Parameter(self.bias.detach().clone())
+        if self.bias is not None:
+            layer.bias = nn.Parameter(self.bias.detach().clone())
         return layer
 
     def extra_repr(self) -> str:

@@ -114,7 +114,10 @@ class SSFLayer(nn.Module):
         return f"{self.kind.__name__}: {self.plain().extra_repr()}"
 
     def _along_channels(self, values: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        axes = 1 if issubclass(self.kind, _CHANNELS_LAST) else y.dim() - 1
+        if issubclass(self.kind, _CHANNELS_LAST):
+            axes = 1
+        else:  # of a norm (C,) all but the batch; of a convolution (C', C, kernel...) also without a batch
+            axes = y.dim() - 1 if self.weight.dim() == 1 else self.weight.dim() - 1
         return values.to(y.dtype).view(-1, *[1] * (axes - 1))
 
 
