@@ -19,11 +19,20 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 from monai_essa.blocks import BlockParts, transformer_blocks
 from monai_essa.methods.adoption import adopt, original_of
+from monai_essa.methods.method import check_value
+from monai_essa.outside import ListOf, Number, shown
 
 __all__ = ["APLA", "APLALinear", "as_autocast_would"]
 
 _ADDED = ("kind", "columns", "rows", "row_biases")
 Columns = int | float | Mapping[int | str, Sequence[int]] | None
+
+
+class BlockColumns(dict[str, tuple[int, ...]]):
+    """Columns by block, in a form that hashes, as a frozen dataclass of plain values has to, and that JSON takes."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(frozenset(self.items()))
 
 
 @dataclass(frozen=True)
@@ -37,8 +46,12 @@ class APLA:
     Args:
         columns: which columns learn. None: all of W_O, with no new module (the paper's "full"). An int: that many,
             drawn at random for each block. A float in (0, 1]: that fraction. A mapping from the block's position
-            among the encoder blocks, or its path, to column indices; blocks that are not named stay frozen.
+            among the encoder blocks, or its path, to column indices; blocks that are not named stay frozen. It is kept
+            with text for names and tuples for indices, so that what YAML or JSON says is equal to what Python says.
         seed: of the ``torch.Generator`` that draws the columns.
+
+    Raises:
+        ValueError: if ``columns`` is none of these, or the seed is no whole number.
 
     Example:
         >>> from monai.networks.nets import ViT
@@ -50,6 +63,10 @@ class APLA:
 
     columns: Columns = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "columns", _checked(self.columns))
+        check_value(self, "seed", Number(0, 2**63 - 1, whole=True))
 
     def claims(self, network: nn.Module) -> set[str]:
         """Name weight and bias of W_O in every encoder block that learns."""
@@ -70,7 +87,7 @@ class APLA:
     def _targets(self, network: nn.Module) -> list[tuple[str, torch.Tensor]]:
         blocks = [block for block in transformer_blocks(network) if block.role == "encoder" and block.output]
         if isinstance(self.columns, Mapping) and blocks:
-            return [_given_columns(network, blocks, key, columns) for key, columns in self.columns.items()]
+            return _given_columns(network, blocks, self.columns)
         generator = torch.Generator().manual_seed(self.seed)
         targets = []
         for block in blocks:
@@ -204,29 +221,51 @@ def _with_rows(tensor: torch.Tensor, columns: torch.Tensor, rows: torch.Tensor |
     return tensor if rows is None else tensor.index_copy(0, columns, rows)
 
 
-def _count(columns: Columns, width: int, path: str) -> int:
+def _checked(columns: Columns) -> Columns:
+    if isinstance(columns, Mapping) and columns:
+        return BlockColumns({str(block): _indices(block, given) for block, given in columns.items()})
+    count = isinstance(columns, int) and not isinstance(columns, bool) and columns >= 1
+    if columns is None or count or (isinstance(columns, float) and 0 < columns <= 1):
+        return columns
+    raise ValueError(
+        "APLA, columns: expected None, a count from 1, a fraction in (0, 1] with a decimal point or a mapping from "
+        f"blocks to indices, got {shown(columns)}"
+    )
+
+
+def _indices(block: int | str, given: Sequence[int]) -> tuple[int, ...]:
+    where = f"APLA, columns of block {shown(block)}"
+    indices = ListOf(Number(0, whole=True), shortest=1).check(list(given) if isinstance(given, range) else given, where)
+    if len(set(indices)) != len(indices):
+        raise ValueError(f"{where}: expected each index once, got {shown(given)}")
+    return tuple(indices)
+
+
+def _count(columns: int | float | None, width: int, path: str) -> int:
     if columns is None:
         return width
     if isinstance(columns, float):
-        if not 0 < columns <= 1:
-            raise ValueError(f"columns as a fraction must be in (0, 1], got {columns}; give an int for a count")
         return max(1, round(columns * width))
-    if isinstance(columns, bool) or not isinstance(columns, int) or not 1 <= columns <= width:
-        raise ValueError(f"columns must be between 1 and {width}, the width of '{path}', got {columns!r}")
+    if columns > width:
+        raise ValueError(f"columns must be between 1 and {width}, the width of '{path}', got {columns}")
     return columns
 
 
 def _given_columns(
-    network: nn.Module, blocks: list[BlockParts], key: int | str, columns: Sequence[int]
-) -> tuple[str, torch.Tensor]:
+    network: nn.Module, blocks: list[BlockParts], columns: Mapping[Any, Sequence[int]]
+) -> list[tuple[str, torch.Tensor]]:
     named = {name: block for i, block in enumerate(blocks) for name in (str(i), block.path)}
-    if str(key) not in named:
-        raise ValueError(
-            f"columns name the block {key!r}; expected 0 to {len(blocks) - 1} or a path like '{blocks[0].path}'"
-        )
-    path = str(named[str(key)].output)
-    width = network.get_parameter(f"{path}.weight").shape[0]
-    indices = torch.as_tensor(list(columns), dtype=torch.int64)
-    if not len(indices) or len(indices.unique()) != len(indices) or indices.min() < 0 or indices.max() >= width:
-        raise ValueError(f"columns of block {key!r} must be unique and in 0 to {width - 1}, got {list(columns)[:8]}")
-    return path, indices
+    targets: dict[str, torch.Tensor] = {}
+    for key, indices in columns.items():
+        if key not in named:
+            raise ValueError(
+                f"columns name the block {key}; expected 0 to {len(blocks) - 1} or a path like '{blocks[0].path}'"
+            )
+        path = str(named[key].output)
+        width = len(network.get_parameter(f"{path}.weight"))
+        if max(indices) >= width:
+            raise ValueError(f"columns of block {key} must be in 0 to {width - 1}, got {max(indices)}")
+        if path in targets:
+            raise ValueError(f"columns name the block '{named[key].path}' twice, by its position and by its path")
+        targets[path] = torch.tensor(indices)
+    return list(targets.items())

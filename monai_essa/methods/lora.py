@@ -19,7 +19,9 @@ import torch.nn.functional as F
 from monai_essa.blocks import BlockParts, Rows, transformer_blocks
 from monai_essa.methods.adoption import adopt, original_of
 from monai_essa.methods.lora_conv import ADDED, LoRAConv
+from monai_essa.methods.method import check_above_zero, check_dropout, check_value
 from monai_essa.network_parts import encoder_layers
+from monai_essa.outside import Choice, ListOf, Number
 
 __all__ = ["LoRA", "LoRALinear"]
 
@@ -32,7 +34,8 @@ class LoRA:
 
     .. math:: y = W x + b + \frac{\alpha}{r} B A x, \quad A \in R^{r \times in},\ B \in R^{out \times r}
 
-    A starts Kaiming-uniform and B at zero, so that the network starts at its base. Queries, keys and values have an A
+    A starts Kaiming-uniform, as in the official code (the paper says Gaussian), and B at zero, so that the network
+    starts at its base. Queries, keys and values have an A
     and a B each, also where MONAI fuses them in one qkv layer.
 
     Args:
@@ -41,6 +44,9 @@ class LoRA:
         targets: of ``"q"``, ``"k"``, ``"v"``, ``"o"`` (W_O) and ``"mlp"`` (both layers) in every block, and ``"conv"``,
             every 2-D and 3-D convolution without groups, for CNNs. The paper adapts q and v.
         dropout: on the input of A, in training only.
+
+    Raises:
+        ValueError: if a value is out of its range, or a target is unknown.
 
     Example:
         >>> from monai.networks.nets import ViT
@@ -56,11 +62,11 @@ class LoRA:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        unknown = [target for target in self.targets if target not in _TARGETS]
-        if isinstance(self.targets, str) or unknown or not self.targets:
-            raise ValueError(f"targets must be a list drawn from {', '.join(_TARGETS)}, got {self.targets!r}")
-        if self.rank < 1 or not 0 <= self.dropout < 1:
-            raise ValueError(f"rank must be >= 1 and dropout in [0, 1), got {self.rank} and {self.dropout}")
+        check_value(self, "rank", Number(1, whole=True))
+        check_above_zero(self, "alpha")
+        check_value(self, "targets", ListOf(Choice(_TARGETS), shortest=1))
+        object.__setattr__(self, "targets", tuple(dict.fromkeys(self.targets)))  # a YAML list is as good as a tuple
+        check_dropout(self)
 
     def claims(self, network: nn.Module) -> set[str]:
         """Name the weight of each layer that gets an update; its bias stays free for another method."""

@@ -31,11 +31,14 @@ class SSF:
     .. math:: y \leftarrow \gamma \odot y + \beta
 
     with a :math:`\gamma` and a :math:`\beta` for each output channel of every linear layer, 2-D or 3-D convolution and
-    norm that has parameters. They start at 1 and 0 (the official code draws them close to that), so that the network
-    starts at its base; everything else stays frozen, the running statistics of batch norms included.
+    norm that has parameters: in a ViT the places of the official code, which are the patch embedding, qkv, W_O, both
+    layers of the MLP and all norms, the final one included. Everything else stays frozen, the running statistics of
+    batch norms included.
 
-    A layer without bias gets no :math:`\beta`, so that merging changes no key. Left out are convolutions whose scale
-    and shift a parameterless instance norm takes back at once.
+    Two things differ from the official code. They start at 1 and 0, not at :math:`N(1, 0.02^2)` and
+    :math:`N(0, 0.02^2)`, so that the network starts at its base. A layer without bias gets no :math:`\beta`, so that
+    merging changes no key; MONAI builds qkv so unless ``qkv_bias=True``. Left out are convolutions whose scale and
+    shift a parameterless instance norm takes back at once.
 
     Example:
         >>> from monai.networks.nets import ViT

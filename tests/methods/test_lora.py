@@ -115,16 +115,34 @@ def test_dropout_acts_in_training_only():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"rank": 0}, "rank must be >= 1"),
-        ({"dropout": 1.0}, r"dropout in \[0, 1\)"),
-        ({"targets": ("q", "w")}, "drawn from q, k, v, o, mlp, conv, got"),
-        ({"targets": "qv"}, "must be a list"),
-        ({"targets": ()}, "must be a list"),
+        ({"rank": 0}, "rank: expected a whole number from 1 to inf, got 0"),
+        ({"rank": 2.5}, "rank: expected a whole number from 1 to inf, got 2.5"),
+        ({"rank": True}, "rank: expected a whole number from 1 to inf, got True"),
+        ({"rank": "8"}, "rank: expected a whole number from 1 to inf, got '8'"),
+        ({"alpha": 0}, "alpha: expected a number above 0, got 0"),
+        ({"alpha": -1}, "alpha: expected a number from 0 to inf, got -1"),
+        ({"alpha": float("inf")}, "alpha: expected a number from 0 to inf, got inf"),
+        ({"dropout": 1.0}, "dropout: expected a share below 1, got 1.0"),
+        ({"dropout": float("nan")}, "dropout: expected a number from 0 to 1, got nan"),
+        ({"targets": ("q", "w")}, r"targets\[1\]: expected one of 'q', 'k', 'v', 'o', 'mlp', 'conv'; got 'w'"),
+        ({"targets": [["q"]]}, r"targets\[0\]: expected one of .*; got \['q'\]"),
+        ({"targets": "qv"}, "targets: expected a list of 1 to .*, got 'qv'"),
+        ({"targets": {"q": 1}}, "targets: expected a list of 1 to .*"),
+        ({"targets": ()}, "targets: expected a list of 1 to .*"),
     ],
 )
 def test_bad_values_are_refused(arguments, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"^LoRA, {message}$"):
         LoRA(**arguments)
+
+
+def test_targets_of_yaml_are_as_good_as_those_of_python(tmp_path):
+    from_yaml = LoRA(rank=4.0, targets=["q", "v", "q"])
+    assert from_yaml == LoRA(rank=4) and hash(from_yaml) == hash(LoRA(rank=4)) and from_yaml.targets == ("q", "v")
+    assert repr(from_yaml) == repr(LoRA(rank=4)) and type(from_yaml.rank) is int
+    net = adapt(ViT(1, 32, 16, 24, 48, 2, 4), from_yaml)
+    path = save_adapter(net, tmp_path / "adapter.safetensors")
+    load_adapter(adapt(merge(net), LoRA(rank=4)), path)
 
 
 def test_rank_above_the_width_is_refused():
