@@ -25,7 +25,7 @@ from monai_essa.outside import ListOf, Number, shown
 __all__ = ["APLA", "APLALinear", "as_autocast_would"]
 
 _ADDED = ("kind", "columns", "rows", "row_biases")
-Columns = int | float | Mapping[int | str, Sequence[int]] | None
+Columns = int | float | Mapping[Any, Sequence[int]] | None
 
 
 class BlockColumns(dict[str, tuple[int, ...]]):
@@ -86,8 +86,8 @@ class APLA:
 
     def _targets(self, network: nn.Module) -> list[tuple[str, torch.Tensor]]:
         blocks = [block for block in transformer_blocks(network) if block.role == "encoder" and block.output]
-        if isinstance(self.columns, Mapping) and blocks:
-            return _given_columns(network, blocks, self.columns)
+        if isinstance(self.columns, Mapping):
+            return _given_columns(network, blocks, self.columns) if blocks else []
         generator = torch.Generator().manual_seed(self.seed)
         targets = []
         for block in blocks:

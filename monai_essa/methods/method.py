@@ -39,10 +39,10 @@ class AdapterLayer(Protocol):
     """
 
     def plain(self) -> nn.Module:
-        """Give the layer that stood here, sharing the frozen tensors."""
+        """Return the layer that stood here, sharing the frozen tensors."""
 
     def merged(self) -> nn.Module:
-        """Give a plain layer with tensors of its own that computes what this layer computes in eval mode.
+        """Return a plain layer with tensors of its own that computes what this layer computes in eval mode.
 
         Raises:
             NotMergeable: if no plain layer does.

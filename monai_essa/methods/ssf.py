@@ -98,11 +98,11 @@ class SSFLayer(nn.Module):
         return torch.addcmul(self._along_channels(self.ssf_shift, y), y, scale)
 
     def plain(self) -> nn.Module:
-        """Give the pretrained layer, sharing its tensors."""
+        """Return the pretrained layer, sharing its tensors."""
         return original_of(self, self.kind, ("kind", "ssf_scale", "ssf_shift"))
 
     def merged(self) -> nn.Module:
-        """Give a plain layer with weight scale * W and bias scale * b + shift."""
+        """Return a plain layer with weight scale * W and bias scale * b + shift."""
         layer = self.plain()
         scale = self.ssf_scale.detach()
         layer.weight = nn.Parameter(self.weight.detach() * scale.view(-1, *[1] * (self.weight.dim() - 1)))
