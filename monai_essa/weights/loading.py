@@ -81,9 +81,9 @@ def load_weights(
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file cannot be read or holds NaN, if the network is adapted or lean already, if the file's encoder is
-            another one, or if several networks in it fit and ``prefix`` does not say which one is meant; the message
-            names the likely reason, and the network is as it was.
+        ValueError: if the file cannot be read or holds NaN, if the network is adapted or lean already, if the file's
+            encoder is another one, or if several networks in it fit and ``prefix`` does not say which one is meant; the
+            message names the likely reason, and the network is as it was.
 
     Example:
         >>> import tempfile
