@@ -173,8 +173,9 @@ def _alignment(
 
 def _belongs(name: str, network: nn.Module, roots: set[str]) -> bool:
     """Whether a tensor of a file belongs to the encoder, where nothing but its name tells it from decoder and head."""
-    known = name.partition(".")[0] in roots or _OF_SOME_ENCODERS.fullmatch(name)
-    return bool(known) and (bool(encoder_prefix(network)) or part_of(network, name) == "encoder")
+    if _OF_SOME_ENCODERS.fullmatch(name):
+        return True
+    return name.partition(".")[0] in roots and (bool(encoder_prefix(network)) or part_of(network, name) == "encoder")
 
 
 def _as_in_the_file(prefix: str, plain: dict[str, str]) -> str:
