@@ -13,6 +13,7 @@ import torch.nn as nn
 
 from monai_essa.methods.method import AdaptationMethod
 from monai_essa.network_parts import dead_parameters
+from monai_essa.outside import check_pattern
 
 __all__ = ["also_train_names", "claimed_tensors"]
 
@@ -44,10 +45,13 @@ def also_train_names(network: nn.Module, patterns: Sequence[str], claims: set[st
         claims: what the methods claim.
 
     Raises:
-        ValueError: if a pattern matches nothing, a claimed tensor or a parameter that no forward pass reaches.
+        ValueError: if a pattern is no regular expression or may take for ever to match (it may come from a file), or
+            matches nothing, a claimed tensor or a parameter that no forward pass reaches.
     """
     if isinstance(patterns, str):
         raise ValueError(f"also_train must be a list of patterns, got the text {patterns!r}")
+    for pattern in patterns:
+        check_pattern(pattern, "also_train")
     names = [name for name, _ in network.named_parameters()]
     dead, chosen = dead_parameters(network), set()
     for pattern in patterns:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,7 @@ __all__ = [
     "check_pattern",
     "inside",
     "math_free",
+    "printable",
     "shown",
 ]
 
@@ -58,7 +60,7 @@ class Text:
         longest: in characters.
     """
 
-    pattern: str = r"[^\x00-\x1f\x7f\u2028\u2029]*"
+    pattern: str = r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]*"
     longest: int = 256
 
     def check(self, value: Any, where: str) -> str:
@@ -97,7 +99,8 @@ class Number:
             >>> Number(1, 100, whole=True).check(10.0, "max_epochs")
             10
         """
-        fits = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        # Compared, not converted: an integer may be too large for a float, and NaN is below nothing.
+        fits = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
         if not fits or not self.low <= value <= self.high or (self.whole and value != int(value)):
             kind = "a whole number" if self.whole else "a number"
             raise ValueError(f"{where}: expected {kind} from {self.low:g} to {self.high:g}, got {shown(value)}")
@@ -277,11 +280,12 @@ def check_pattern(pattern: Any, where: str) -> str:
     pairs = list(zip(["", *tokens], tokens, strict=False))  # (B, token) with B the one before
     group = any(before == ")" and (token in ("*", "+") or _is_count(token)) for before, token in pairs)
     reference = any(re.fullmatch(r"\\[1-9]", token) for token in tokens) or "(?P=" in pattern
+    verbose = re.search(r"\(\?[A-Za-z]*x", pattern)  # blanks would hide that a group is repeated
     doublings = sum(_doublings(before, token) for before, token in pairs)
-    if group or reference or doublings > _MOST_DOUBLINGS:
+    if group or reference or verbose or doublings > _MOST_DOUBLINGS:
         raise ValueError(
-            f"{where}: {shown(pattern)} may take for ever to match; expected no repeated group, no back reference and "
-            "at most four parts with '*' or '+'"
+            f"{where}: {shown(pattern)} may take for ever to match; expected no repeated group, no back reference, no "
+            "flag 'x' and at most four parts with '*' or '+'"
         )
     return pattern
 
@@ -311,7 +315,22 @@ def math_free(text: str) -> str:
         >>> math_free("$x_{$")
         '\\$x_{\\$'
     """
-    return _printable(text).replace("\\", "\\\\").replace("$", r"\$")
+    return printable(text).replace("\\", "\\\\").replace("$", r"\$")
+
+
+def printable(text: str) -> str:
+    r"""Return text on one line, with every character that does not print written as its escape.
+
+    Line breaks of any kind (also U+0085 and U+2028, which end a line of YAML) and the codes that steer a terminal or
+    the direction of writing become visible.
+
+    Example:
+        >>> printable("CT\nbatch_size: 1")
+        'CT\\nbatch_size: 1'
+    """
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+    )
 
 
 def shown(value: Any) -> str:
@@ -326,7 +345,7 @@ def shown(value: Any) -> str:
         line = ascii(text) if isinstance(text, str) and not text.isprintable() else repr(text)
     except (RecursionError, ValueError):
         line = f"a {type(value).__name__}"
-    line = _printable(line)
+    line = printable(line)
     return line if len(line) <= _MOST_SHOWN else line[: _MOST_SHOWN - 3] + "..."
 
 
@@ -341,9 +360,3 @@ def _doublings(before: str, token: str) -> int:
     if token == "|":
         return 1
     return int(token == "?" and before not in ("(", "*", "+", "?") and not _is_count(before))
-
-
-def _printable(text: str) -> str:
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
-    )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch.nn as nn
 
 from monai_essa.adaptation import adaptation_of
-from monai_essa.network_parts import part_of
+from monai_essa.network_parts import part_of, unwrapped
 
 __all__ = ["Summary", "summary"]
 
@@ -41,7 +41,7 @@ class Summary:
 
 def summary(network: nn.Module) -> Summary:
     """Count trainable and total parameters of encoder, decoder and head, and what an adapter file will hold."""
-    record = adaptation_of(network)
+    record, network = adaptation_of(network), unwrapped(network)
     counts = {"encoder": (0, 0), "decoder": (0, 0), "head": (0, 0)}
     for name, parameter in network.named_parameters():
         trainable, total = counts[part_of(network, name)]

@@ -29,7 +29,11 @@ ADAPTERS = {
     "adaptation",
     "adapter_file",
     "adapter_base",
+    "adapter_record",
+    "adapter_tensors",
+    "encoder_facts",
     "lean_marks",
+    "network_snapshot",
     "parameter_summary",
 }
 BRICKS = ADAPTERS | {
@@ -44,6 +48,8 @@ BRICKS = ADAPTERS | {
     "bundle_folder",
     "error_line",
     "switch",
+    "yaml_text",
+    "files",
 }
 TOOLS = {"engines", "efficiency", "evaluation", "report"}
 # What each part of monai_essa may import from monai_essa: a new part joins by one line.
@@ -53,20 +59,30 @@ MAY_IMPORT: dict[str, set[str]] = {
     "bundle_folder": set(),
     "error_line": set(),
     "switch": set(),
+    "files": set(),
+    "yaml_text": {"outside"},
     "network_parts": set(),
     "lean_marks": set(),
     "blocks": {"network_parts"},
-    "methods": {"outside", "network_parts", "blocks", "switch"},
+    "methods": {"outside", "files", "network_parts", "blocks", "switch"},
     "claims": {"outside", "network_parts", "methods"},
-    "adaptation": {"outside", "claims", "lean_marks", "methods"},
-    "adapter_base": {"outside", "network_parts", "lean_marks", "methods"},
-    "adapter_file": {"outside", "version", "methods", "adaptation", "adapter_base"},
+    "network_snapshot": set(),
+    "adaptation": {"outside", "claims", "lean_marks", "methods", "network_parts", "network_snapshot"},
+    "encoder_facts": {"network_parts", "methods"},
+    "adapter_tensors": set(),
+    "adapter_record": {"outside"},
+    "adapter_base": {"outside", "network_parts", "methods", "adaptation", "adapter_tensors", "encoder_facts"},
+    "adapter_file": {
+        "files",
+        *("outside", "version", "methods", "network_parts", "network_snapshot"),
+        *("adaptation", "adapter_base", "adapter_record", "adapter_tensors"),
+    },
     "parameter_summary": {"network_parts", "adaptation"},
     "losses": set(),
     "networks": {"outside", "network_parts"},
     "pretext": {"losses", "networks"},
     "weights": {"outside", "network_parts", "networks"},
-    "data": {"outside"},
+    "data": {"outside", "files"},
     "transforms": {"outside", "data"},
     "engines": BRICKS,
     "efficiency": BRICKS,
@@ -74,8 +90,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": BRICKS,
     "demo": BRICKS | TOOLS,
     "cli": BRICKS | TOOLS | {"demo"},
-    # It swaps adapters on a network that it keeps, and asks for the next run folder; all else goes by the bundles.
-    "label": {"outside", "adaptation", "adapter_file", "bundle_folder", "engines", "version"},
+    # It swaps adapters on a network that it keeps, asks for the next run folder and reads the grid of a label; all else
+    # goes by the bundles.
+    "label": {"outside", "adaptation", "adapter_file", "bundle_folder", "data", "engines", "error_line", "version"},
     "__init__": BRICKS | TOOLS,
 }
 

@@ -27,6 +27,7 @@ from monai_essa.outside import (
     check_pattern,
     inside,
     math_free,
+    printable,
     shown,
 )
 
@@ -55,11 +56,14 @@ def test_fitting_value_is_returned(check: Any, value: Any) -> None:
 @pytest.mark.parametrize(
     ("check", "value"),
     [
+        (Number(), 10**400),
+        (Number(whole=True), -(10**400)),
         (Text(NAME), "../a"),
         (Text(NAME), CODE),
         (Text(NAME), "a\nb"),
         (Text(NAME, longest=3), "abcd"),
         (Text(), "a\u2028b"),
+        (Text(), "a\x85b"),
         (Text(), b"a"),
         (Number(), True),
         (Number(), math.nan),
@@ -125,6 +129,8 @@ def test_patterns_in_use_are_taken(pattern: str) -> None:
         "(?P<n>a)(?P=n)",
         "(a|a)" * 30,
         "a?" * 30,
+        "(?x)(a+) +b",
+        "(?i-x:a)(?ix:(a+) +)b",
     ],
 )
 def test_patterns_that_may_never_end_are_refused(pattern: Any) -> None:
@@ -151,6 +157,14 @@ def test_path_stays_below_its_folder(tmp_path: Path) -> None:
 
 def test_matplotlib_reads_no_mathematics() -> None:
     assert math_free("$x_{$\n") == r"\$x_{\$\\n"
+
+
+@pytest.mark.parametrize("character", ["\n", "\r", "\x85", "\u2028", "\u2029", "\x1b", "\u202e", "\ud800", "\x00"])
+def test_printable_text_is_one_line_to_every_reader(character: str) -> None:
+    line = printable(f"CT{character}batch_size: ä1")
+    assert line.isprintable()
+    assert line.startswith("CT\\")
+    assert line.endswith("batch_size: ä1")
 
 
 @pytest.mark.parametrize("value", ["a\nb", "\u202e" + "x" * 500, b"\x00", [1] * 1000, {"a": "\n"}, [10**5000]])

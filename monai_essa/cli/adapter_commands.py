@@ -8,16 +8,14 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from monai_essa.adapter_record import AdapterHeader, methods_text, read_header
 from monai_essa.cli.bundle_config import find_config
 from monai_essa.cli.command import Commands, add_command, add_family
 from monai_essa.cli.config_values import add_values_argument, config_values
-
-if TYPE_CHECKING:
-    from monai_essa.adapter_file import AdapterFile
 
 __all__ = ["add_to"]
 
@@ -67,9 +65,7 @@ def _add_merge(family: Commands) -> None:
 
 
 def _info(arguments: argparse.Namespace) -> int:
-    from monai_essa.adapter_file import read_adapter
-
-    lines = dict(_facts(read_adapter(arguments.file)))
+    lines = dict(_facts(read_header(arguments.file)))
     width = max(map(len, lines))
     print(*(f"{name:<{width}}  {text}" for name, text in lines.items()), sep="\n")
     return 0
@@ -106,14 +102,12 @@ def _diff(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _facts(file: AdapterFile) -> Iterator[tuple[str, str]]:
-    from monai_essa.cli.adapter_difference import methods_text
-
+def _facts(file: AdapterHeader) -> Iterator[tuple[str, str]]:
     record = file.record
     of_method = set(record["method_tensors"])
-    values = sum(tensor.numel() for tensor in file.tensors.values())
+    values = sum(math.prod(tensor.shape) for tensor in file.tensors.values())
     yield "file", f"{file.path}, {file.path.stat().st_size / 1e6:.2f} MB, format {record['format_version']}"
-    yield "method", methods_text(file)
+    yield "method", methods_text(record)
     yield "also trained", ", ".join(record["also_train"]) or "nothing"
     yield "network", record["network"]
     yield "tensors", f"{len(file.tensors)} with {values:,} values, {len(of_method)} of them of the method"

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import torch
 
 from monai_essa.adapter_file import AdapterFile
+from monai_essa.adapter_record import methods_text
 
-__all__ = ["AdapterDifference", "TensorDifference", "compare_adapters", "methods_text"]
+__all__ = ["AdapterDifference", "TensorDifference", "compare_adapters"]
 
 
 @dataclass(frozen=True)
@@ -77,22 +78,6 @@ def compare_adapters(first: AdapterFile, second: AdapterFile) -> AdapterDifferen
     )
 
 
-def methods_text(file: AdapterFile) -> str:
-    """Write the methods of an adapter file as they are written in Python.
-
-    Args:
-        file: the adapter file.
-
-    Returns:
-        For example ``APLA(columns=8, seed=0)``.
-    """
-    calls = [
-        f"{entry['name']}({', '.join(f'{key}={value!r}' for key, value in entry['values'].items())})"
-        for entry in file.record["methods"]
-    ]
-    return ", ".join(calls)
-
-
 def _in_order(name: str) -> list[str | int]:
     """Sort block 2 before block 10."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
@@ -100,8 +85,8 @@ def _in_order(name: str) -> list[str | int]:
 
 def _methods(first: AdapterFile, second: AdapterFile) -> str:
     if first.record["methods"] == second.record["methods"]:
-        return f"the same: {methods_text(first)}"
-    return f"{methods_text(first)} against {methods_text(second)}"
+        return f"the same: {methods_text(first.record)}"
+    return f"{methods_text(first.record)} against {methods_text(second.record)}"
 
 
 def _base(first: Mapping[str, str], second: Mapping[str, str]) -> str:

@@ -15,7 +15,7 @@ from monai.bundle import ConfigParser
 
 from monai_essa.adaptation import adaptation_of, merge
 from monai_essa.adapter_file import load_adapter
-from monai_essa.engines.atomic_write import sync_and_rename
+from monai_essa.files import written_whole
 from monai_essa.network_parts import dead_parameters, part_of
 from monai_essa.networks import state_with_grid
 from monai_essa.weights import WeightReport, load_weights
@@ -87,9 +87,8 @@ def save_weights(network: nn.Module, path: Path) -> None:
     if path.exists():
         raise FileExistsError(f"{path} exists; expected a new file: give another name or move the old one away")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    torch.save(state_with_grid(network, network.state_dict()), temporary)
-    sync_and_rename(temporary, path)
+    with written_whole(path) as temporary:
+        torch.save(state_with_grid(network, network.state_dict()), temporary)
 
 
 def _refuse_random_part(network: nn.Module, report: WeightReport, base: Path) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
 
 from monai_essa.bundle_folder import bundle_folder, list_bundles
 from monai_essa.cli.bundle_config import find_bundle
@@ -82,13 +81,11 @@ def _copy(arguments: argparse.Namespace) -> int:
 
 def _label_names(path: Path) -> dict[str, int]:
     from monai_essa.data.datalist_file import read_datalist
+    from monai_essa.data.datalist_names import class_ids
 
-    labels: Any = read_datalist(path).get("labels")
-    if not isinstance(labels, dict) or not labels:
+    names = class_ids(read_datalist(path).get("labels"), f"{path}, field 'labels'")
+    if not names:
         raise ValueError(f'{path}: expected \'labels\' such as {{"0": "background", "1": "spleen"}}; add them')
-    # MSD writes {"1": "spleen"}, nnU-Net {"spleen": 1}.
-    pairs = [(str(name), key) if str(key).isdigit() else (str(key), name) for key, name in labels.items()]
-    names = {name: int(number) for name, number in sorted(pairs, key=lambda pair: int(pair[1]))}
     if list(names.values()) != list(range(len(names))):
         raise ValueError(f"{path}: expected label ids 0, 1, 2 ... without a gap, got {list(names.values())}; renumber")
     return names

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any
 from monai_essa.cli.bundle_metadata import write_metadata
 from monai_essa.cli.bundle_variant import overlay_names, write_variant
 from monai_essa.cli.bundle_weights import take_weights
+from monai_essa.outside import NAME, Text
 
 __all__ = ["BundleVariant", "copy_bundle"]
 
@@ -23,7 +26,7 @@ class BundleVariant:
     """What is to be another in the copy.
 
     Args:
-        name: of the new bundle.
+        name: of the new bundle: letters, digits, blanks and ``._+()-``, never a path.
         overlays: the chosen name for each kind of :data:`monai_essa.cli.bundle_variant.OVERLAYS`.
         values: over those of the configs, by top-level key of train.yaml.
         run: folder of a finished run whose model.pt becomes the bundle's. A segmentation bundle then trains on from it,
@@ -49,22 +52,22 @@ def copy_bundle(source: Path, destination: Path, variant: BundleVariant) -> Path
 
     Raises:
         FileExistsError: if there is a file or folder of that name.
-        ValueError: if the bundle has no such overlay or key, or the run is of another configuration.
+        ValueError: if the name is more than a name, the bundle has no such overlay or key, or the run is of another
+            configuration.
     """
-    target = destination / variant.name
-    if target.exists():
+    target = destination / Text(NAME, longest=100).check(variant.name, "--name")
+    if os.path.lexists(target):
         raise FileExistsError(f"{target} exists; expected a new folder: give another --name or move the old one away")
     destination.mkdir(parents=True, exist_ok=True)
-    partial = destination / f".{variant.name}.part"
-    try:
+    # Within a folder of its own, so that nothing of the user's has its name.
+    with tempfile.TemporaryDirectory(prefix=".bundle_copy_", dir=destination) as folder:
+        partial = Path(folder) / variant.name
         shutil.copytree(source, partial, ignore=shutil.ignore_patterns("__pycache__", "*.pt", "*.safetensors"))
         write_variant(partial, _with_start(source, variant), variant.values)
         if variant.run is not None:
             take_weights(partial, variant.run)
         write_metadata(partial, variant.name, variant.overlays)
         partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return target
 
 

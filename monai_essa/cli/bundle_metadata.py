@@ -14,6 +14,7 @@ import torch
 from monai.bundle import ConfigParser
 
 from monai_essa.cli.adapter_merge import network_of_config
+from monai_essa.data.datalist_names import class_ids
 
 __all__ = ["write_metadata"]
 
@@ -80,7 +81,8 @@ def _set_image(metadata: dict[str, Any], overlay: Path) -> None:
 
 
 def _set_labels(metadata: dict[str, Any], labels: Mapping[str, int]) -> None:
-    channel_def = {str(number): name for name, number in labels.items()}
+    names = class_ids(labels, "the label names of the bundle")  # MONAI reads this file into a ConfigParser, too
+    channel_def = {str(number): name for name, number in names.items()}
     metadata["network_data_format"]["outputs"]["pred"]["channel_def"] = channel_def
     metadata["label_classes"] = "single channel data, " + ", ".join(
         f"{key} is {name}" for key, name in channel_def.items()

@@ -9,11 +9,13 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 from monai.bundle import ConfigParser
 
 from monai_essa.cli.adapter_merge import network_of_config, save_weights
 from monai_essa.engines import config_fingerprints
+from monai_essa.outside import shown
 from monai_essa.weights import load_weights
 
 __all__ = ["take_weights"]
@@ -47,11 +49,21 @@ def take_weights(bundle: Path, run: Path) -> None:
         shutil.copy2(run / "adapter.safetensors", bundle / "models")
 
 
+def _record(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: expected the JSON record of a run, got {error}; copy it again") from error
+    if not isinstance(record, dict) or "status" not in record or not isinstance(record.get("config"), dict):
+        raise ValueError(f"{path}: expected the record of a run with 'status' and 'config', got {shown(record)}")
+    return record
+
+
 def _check_same_configuration(train: Path, run: Path) -> None:
     path = run / "run.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; expected the folder of a finished run")
-    record = json.loads(path.read_text(encoding="utf-8"))
+    record = _record(path)
     if record["status"] != "finished":
         raise ValueError(f"{run} holds an unfinished run; start it again with the same command to finish it")
 

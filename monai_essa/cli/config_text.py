@@ -5,19 +5,21 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import yaml
+from ruamel.yaml.comments import CommentedMap
+
+from monai_essa.outside import printable
+from monai_essa.yaml_text import yaml_node, yaml_text
 
 __all__ = ["config_entries", "entry_text", "replace_entries"]
 
 _KEY = re.compile(r"""^(?:'([^']+)'|"([^"]+)"|([^\s#'"\-][^:]*?)):(?:\s|$)""")
 _HEADING = "# ----"
-_END = "\n...\n"  # what PyYAML writes after a scalar
 
 
 @dataclass
@@ -55,12 +57,14 @@ def entry_text(key: str, value: Any) -> str:
     Returns:
         One line.
 
+    Raises:
+        ValueError: if YAML does not hold the value.
+
     Example:
         >>> entry_text("labels", {"background": 0, "spleen": 1})
         'labels: {background: 0, spleen: 1}\\n'
     """
-    text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=math.inf)
-    return f"{key}: {text.removesuffix(_END).strip()}\n"
+    return yaml_text(CommentedMap({key: yaml_node(value)}))
 
 
 def replace_entries(text: str, entries: Mapping[str, str]) -> str:
@@ -71,14 +75,21 @@ def replace_entries(text: str, entries: Mapping[str, str]) -> str:
         entries: by key, as :func:`config_entries` gives them.
 
     Returns:
-        The new text.
+        The new text. It reads as the old one with these entries, and nothing else, replaced.
+
+    Raises:
+        ValueError: if it does not: a line of an entry was taken for an entry of its own.
     """
     parts = _entries(text)
     for part in parts:
         if part.key in entries:
             part.lines = [entries[part.key]]
     new = [entry for key, entry in entries.items() if key not in {part.key for part in parts}]
-    return "".join(["".join(part.lines + part.after) for part in parts] + new)
+    replaced = "".join(["".join(part.lines + part.after) for part in parts] + new)
+    wanted = yaml.safe_load(text) | {key: yaml.safe_load(entry)[key] for key, entry in entries.items()}
+    if yaml.safe_load(replaced) != wanted:
+        raise ValueError(f"expected entries that stand for themselves under {', '.join(map(printable, entries))}")
+    return replaced
 
 
 def _entries(text: str) -> list[_Entry]:

@@ -64,8 +64,31 @@ def _add_datalist(family: Commands) -> None:
         help="what makes a patient where neither DICOM nor BIDS names tell (default: the first sub-folder)",
     )
     parser.add_argument(
+        "--patient-pattern",
+        metavar="REGEX",
+        help="what makes a patient instead: the one group of an expression that is searched for in the path, as "
+        "'(patient\\d+)_frame'",
+    )
+    parser.add_argument(
         "--pattern", default="*", help="take only images whose name fits, as '*_T1w.nii.gz' (default: all)"
     )
+    parser.add_argument(
+        "--label-pattern",
+        default="*",
+        metavar="PATTERN",
+        help="take only label maps whose name fits, as '*/liver.nii.gz', where an image has several (default: all)",
+    )
+    parser.add_argument(
+        "--images-are-masks",
+        action="store_true",
+        help="take the label maps in DIR for images, to classify shapes; labels come from --labels only",
+    )
+    parser.add_argument(
+        "--leave-out-unpaired",
+        action="store_true",
+        help="leave out label maps that cannot be paired for sure (default: say which, and write nothing)",
+    )
+    _add_label_map(parser, "written into the datalist")
 
 
 def _add_check(family: Commands) -> None:
@@ -83,24 +106,43 @@ def _add_check(family: Commands) -> None:
     parser.add_argument(
         "--base-dir", type=Path, metavar="DIR", help="what its paths are relative to (default: its own folder)"
     )
+    _add_label_map(parser, "default: that of the datalist")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the findings here, too")
 
 
+def _add_label_map(parser: argparse.ArgumentParser, note: str) -> None:
+    parser.add_argument(
+        "--label-map",
+        type=_id,
+        nargs="+",
+        metavar="VALUE=ID",
+        help=f"ids that voxel values of label maps stand for, as 255=1 ({note})",
+    )
+
+
 def _datalist(arguments: argparse.Namespace) -> int:
-    from monai_essa.data import make_datalist, write_datalist
+    from monai_essa.data import CaseRules, make_datalist, write_datalist
     from monai_essa.data.splits import DEFAULT_SHARES
 
-    datalist, left_out = make_datalist(
-        arguments.images,
-        arguments.labels,
-        shares=dict(arguments.fractions) if arguments.fractions else DEFAULT_SHARES,
-        seed=arguments.seed,
-        group_by=arguments.group_by,
+    rules = CaseRules(
         pattern=arguments.pattern,
+        label_pattern=arguments.label_pattern,
+        group_by=arguments.group_by,
+        patient_pattern=arguments.patient_pattern,
+        images_are_masks=arguments.images_are_masks,
+        leave_out_unpaired=arguments.leave_out_unpaired,
     )
+    shares = dict(arguments.fractions) if arguments.fractions else DEFAULT_SHARES
+    datalist, left_out = make_datalist(arguments.images, arguments.labels, shares, arguments.seed, rules)
+    if arguments.label_map:
+        datalist["label_map"] = {f"{value:g}": number for value, number in arguments.label_map}
     path = write_datalist(datalist, arguments.out or arguments.images / "dataset.json")
     _print_sections(datalist)
-    print(*(f"left out: {line}" for line in left_out), sep="\n", end="\n" if left_out else "")
+    if "channel_names" in datalist:
+        print(f"channels of an image, in this order: {', '.join(datalist['channel_names'].values())}")
+    if left_out:
+        print(*(f"left out: {line}" for line in left_out), sep="\n")
+        print(f"{_count(len(left_out), 'file')} left out")
     print(f"wrote {path}; next: monai-essa data check {path}")
     return 0
 
@@ -124,7 +166,8 @@ def _print_sections(datalist: Mapping[str, Any]) -> None:
 def _check(arguments: argparse.Namespace) -> int:
     from monai_essa.data import check_datalist
 
-    check = check_datalist(arguments.datalist, arguments.section, arguments.base_dir)
+    label_map = dict(arguments.label_map) if arguments.label_map else None
+    check = check_datalist(arguments.datalist, arguments.section, arguments.base_dir, label_map)
     print_check(check)
     if arguments.json is not None:
         findings = {
@@ -142,6 +185,14 @@ def _share(text: str) -> tuple[str, float]:
         return section, int(share) if share.isdigit() else float(share)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"expected SECTION=SHARE such as training=0.7, got {text!r}") from error
+
+
+def _id(text: str) -> tuple[float, int]:
+    value, _, number = text.partition("=")
+    try:
+        return float(value), int(number)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected VALUE=ID such as 255=1, got {text!r}") from error
 
 
 def _count(number: int, noun: str) -> str:

@@ -16,7 +16,7 @@ from monai.bundle import ConfigParser
 from monai_essa.cli.data_commands import print_check
 from monai_essa.cli.trial_steps import Trial, try_steps
 from monai_essa.data import DataCheck, check_datalist
-from monai_essa.data.datalist_file import read_datalist, section_items
+from monai_essa.data.datalist_file import listed_path, read_datalist, section_items
 from monai_essa.parameter_summary import summary
 
 __all__ = ["dry_run"]
@@ -42,7 +42,8 @@ def dry_run(config_files: Sequence[str], values: Mapping[str, Any]) -> int:
     """
     parser = _parser(config_files, values)
     items = [*parser.get_parsed_content("training_items"), *parser.get_parsed_content("validation_items")]
-    check = _check_data(Path(parser.get_parsed_content("datalist")), items)
+    label_map = parser.get_parsed_content("label_map") if "label_map" in parser else None
+    check = _check_data(Path(parser.get_parsed_content("datalist")), items, label_map)
     print_check(check)
     if check.errors:
         print("the data has errors, so nothing was built: repair the files or leave them out")
@@ -79,7 +80,9 @@ def _initialize(parser: ConfigParser) -> None:
             parser.get_parsed_content(f"initialize#{number}")
 
 
-def _check_data(path: Path, items: Sequence[Mapping[str, Any]]) -> DataCheck:
+def _check_data(
+    path: Path, items: Sequence[Mapping[str, Any]], label_map: Mapping[float, int] | None = None
+) -> DataCheck:
     """Check the sections that the items come from: a config may name them by folds, aliases or a limit."""
     used = {str(item["image"]) for item in items}
     sections = [
@@ -87,12 +90,12 @@ def _check_data(path: Path, items: Sequence[Mapping[str, Any]]) -> DataCheck:
         for section, listed in section_items(read_datalist(path))
         if used & {_image(entry, path.parent) for entry in listed}
     ]
-    return check_datalist(path, sections)
+    return check_datalist(path, sections, label_map=label_map)
 
 
 def _image(entry: Any, base: Path) -> str:
-    image = entry["image"] if isinstance(entry, dict) else entry
-    return str([str(base / part) for part in image] if isinstance(image, list) else base / image)
+    image = entry.get("image", "") if isinstance(entry, dict) else entry
+    return str([listed_path(part, base) for part in image] if isinstance(image, list) else listed_path(image, base))
 
 
 def _cost_lines(trial: Trial) -> Iterator[str]:

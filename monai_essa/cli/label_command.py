@@ -39,6 +39,13 @@ def add_to(commands: Commands) -> None:
     start.add_argument("--studies", required=True, help="folder of the images (NIfTI), or a DICOMweb address")
     start.add_argument("--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1)")
     start.add_argument("--port", type=int, default=8000, help="port to listen at (default: 8000)")
+    start.add_argument(
+        "--origin",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="a web page that may talk to the server, such as https://label.example.org; may be repeated",
+    )
 
 
 def _init(arguments: argparse.Namespace) -> int:
@@ -61,5 +68,7 @@ def _start(arguments: argparse.Namespace) -> int:
     options = {"--app": arguments.folder, "--studies": arguments.studies, "--host": arguments.host}
     options["--port"] = arguments.port
     sys.argv = ["monailabel", "start_server", *(str(part) for option in options.items() for part in option)]
+    if arguments.origin:
+        sys.argv += ["--conf", "origins", ",".join(arguments.origin)]
     Main().run()
     return 0

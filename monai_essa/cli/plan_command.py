@@ -81,14 +81,15 @@ def _datalist(folder: Path, out: Path) -> Iterator[Path]:
 
 
 def _make_datalist(folder: Path, path: Path) -> Path:
-    from monai_essa.data import make_datalist, write_datalist
-    from monai_essa.data.case_names import is_label_path
-    from monai_essa.data.volume_search import find_volumes
+    from monai_essa.data import write_datalist
+    from monai_essa.data.case_search import find_cases
+    from monai_essa.data.datalist_maker import split_cases
     from monai_essa.efficiency.site_plan import FEW_LABELS
 
-    labels = sum(is_label_path(volume.name) for volume in find_volumes(folder))
+    made = find_cases(folder)
+    labels = sum(case.label is not None for case in made.cases)
     shares = {"training": 0.8, "validation": 0.2} if labels > FEW_LABELS else {"training": 1.0}
-    datalist, left_out = make_datalist(folder, shares=shares)
+    datalist, left_out = split_cases(made, folder.resolve().name, shares)
     print(*(f"left out: {line}" for line in left_out), sep="\n", end="\n" if left_out else "")
     return write_datalist(datalist, path)
 

@@ -19,6 +19,7 @@ from monai_essa.cli.trial_steps import try_steps
 from monai_essa.efficiency.cost_plan import Timing
 from monai_essa.efficiency.recipe import autocast_dtype, use_recipe
 from monai_essa.efficiency.step_cost import step_cost
+from monai_essa.outside import check_config_value
 
 __all__ = ["measured_peak", "measured_times", "window_count"]
 
@@ -67,7 +68,8 @@ def measured_times(config_files: Sequence[str], values: Mapping[str, Any]) -> tu
         The seconds, and the largest use of CUDA memory, None on another device.
     """
     parser = _parser(config_files, values)
-    items = parser.get_parsed_content("training_items")[:_LOADS]
+    # They come from a data list, and go back into a parser that would run some text.
+    items = check_config_value(parser.get_parsed_content("training_items")[:_LOADS], "an item of the data list")
     batch = parser.get_parsed_content("batch_size")
     trial = {"training_items": items, "max_epochs": 1, "samples_per_epoch": _STEPS * batch}
     parser = _parser(config_files, {**values, **trial, "cache_rate": 0.0, "cache_dir": None})

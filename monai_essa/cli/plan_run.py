@@ -17,6 +17,7 @@ from monai_essa.efficiency.cost_plan import cache_choices, epoch_choices, recipe
 from monai_essa.efficiency.site_facts import SiteFacts
 from monai_essa.efficiency.site_network import network_choice, overlay_choices
 from monai_essa.efficiency.site_plan import Choice, patch_choice, spacing_choice, stage_choice
+from monai_essa.outside import check_config_value
 
 __all__ = ["Plan", "Wishes", "plan_run"]
 
@@ -130,7 +131,9 @@ def _data(wishes: Wishes, facts: SiteFacts, stage: str) -> Choices:
     run = wishes.out.absolute().parent / "runs" / wishes.out.stem
     values["output_dir"] = Choice(str(run), "beside this file; a finished run is never overwritten")
     values["in_channels"] = Choice(facts.channels, f"of the {facts.read} scans that were read")
-    return values | _start(wishes, stage)
+    values |= _start(wishes, stage)
+    check_config_value(_plain(values), "the plan")  # names of files and labels; only code of ours may hold expressions
+    return values
 
 
 def _start(wishes: Wishes, stage: str) -> Choices:

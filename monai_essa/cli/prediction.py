@@ -6,20 +6,32 @@
 from __future__ import annotations
 
 import logging
-import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from ignite.handlers import ProgressBar
 from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.data import MetaTensor
+from monai.utils import ImageMetaKey
+from tqdm import tqdm
 
 from monai_essa.cli.adapter_merge import merge_adapter_file, network_of_config, save_weights
 from monai_essa.cli.bundle_config import find_bundle, find_config
+from monai_essa.cli.prediction_files import Image, first_path, result_names, whole_output
+from monai_essa.data.grid_writer import ScanGridWriter
+from monai_essa.data.picture import PICTURE_SUFFIXES
+from monai_essa.data.volume_file import channels_first, open_volumes
+from monai_essa.transforms import CheckVolumed
 
-__all__ = ["Prediction", "predict"]
+__all__ = ["Prediction", "ResultNames", "predict"]
+
+logger = logging.getLogger(__name__)
+_INPUTS = "/inputs"  # MONAI names a result by its input's path below a folder, whether that exists or not
+_NIFTI = (".nii", ".nii.gz")
 
 
 @dataclass(frozen=True)
@@ -39,28 +51,65 @@ class Prediction:
     base: Path | None = None
 
 
-def predict(prediction: Prediction, inputs: Sequence[Path], output: Path) -> list[Path]:
+@dataclass(frozen=True)
+class ResultNames:
+    """Tells MONAI's SaveImaged how the result of an image is called; MONAI itself cuts a name at its last dot.
+
+    Args:
+        names: of the results without suffix, by the path of the image.
+    """
+
+    names: Mapping[str, str]
+
+    def __call__(self, meta: Mapping[str, Any], saver: object) -> dict[str, Any]:
+        """Return what MONAI's FolderLayout makes the name of: a path with a suffix that it cuts."""
+        name = self.names[str(meta[ImageMetaKey.FILENAME_OR_OBJ])]
+        return {"subject": f"{_INPUTS}/{name}.nii", "idx": meta.get(ImageMetaKey.PATCH_INDEX)}
+
+
+def predict(prediction: Prediction, inputs: Sequence[Image | Path], output: Path) -> list[Path]:
     """Run inference; results are written by the bundle's own postprocessing.
+
+    Every image is opened and checked before the network sees the first, and the results appear in their folder when all
+    are there.
 
     Args:
         prediction: what computes it.
-        inputs: volumes: files or DICOM folders, as absolute paths.
-        output: folder for the results; the sub-folders of the inputs are kept.
+        inputs: files, DICOM folders or images of NPZ files, as absolute paths; a tuple names one for each channel.
+        output: a new or empty folder for the results; the sub-folders of the inputs are kept.
 
     Returns:
         The files written.
 
     Raises:
+        FileExistsError: if the output holds files already.
         FileNotFoundError: if the weights are missing.
-        ValueError: if the bundle has no inference config, or the adapter does not fit.
+        RuntimeError: if the bundle wrote fewer files than there are images.
+        ValueError: if the bundle has no inference config, the adapter does not fit, or an image is not what the network
+            takes: the line names it.
     """
+    images = [str(image) if isinstance(image, Path) else image for image in inputs]
+    names = result_names(images)
+    with whole_output(output) as partial:
+        savers = _run(prediction, images, names, partial)
+        count = sum(path.is_file() for path in partial.rglob("*"))
+        if savers and count < len(images):
+            raise RuntimeError(f"{output}: expected a file for each of {len(images)} images, got {count}; none is kept")
+    return sorted(path for path in output.rglob("*") if path.is_file())
+
+
+def _run(prediction: Prediction, images: Sequence[Image], names: Mapping[str, str], output: Path) -> int:
+    """Run the config and return how many components of it save an image."""
     config = find_config(prediction.bundle, ("inference",))
     values = {"bundle_root": str(find_bundle(prediction.bundle)), "output_dir": str(output)} | dict(prediction.values)
     # The bundle's logging.conf would print every step between the lines of the progress bar.
     logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)
     workflow = ConfigWorkflow(config_file=str(config), workflow_type="infer", logging_file=False, **values)
-    workflow.parser["dataset#data"] = [{"image": str(path)} for path in inputs]
-    _read_every_format(workflow.parser, os.path.commonpath([path.parent for path in inputs]))
+    # A tuple is no part of a config to the parser, which would take a "#" or an "@" in a path for a reference.
+    workflow.parser["dataset#data"] = tuple(
+        {"image": image if isinstance(image, str) else list(image)} for image in images
+    )
+    savers = _adjust(workflow.parser, names, output)
 
     with tempfile.TemporaryDirectory() as folder:
         weights = _weights(workflow.parser)
@@ -70,21 +119,56 @@ def predict(prediction: Prediction, inputs: Sequence[Path], output: Path) -> lis
             weights = Path(folder) / "model.pt"
             save_weights(plain, weights)
         _use_weights(workflow.parser, weights)
+        _check_images(workflow.parser, images)
         workflow.initialize()
         workflow.evaluator.logger.disabled = True  # it would print an error twice before the one line of the command
         ProgressBar(desc="predict", disable=None).attach(workflow.evaluator)
         workflow.run()
         workflow.finalize()
-    return sorted(path for path in output.rglob("*") if path.is_file())
+    return savers
 
 
-def _read_every_format(parser: ConfigParser, root: str) -> None:
-    """A published config reads by MONAI's own readers, which lack DICOM, NRRD and MetaImage without itk."""
+def _adjust(parser: ConfigParser, names: Mapping[str, str], output: Path) -> int:
+    """Read by our reader, which opens what MONAI's cannot, and write under our names, on the grid of the scan."""
     for _, loader in _components(parser.config, "LoadImaged"):
         loader.setdefault("reader", "monai_essa.data.VolumeReader")
-    for _, saver in _components(parser.config, "SaveImaged"):
-        saver.setdefault("data_root_dir", root)
+    pictures = all(path.lower().endswith(PICTURE_SUFFIXES) for path in names)
+    savers = [saver for _, saver in _components(parser.config, "SaveImaged") if not saver.get("_disabled_")]
+    for saver in savers:
+        saver["output_name_formatter"], saver["data_root_dir"] = ResultNames(names), _INPUTS
         saver.setdefault("print_log", False)
+        if str(saver.get("output_ext", ".nii.gz")) in _NIFTI and "writer" not in saver:
+            saver.update({"output_ext": ".png"} if pictures else {"writer": ScanGridWriter})
+    return len(savers)
+
+
+def _check_images(parser: ConfigParser, images: Sequence[Image]) -> None:
+    """Refuse what training refuses before the first image is computed."""
+    channels, dims = _network_input(parser)
+    for image in tqdm(images, "checking", disable=None):
+        volume = open_volumes(image)
+        for note in volume.notes:
+            logger.warning(f"{first_path(image)}: {note}")
+        array = channels_first(volume)
+        if dims == 2 and array.ndim == 4 and array.shape[-1] == 1:  # a single slice of a volume
+            array = array[..., 0]
+        check = CheckVolumed("image", in_channels=channels, spatial_dims=dims or array.ndim - 1)
+        meta = {ImageMetaKey.FILENAME_OR_OBJ: first_path(image)}
+        check({"image": MetaTensor(torch.as_tensor(array.astype("float32")), meta=meta)})
+
+
+def _network_input(parser: ConfigParser) -> tuple[int | None, int | None]:
+    """Return the channels and dimensions that the network takes: of the config, else of the metadata, else unknown."""
+    metadata = parser.get("_meta_") or {}
+    image = metadata.get("network_data_format", {}).get("inputs", {}).get("image", {})
+    size = _value(parser, "img_size", image.get("spatial_shape"))
+    dims = _value(parser, "spatial_dims", len(size) if isinstance(size, list | tuple) else None)
+    channels = _value(parser, "in_channels", image.get("num_channels"))
+    return channels if isinstance(channels, int) else None, dims if dims in (2, 3) else None
+
+
+def _value(parser: ConfigParser, name: str, default: Any) -> Any:
+    return default if parser.get(name) is None else parser.get_parsed_content(name)
 
 
 def _weights(parser: ConfigParser) -> Path:
@@ -100,7 +184,7 @@ def _use_weights(parser: ConfigParser, weights: Path) -> None:
         msg = f"{weights}: no such weight file; put the bundle's model.pt there, or give --args checkpoint=FILE"
         raise FileNotFoundError(msg)
     for _, loader in _components(parser.config, "CheckpointLoader"):
-        loader["load_path"] = str(weights)
+        loader["load_path"] = weights  # a path, not text, which the parser would read for references
 
 
 def _components(config: Any, name: str, place: str = "") -> Iterator[tuple[str, dict[str, Any]]]:

@@ -1,115 +1,108 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Pairs images with labels by name and takes one series of each study."""
+"""Finds the images that each label map belongs to, by their names alone."""
 
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 
-from monai_essa.data.case_names import case_of, folders_of, volume_stem
+from monai_essa.data.case_names import case_of, folders_of, modality_of, split_of, volume_stem, words_of
 from monai_essa.data.volume_search import FoundVolume
 
-__all__ = ["Case", "one_per_study", "pair_labels"]
+__all__ = ["fit_labels"]
 
 _CHANNEL = re.compile(r"_\d{4}$")
+_SAY_WHAT_IT_IS = frozenset(
+    "image images img imgs imaging volume volumes vol scan scans data input raw orig seg aseg dseg segm segmentation "
+    "segmentations label labels labelmap mask masks msk manual gt truth groundtruth annotation annotations".split()
+)
+_Fit = dict[FoundVolume, list[FoundVolume]]
 
 
-@dataclass(frozen=True)
-class Case:
-    """An image, its label if it has one, and the patient once that is known."""
+def fit_labels(images: Sequence[FoundVolume], labels: Sequence[FoundVolume]) -> _Fit:
+    """Find the images of each label; several are the series of one study, or a doubt.
 
-    image: FoundVolume
-    label: FoundVolume | None
-    patient: str = ""
-
-
-def pair_labels(images: Sequence[FoundVolume], labels: Sequence[FoundVolume]) -> tuple[list[Case], list[str]]:
-    """Give each image the label of the same case.
-
-    The names compared are, in this order: the case, the case without its series, the sub-folders from the inner one
-    outwards. Where several labels have the name, the one in the image's own sub-folder is meant.
+    Four ways to compare names are tried in turn, for the labels that those before left without an image: equal names,
+    but for nnU-Net's channel; equal identities (see below); the same with ``img0007`` taken apart; and the name of the
+    label as the name of a folder. An *identity* is a path's words without those that only images or only labels have,
+    if these stand in more than one identity (``volume``, ``t1n``, ``liver``) or say what a file is (``seg``).
+    So ``case_00001/imaging`` fits ``case_00001/segmentation``, and ``case_4_seg`` does not fit ``case_5``.
 
     Args:
-        images: what :func:`monai_essa.data.find_volumes` found.
-        labels: likewise; may be empty.
+        images: what :func:`monai_essa.data.volume_search.find_volumes` found.
+        labels: likewise.
 
     Returns:
-        One case per image, without a label where none fits, and one line for each volume left out and why.
+        The images of each label; an empty list where none fits.
 
-    Raises:
-        ValueError: if there are labels and not one fits.
+    Example:
+        >>> volume, mask = (FoundVolume(None, name, (), "") for name in ("volume-1.nii", "segmentation-1.nii"))
+        >>> [image.name for image in fit_labels([volume], [mask])[mask]]
+        ['volume-1.nii']
     """
-    by_case: dict[str, list[FoundVolume]] = defaultdict(list)
-    for label in labels:
-        by_case[case_of(label.name)].append(label)
-    cases, left_out = [], []
+    fit: _Fit = {label: [] for label in labels}
+    for compare in (_by_equal_names, _by_identity(words_of), _by_identity(_smaller_words), _by_folder):
+        left = [label for label, fitting in fit.items() if not fitting]
+        fit |= compare(images, left)
+    return fit
+
+
+def _by_equal_names(images: Sequence[FoundVolume], labels: Sequence[FoundVolume]) -> _Fit:
+    by_stem: dict[str, list[FoundVolume]] = defaultdict(list)
     for image in images:
-        fitting = _fitting(image, by_case)
-        if len(fitting) > 1:
-            names = ", ".join(label.name for label in fitting[:3])
-            left_out.append(f"{image.name}: several labels fit ({names}); keep one")
-        else:
-            cases.append(Case(image, fitting[0] if fitting else None))
-    used = {case.label for case in cases}
-    if labels and used == {None}:
-        msg = f"no label fits an image: names are like {labels[0].name} and {images[0].name}; make their stems equal"
-        raise ValueError(msg)
-    return cases, left_out + [f"{label.name}: a label without an image" for label in labels if label not in used]
+        stem = volume_stem(image.name)
+        for name in {stem, _CHANNEL.sub("", stem)}:
+            by_stem[name].append(image)
+    fit: _Fit = {}
+    for label in labels:
+        same = _of_one_split(by_stem[volume_stem(label.name)], label)
+        beside = [image for image in same if folders_of(image.name) == folders_of(label.name)]
+        fit[label] = beside or (same if len({folders_of(image.name) for image in same}) < 2 else [])
+    return fit
 
 
-def one_per_study(cases: Sequence[Case]) -> tuple[list[Case], list[str]]:
-    """Take one series of each study: with a label before without, then the commonest kind, then the most slices.
+def _by_identity(words: Callable[[str], tuple[str, ...]]) -> Callable[..., _Fit]:
+    def compare(images: Sequence[FoundVolume], labels: Sequence[FoundVolume]) -> _Fit:
+        of_images, of_labels = ({one: words(one.name) for one in side} for side in (images, labels))
+        shared = set(chain(*of_images.values())) & set(chain(*of_labels.values()))
+        by_identity: dict[tuple[str, ...], list[FoundVolume]] = defaultdict(list)
+        for image, identity in _identities(of_images, shared).items():
+            by_identity[identity].append(image)
+        found = _identities(of_labels, shared)
+        return {label: _of_one_split(by_identity[found[label]], label) if found[label] else [] for label in labels}
 
-    Args:
-        cases: what :func:`pair_labels` returned.
-
-    Returns:
-        The cases taken, in the given order, and one line for each volume left out and why.
-    """
-    by_study: dict[tuple[str, ...], list[Case]] = defaultdict(list)
-    for case, study in zip(cases, _studies(cases), strict=True):
-        by_study[study].append(case)
-    kinds = Counter(kind for together in by_study.values() for kind in {case.image.series for case in together})
-    taken, left_out = [], []
-    for together in by_study.values():
-        best = max(together, key=lambda case: (case.label is not None, kinds[case.image.series], case.image.slices))
-        taken.append(best)
-        left_out += [
-            f"{case.image.name}: {best.image.name} of the same study was taken; choose with a pattern"
-            for case in together
-            if case is not best
-        ]
-    return _each_label_once(taken, left_out)
+    return compare
 
 
-def _fitting(image: FoundVolume, by_case: Mapping[str, list[FoundVolume]]) -> list[FoundVolume]:
-    folders = folders_of(image.name)
-    for key in (case_of(image.name), image.study[-1], *reversed(folders)):
-        named = by_case.get(key, [])
-        beside = [label for label in named if folders_of(label.name) == folders]
-        if beside or (named and key):
-            return beside or named
-    return []
+def _identities(side: Mapping[FoundVolume, tuple[str, ...]], shared: set[str]) -> dict[FoundVolume, tuple[str, ...]]:
+    places: dict[str, set[tuple[str, ...]]] = defaultdict(set)
+    for words in side.values():
+        place = tuple(word for word in words if word in shared)
+        for word in set(words) - set(place):
+            places[word].add(place)
+    free = {word for word, stands in places.items() if len(stands) > 1 or word in _SAY_WHAT_IT_IS or modality_of(word)}
+    return {volume: tuple(word for word in words if word not in free) for volume, words in side.items()}
 
 
-def _studies(cases: Sequence[Case]) -> list[tuple[str, ...]]:
-    # nnU-Net writes the channels of case_1 as case_1_0000, case_1_0001; elsewhere such numbers are case numbers.
-    channels = any(
-        case.label and volume_stem(case.image.name) == f"{volume_stem(case.label.name)}_0000" for case in cases
+def _by_folder(images: Sequence[FoundVolume], labels: Sequence[FoundVolume]) -> _Fit:
+    by_name: dict[str, list[FoundVolume]] = defaultdict(list)
+    for image in images:
+        for name in {case_of(image.name), *folders_of(image.name)} - {""}:
+            by_name[name].append(image)
+    return {label: _of_one_split(by_name[case_of(label.name)], label) for label in labels}
+
+
+def _smaller_words(name: str) -> tuple[str, ...]:
+    return tuple(
+        part for word in words_of(name) for part in ([word] if modality_of(word) else re.findall(r"[a-z]+|\d+", word))
     )
-    if not channels:
-        return [case.image.study for case in cases]
-    return [(*case.image.study[:-1], _CHANNEL.sub("", case.image.study[-1])) for case in cases]
 
 
-def _each_label_once(cases: Sequence[Case], left_out: list[str]) -> tuple[list[Case], list[str]]:
-    uses = Counter(case.label for case in cases if case.label)
-    repeated = [label for label, count in uses.items() if count > 1]
-    left_out = left_out + [
-        f"{label.name}: a label that fits {uses[label]} images; give each its own" for label in repeated
-    ]
-    return [replace(case, label=None) if case.label in repeated else case for case in cases], left_out
+def _of_one_split(images: Sequence[FoundVolume], label: FoundVolume) -> list[FoundVolume]:
+    """Leave out images of the publisher's test set for a label of the training set; numbers may start anew there."""
+    split = split_of(label.name)
+    return [image for image in images if not split or split_of(image.name) in ("", split)]

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
+from monai_essa.data.datalist_fields import check_item
 from monai_essa.data.datalist_file import listed_items, load_datalist, read_datalist
-from monai_essa.data.npz_images import npz_items
 from monai_essa.data.stratified_draw import stratified_draw
+from monai_essa.outside import shown
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["check_every_class", "class_weights", "classification_items"]
 
@@ -52,6 +54,8 @@ def classification_items(
         [{'image': '/data/images/case_07.nii.gz', 'label': 1}]
     """
     if str(datalist).lower().endswith(".npz"):
+        from monai_essa.data.npz_images import npz_items  # imports MONAI, which a JSON list does without
+
         items = npz_items(datalist, section)
         _check_labels(items, num_classes, label_type, f"{datalist}: {section}")
     else:  # the labels first: a text would be taken for a path
@@ -106,6 +110,8 @@ def class_weights(items: Sequence[Item], num_classes: int) -> torch.Tensor:
         >>> class_weights([{"label": 0}, {"label": 0}, {"label": 0}, {"label": 1}], 2)
         tensor([0.6667, 2.0000])
     """
+    import torch  # not at the top: the commands for data lists do without torch
+
     counts = torch.tensor(_counts(items, num_classes), dtype=torch.float32)
     if not counts.all():
         raise ValueError(f"class {int(counts.argmin())} has none of {len(items)} images, so it has no weight; add some")
@@ -117,12 +123,13 @@ def class_weights(items: Sequence[Item], num_classes: int) -> torch.Tensor:
 def _check_labels(items: Sequence[Any], num_classes: int, label_type: type, section: str) -> None:
     for index, item in enumerate(items):
         if not isinstance(item, dict) or "label" not in item:
-            raise ValueError(f"{section} item {index}: expected an image and its label, got {item!r}; add the label")
-        label = item["label"]
+            msg = f"{section} item {index}: expected an image and its label, got {shown(item)}"
+            raise ValueError(f"{msg}; add the label")
+        image, label = check_item(item, f"{section} item {index}", ("image",)).get("image"), item["label"]
         if not (_is_class(label, num_classes) if label_type is int else _is_list(label, num_classes)):
             raise ValueError(
-                f"{section} item {index} ({item['image']}): expected {_expected(num_classes, label_type)}, "
-                f"got {label!r}; correct the label, the labels of the run, or multi_label"
+                f"{section} item {index} ({image}): expected {_expected(num_classes, label_type)}, "
+                f"got {shown(label)}; correct the label, the labels of the run, or multi_label"
             )
 
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -106,14 +106,11 @@ def make_cohort(directory: str | os.PathLike, size: CohortSize | None = None, se
     if directory.exists():
         raise FileExistsError(f"{directory} exists; name a new folder for the demo cohort, or remove this one first")
     volumes = list(_volumes(size or CohortSize()))
-    partial = directory.with_name(f".{directory.name}.partial-{os.getpid()}")
-    with _one_thread():
-        template = load_template()
-        try:
-            _write_cohort(partial, volumes, template, seed)
-            partial.rename(directory)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with _one_thread(), tempfile.TemporaryDirectory(prefix=".cohort_", dir=directory.parent) as folder:
+        partial = Path(folder) / directory.name
+        _write_cohort(partial, volumes, load_template(), seed)
+        partial.rename(directory)
     logger.info("demo cohort of %d template-derived volumes written to %s", len(volumes), directory)
     return directory / "datalist.json"
 

@@ -34,6 +34,7 @@ class CheckedItem:
         patient: its patient.
         image: facts of the image, ``None`` if it could not be read.
         label: facts of the label, ``None`` if there is none or it could not be read.
+        image_is_label: whether the image's voxels look like those of a label map.
     """
 
     section: str
@@ -41,6 +42,7 @@ class CheckedItem:
     patient: str
     image: VolumeFacts | None
     label: VolumeFacts | None
+    image_is_label: bool = False
 
 
 def overlap_problems(items: Sequence[CheckedItem]) -> Iterator[Problem]:
@@ -79,9 +81,11 @@ def mixture_problems(items: Sequence[CheckedItem]) -> Iterator[Problem]:
         items: of all sections.
 
     Yields:
-        An error for each image with another number of channels; one warning if they all have several; one each for
-        orientation, spacing and intensity, which names the first such image, since the preprocessing evens them out.
+        An error for each label map among images that are none, and each image with another number of channels; one
+        warning if they all are label maps, or have several channels; one each for orientation, spacing and intensity,
+        which names the first such image, since the preprocessing evens them out.
     """
+    yield from _label_maps(items)
     read = [(item.file, item.image) for item in items if item.image]
     if not read:
         return
@@ -96,6 +100,16 @@ def mixture_problems(items: Sequence[CheckedItem]) -> Iterator[Problem]:
     yield from _orientation_mix(read)
     yield from _spacing_mix(read)
     yield from _intensity_mix(read)
+
+
+def _label_maps(items: Sequence[CheckedItem]) -> Iterator[Problem]:
+    maps = [item for item in items if item.image_is_label]
+    if maps and len(maps) == len([item for item in items if item.image]):
+        problem = f"all {len(maps)} images look like label maps"
+        yield Problem("warning", maps[0].file, "image", problem, "list the scans, unless shapes are to be classified")
+        return
+    for item in maps:
+        yield Problem("error", item.file, "image", "label map among the images", "list it as the label of its scan")
 
 
 def _orientation_mix(read: _Read) -> Iterator[Problem]:

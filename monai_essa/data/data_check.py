@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,14 @@ from tqdm import tqdm
 
 from monai_essa.data.case_names import patient_of
 from monai_essa.data.cohort_rules import CheckedItem, mixture_problems, overlap_problems
-from monai_essa.data.data_problem import Problem
-from monai_essa.data.datalist_file import read_datalist, section_items, section_names
+from monai_essa.data.data_problem import Problem, joined
+from monai_essa.data.datalist_fields import check_item, unread_fields
+from monai_essa.data.datalist_file import listed_path, read_datalist, section_items, section_names
+from monai_essa.data.label_map import check_label_map, label_ids, mapped_id
 from monai_essa.data.volume_facts import VolumeFacts, volume_facts
+from monai_essa.data.volume_look import look_at
 from monai_essa.data.volume_rules import image_problems, label_problems, pair_problems
+from monai_essa.outside import shown
 
 __all__ = ["DataCheck", "check_datalist"]
 
@@ -43,7 +47,10 @@ class DataCheck:
 
 
 def check_datalist(
-    path: str | Path, sections: Sequence[str] | None = None, base_dir: str | Path | None = None
+    path: str | Path,
+    sections: Sequence[str] | None = None,
+    base_dir: str | Path | None = None,
+    label_map: Mapping[float, int] | None = None,
 ) -> DataCheck:
     """Check the files of a datalist: readable, geometry, intensities, label ids, duplicates, leaks between sections.
 
@@ -53,6 +60,7 @@ def check_datalist(
         path: the JSON file.
         sections: the names to check, as :func:`monai_essa.data.section_names` gives them; default: all.
         base_dir: the folder that the paths are relative to; default: that of the JSON file.
+        label_map: ids that voxel values of label maps stand for, as ``{255: 1}``; default: that of the datalist.
 
     Returns:
         The problems and a summary. An item's patient is its ``patient`` entry, else
@@ -77,51 +85,82 @@ def check_datalist(
         where = "its sections" if sections is None else list(sections)
         msg = f"{path}: expected items in {where}, found none; it has {', '.join(section_names(datalist)) or 'none'}"
         raise ValueError(msg)
-    base = Path(base_dir) if base_dir is not None else Path(path).parent
-    known = _known_ids(datalist.get("labels", {}))
-    problems: list[Problem] = []
-    items = tqdm(_well_formed(listed, problems), "data check", disable=None)
-    checked = [_check_item(section, item, base, known, problems) for section, item in items]
-    problems += [*mixture_problems(checked), *overlap_problems(checked)]
-    summary = (*_summary(checked), *_class_lines(listed))
+    known = frozenset(number for ids in label_ids(datalist.get("labels"), "labels").values() for number in ids)
+    table = check_label_map(datalist.get("label_map") if label_map is None else label_map, "label_map")
+    check = _Check(Path(base_dir) if base_dir is not None else Path(path).parent, known, table, [])
+    check.problems.extend(_doubtful_fields(path, datalist))
+    items = tqdm(_well_formed(listed, check.problems), "data check", disable=None)
+    checked = [_check_item(section, item, check) for section, item in items]
+    problems = joined([*check.problems, *mixture_problems(checked), *overlap_problems(checked)])
+    summary = (*_summary(checked, table), *_class_lines(listed))
     return DataCheck(tuple(sorted(problems, key=lambda problem: problem.severity)), summary)
+
+
+@dataclass(frozen=True)
+class _Check:
+    """What each item is checked against, and the problems so far."""
+
+    base: Path
+    known: frozenset[int]
+    label_map: Mapping[float, int]
+    problems: list[Problem]
+
+
+def _doubtful_fields(path: str | Path, datalist: Mapping[str, Any]) -> Iterator[Problem]:
+    for name, near in unread_fields(datalist):
+        problem = f"the field {shown(name)} is not read"
+        yield Problem("warning", Path(path).name, "fields", problem, f"call it '{near}' if that is meant")
 
 
 def _well_formed(listed: Sequence[tuple[str, Any]], problems: list[Problem]) -> list[tuple[str, dict[str, Any]]]:
     formed = []
-    for section, entry in listed:
-        item = {"image": entry} if isinstance(entry, str) else entry
-        if isinstance(item, dict) and item.get("image"):
+    for number, (section, entry) in enumerate(listed):
+        try:
+            item = check_item(entry, f"item {number}")
+        except ValueError as error:
+            problems.append(Problem("error", "an item", section, *_said(error, "correct the item, or remove it")))
+            continue
+        if "image" in item:
             formed.append((section, item))
         else:
-            problem = f"expected a path or a dictionary with the key 'image', got {entry!r}"
+            problem = f"expected a path or a dictionary with the key 'image', got {shown(entry)}"
             problems.append(Problem("error", "an item", section, problem, "add the key or remove the item"))
     return formed
 
 
-def _check_item(
-    section: str, item: Mapping[str, Any], base: Path, known: frozenset[int], problems: list[Problem]
-) -> CheckedItem:
+def _check_item(section: str, item: Mapping[str, Any], check: _Check) -> CheckedItem:
     image_file, label_file = _name(item["image"]), _name(item.get("label"))
-    image = _facts(item["image"], "image", base, problems)
-    label = _facts(item["label"], "label", base, problems) if label_file else None
+    image = _facts(item["image"], "image", check)
+    label = _facts(item["label"], "label", check) if label_file else None
     if image:
-        problems += image_problems(image_file, image)
+        check.problems.extend(image_problems(image_file, image))
     if label:
-        problems += label_problems(label_file, label, known)
+        check.problems.extend(label_problems(label_file, label, check.known, check.label_map))
     if image and label:
-        problems += pair_problems(label_file, image, label)
-    return CheckedItem(section, image_file, str(item.get("patient") or patient_of(image_file)), image, label)
+        check.problems.extend(pair_problems(label_file, image, label))
+    like_label = None if image is None else look_at(listed_path(image_file, check.base)).is_label
+    patient = str(item.get("patient") or patient_of(image_file))
+    return CheckedItem(section, image_file, patient, image, label, bool(like_label))
 
 
-def _facts(value: Any, key: str, base: Path, problems: list[Problem]) -> VolumeFacts | None:
-    paths = [str(base / part) for part in ([value] if isinstance(value, str) else value)]
+def _facts(value: Any, key: str, check: _Check) -> VolumeFacts | None:
+    paths = [listed_path(part, check.base) for part in ([value] if isinstance(value, str) else value)]
     try:
+        for path in paths:
+            if Path(path).exists() and not (Path(path).is_file() or Path(path).is_dir()):
+                raise ValueError(f"{path}: expected a file or a folder of DICOM, got a pipe or device; leave it out")
         return volume_facts(paths, count_values=key == "label")
-    except (FileNotFoundError, ValueError) as error:
-        problem, _, advice = str(error).partition("; ")
-        problems.append(Problem("error", _name(value), key, problem.removeprefix(f"{paths[0]}: "), advice))
+    except Exception as error:  # noqa: BLE001 - whatever a damaged file does to a reader, the next file is checked
+        problem, advice = _said(error, "leave out the file, or copy it again")
+        check.problems.append(Problem("error", _name(value), key, problem.removeprefix(f"{paths[0]}: "), advice))
         return None
+
+
+def _said(error: Exception, advice: str) -> tuple[str, str]:
+    """Split the line of an error into what is wrong and what to do."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    problem, _, told = lines[0].partition("; ")
+    return problem, told or advice
 
 
 def _name(value: Any) -> str:
@@ -129,13 +168,7 @@ def _name(value: Any) -> str:
     return first if isinstance(first, str) else ""  # a number is a class, not a file
 
 
-def _known_ids(labels: Mapping[str, Any]) -> frozenset[int]:
-    pairs = labels.items() if isinstance(labels, dict) else ()
-    ids = [key if str(key).isdigit() else value for key, value in pairs]  # MSD {"1": "spleen"}, nnU-Net {"spleen": 1}
-    return frozenset(int(value) for value in ids if str(value).isdigit())
-
-
-def _summary(items: Sequence[CheckedItem]) -> tuple[str, ...]:
+def _summary(items: Sequence[CheckedItem], label_map: Mapping[float, int]) -> tuple[str, ...]:
     sections = Counter(item.section for item in items)
     images = [item.image for item in items if item.image]
     labels = [item.label for item in items if item.label]
@@ -146,7 +179,8 @@ def _summary(items: Sequence[CheckedItem]) -> tuple[str, ...]:
     if images:
         lines += _image_lines(images)
     if labels:
-        files = Counter(int(value) for label in labels for value in label.values if value == int(value))
+        ids = [{mapped_id(value, label_map) for value in label.values} for label in labels]
+        files = Counter(int(value) for held in ids for value in held if value == int(value))
         lines.append("label ids (files): " + ", ".join(f"{value} ({files[value]})" for value in sorted(files)))
     return tuple(lines)
 

@@ -7,19 +7,32 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import random
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from monai_essa.data.case_names import VOLUME_SUFFIXES
-from monai_essa.data.npz_images import npz_datalist, npz_file
+from monai_essa.data.datalist_fields import SECTIONS, check_fields, check_item
+from monai_essa.data.label_map import check_label_map
+from monai_essa.data.nnunet_folder import is_nnunet_datalist, nnunet_sections
+from monai_essa.outside import shown
 
-__all__ = ["listed_items", "load_datalist", "read_datalist", "section_items", "section_names", "unlabelled_items"]
+__all__ = [
+    "listed_items",
+    "listed_label_map",
+    "listed_path",
+    "listed_patients",
+    "load_datalist",
+    "read_datalist",
+    "section_items",
+    "section_names",
+    "unlabelled_items",
+]
 
 _FOLD = re.compile(r"^(?P<name>.+)\[fold(?P<sign>!?=)(?P<fold>\d+)\]$")
-_USUAL = {"training", "validation", "test", "testing", "unlabeled", "unlabelled"}
 _ALIASES = {
     "test": "testing",
     "testing": "test",
@@ -61,14 +74,8 @@ def load_datalist(
         >>> load_datalist("dataset.json", "source#training", limit=3)  # doctest: +SKIP
         [{'image': '/data/imagesTr/case_07.nii.gz', 'label': '/data/labelsTr/case_07.nii.gz'}, ...]
     """
-    datalist = read_datalist(path)
-    names = [section] if isinstance(section, str) else list(section)
     base = Path(base_dir) if base_dir is not None else Path(path).parent
-    items = [
-        _resolved(item, keys, base, f"{path}: {name} item {index}")
-        for name in names
-        for index, item in enumerate(listed_items(datalist, name, path))
-    ]
+    items = [_resolved(item, keys, base, where) for where, item in _entries(path, section)]
     if limit is None:
         return items
     if not 0 < limit <= len(items):
@@ -100,10 +107,7 @@ def unlabelled_items(
         FileNotFoundError: as in :func:`load_datalist`.
         ValueError: as in :func:`load_datalist`.
     """
-    if section is None:
-        filled = [name for name, items in section_items(read_datalist(path)) if items]
-        section = next((name for name in ("unlabeled", "unlabelled") if name in filled), "training")
-    return load_datalist(path, section, ("image",), base_dir, limit, seed)
+    return load_datalist(path, section or _unlabelled_section(path), ("image",), base_dir, limit, seed)
 
 
 def read_datalist(path: str | Path) -> dict[str, Any]:
@@ -113,28 +117,93 @@ def read_datalist(path: str | Path) -> dict[str, Any]:
         path: the JSON file; or an NPZ file as of MedMNIST, which is read by :func:`npz_datalist`.
 
     Returns:
-        Its content.
+        Its content; with the cases of imagesTr and labelsTr as sections where it is nnU-Net's, which names no files.
 
     Raises:
         FileNotFoundError: if there is no such file; the line names near matches.
-        ValueError: if it does not hold a JSON object, or as :func:`npz_datalist` says.
+        ValueError: if it does not hold a JSON object, a field beside the items has a wrong value, or as
+            :func:`npz_datalist` says.
     """
     path = Path(path)
     if path.suffix.lower() == ".npz":
+        from monai_essa.data.npz_images import npz_datalist  # imports MONAI, which a JSON list does without
+
         return npz_datalist(path)
     if not path.is_file():
         beside = [other.name for other in path.parent.glob("*.json")] if path.parent.is_dir() else []
         msg = f"{path}: no such datalist{_near(path.name, beside)}; `monai-essa data datalist DIR` makes one"
         raise FileNotFoundError(msg)
     try:
-        datalist = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        msg = f"{path}: expected a JSON datalist, got {error}; correct the file"
+        text = path.read_text(encoding="utf-8-sig")  # editors on Windows put a mark before the first brace
+        datalist = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_without_repeats)
+    except (ValueError, RecursionError) as error:
+        msg = f"{path}: expected a JSON datalist, got {_reason(error)}; correct the file"
         raise ValueError(msg) from error
     if not isinstance(datalist, dict):
         msg = f"{path}: expected a JSON object with sections such as 'training', got a {type(datalist).__name__}"
         raise ValueError(msg)
-    return datalist
+    check_fields(datalist, str(path))
+    return datalist | nnunet_sections(datalist, path.parent, str(path)) if is_nnunet_datalist(datalist) else datalist
+
+
+def listed_label_map(path: str | Path) -> dict[float, int]:
+    """Return the ``label_map`` of a datalist, from voxel values to ids; empty where it has none.
+
+    Args:
+        path: the JSON file.
+
+    Raises:
+        FileNotFoundError: as :func:`read_datalist`.
+        ValueError: as :func:`read_datalist`.
+    """
+    return check_label_map(read_datalist(path).get("label_map"), f"{path}, field 'label_map'")
+
+
+def listed_patients(
+    path: str | Path, section: str | Sequence[str] | None = None, base_dir: str | Path | None = None
+) -> dict[str, str]:
+    """Return the patient that a datalist names for each image, by the image's path, the first one where it has several.
+
+    Args:
+        path: the JSON file, or an NPZ file as of MedMNIST.
+        section: as in :func:`unlabelled_items`.
+        base_dir: as in :func:`load_datalist`.
+
+    Returns:
+        The patients; images whose item names none are not in it.
+
+    Raises:
+        FileNotFoundError: as :func:`load_datalist`.
+        ValueError: as :func:`load_datalist`.
+    """
+    base = Path(base_dir) if base_dir is not None else Path(path).parent
+    patients = {}
+    for where, entry in _entries(path, _unlabelled_section(path) if section is None else section):
+        item = check_item(entry, where, ("image", "patient"))
+        if "patient" in item and "image" in item:
+            first = item["image"][0] if isinstance(item["image"], list) else item["image"]
+            patients[listed_path(first, base)] = str(item["patient"])
+    return patients
+
+
+def listed_path(value: str, base: Path) -> str:
+    """Return the absolute path of a file that a datalist names, with separators of either kind.
+
+    Args:
+        value: as the list has it.
+        base: the folder that it is relative to.
+
+    Returns:
+        The path; absolute, so that no text of a list begins with what is code in a configuration of MONAI.
+
+    Example:
+        >>> listed_path("images/p1.nii.gz", Path("/data"))
+        '/data/images/p1.nii.gz'
+    """
+    path = (base / value).absolute()
+    if "\\" in value and not os.path.exists(path):  # which, unlike Path.exists, says no to a name that is too long
+        path = (base / value.replace("\\", "/")).absolute()
+    return str(path)
 
 
 def section_names(datalist: Mapping[str, Any]) -> list[str]:
@@ -156,7 +225,7 @@ def section_items(datalist: Mapping[str, Any], prefix: str = "") -> Iterator[tup
     for key, value in datalist.items():
         if isinstance(value, dict):
             yield from section_items(value, f"{prefix}{key}#")
-        elif isinstance(value, list) and (key in _USUAL or _names_images(value)):
+        elif isinstance(value, list) and (key in SECTIONS or _names_images(value)):
             yield f"{prefix}{key}", value
 
 
@@ -185,8 +254,8 @@ def listed_items(datalist: Mapping[str, Any], name: str, path: str | Path) -> li
         msg = f"{path}: no section {section!r}{_near(section, names)}; it has {', '.join(names) or 'none'}"
         raise ValueError(msg)
     if fold:
-        wanted, kept = int(fold["fold"]), fold["sign"] == "="
-        value = [item for item in value if isinstance(item, dict) and (item.get("fold") == wanted) is kept]
+        wanted, kept = str(int(fold["fold"])), fold["sign"] == "="
+        value = [item for item in value if isinstance(item, dict) and (str(item.get("fold")) == wanted) is kept]
     if not value:
         msg = f"{path}: section {name!r} is empty; expected at least one item"
         raise ValueError(msg)
@@ -199,11 +268,24 @@ def _names_images(value: list[Any]) -> bool:
     return any(isinstance(entry, dict) and "image" in entry for entry in value)
 
 
+def _unlabelled_section(path: str | Path) -> str:
+    filled = [name for name, items in section_items(read_datalist(path)) if items]
+    return next((name for name in ("unlabeled", "unlabelled") if name in filled), "training")
+
+
+def _entries(path: str | Path, section: str | Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """Yield the items of sections as the file holds them, each with its place for an error line."""
+    datalist = read_datalist(path)
+    for name in [section] if isinstance(section, str) else section:
+        for index, item in enumerate(listed_items(datalist, name, path)):
+            yield f"{path}: {name} item {index}", item
+
+
 def _resolved(item: Any, keys: Sequence[str], base: Path, where: str) -> dict[str, Any]:
-    item = {"image": item} if isinstance(item, str) else item
-    missing = [key for key in keys if not isinstance(item, dict) or key not in item]
+    item = check_item(item, where, tuple(keys))
+    missing = [key for key in keys if key not in item]
     if missing:
-        found = ", ".join(item) if isinstance(item, dict) else repr(item)
+        found = shown(", ".join(map(str, item))).strip("'")
         msg = f"{where}: expected the key {missing[0]!r}, got {found}; add it, or ask for other keys than {list(keys)}"
         raise ValueError(msg)
     return {key: _path(item[key], base, f"{where}.{key}") for key in keys}
@@ -214,12 +296,38 @@ def _path(value: Any, base: Path, where: str) -> Any:
         return [_path(part, base, where) for part in value]
     if not isinstance(value, str):
         return value
-    path = base / value
-    if not Path(npz_file(path)).exists():
+    path = Path(listed_path(value, base))
+    if not os.path.exists(_file_of(path)):
         siblings = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
         msg = f"{where}: {path} does not exist{_near(path.name, siblings)}; correct the path or give base_dir"
         raise FileNotFoundError(msg)
     return str(path)
+
+
+def _file_of(path: Path) -> Path:
+    """Return the file that holds an image: an NPZ file holds many, which are named by array and number."""
+    if ".npz#" not in str(path).lower():
+        return path
+    from monai_essa.data.npz_images import npz_file  # imports MONAI, which a JSON list does without
+
+    return Path(npz_file(path))
+
+
+def _refuse_constant(text: str) -> Any:
+    raise ValueError(f"{text}, which is no JSON")
+
+
+def _without_repeats(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    held: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in held:
+            raise ValueError(f"the name {shown(name)} twice")
+        held[name] = value
+    return held
+
+
+def _reason(error: Exception) -> str:
+    return "lists within lists without end" if isinstance(error, RecursionError) else str(error)
 
 
 def _near(name: str, candidates: Sequence[str]) -> str:

@@ -26,6 +26,7 @@ from monai_essa.data.packed_item import pack_item, unpack_item
 __all__ = ["MappedDataset", "cached_dataset"]
 
 logger = logging.getLogger(__name__)
+_UNFINISHED = ".cached_volume_"  # begins the name of a half-written file; the folder may hold files of others
 _ABANDONED = 3600.0  # seconds after which a half-written file belongs to nobody
 
 
@@ -40,7 +41,7 @@ class MappedDataset(Dataset):
     another spacing or a replaced scan makes a new file, and no file name tells a patient's. Files are written under
     another name and renamed, so a killed run leaves no half one and several runs may share the folder. They are plain
     safetensors of float32 voxels, readable by their owner only; delete the folder when no run uses it. An item that
-    is read back keeps its affine but not the list of operations that MONAI's ``Invertd`` would undo.
+    is read back keeps its affine and the operations that MONAI's ``Invertd`` undoes.
 
     Args:
         data: items of a data list.
@@ -113,7 +114,7 @@ class MappedDataset(Dataset):
         return file.stat().st_size
 
     def _clear_abandoned(self) -> None:
-        for partial in self.cache_dir.glob("*.partial"):
+        for partial in self.cache_dir.glob(f"{_UNFINISHED}*.partial"):
             if time.time() - partial.stat().st_mtime > _ABANDONED:
                 partial.unlink(missing_ok=True)
 
@@ -158,7 +159,7 @@ def _write_whole(file: Path, content: bytes) -> None:
     what, free = f"{file.name}", shutil.disk_usage(file.parent).free
     if len(content) > free:
         raise _no_room(file.parent, what, len(content), free)
-    handle, temporary = tempfile.mkstemp(suffix=".partial", dir=file.parent)
+    handle, temporary = tempfile.mkstemp(prefix=_UNFINISHED, suffix=".partial", dir=file.parent)
     try:
         with os.fdopen(handle, "wb") as partial:
             partial.write(content)

@@ -6,73 +6,24 @@
 from __future__ import annotations
 
 import re
-import zipfile
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from monai.config import PathLike
-from monai.data import ImageReader
-from monai.utils import MetaKeys, ensure_tuple
 
+from monai_essa.data.file_faults import FileFault, check_regular_file, named_faults
 from monai_essa.data.stratified_draw import stratified_draw
-from monai_essa.data.volume_meta import stack_channels, volume_meta
+from monai_essa.data.volume_meta import Volume, make_volume
 
-__all__ = ["NPZReader", "is_npz_name", "npz_datalist", "npz_file", "npz_items", "read_npz_image"]
+__all__ = ["is_npz_name", "npz_datalist", "npz_file", "npz_items", "read_npz_image"]
 
 _NAME = re.compile(r"(?P<file>.+\.npz)#(?P<array>[^#]+)#(?P<index>\d+)", re.IGNORECASE)
 _SPLITS = {"training": "train", "validation": "val", "testing": "test"}
 _MOST_CHANNELS = 4  # a last axis that short is no third dimension of space
 _KEPT_ARRAYS = 4  # images of two splits of two files
-
-
-class NPZReader(ImageReader):
-    """Open single images of NPZ files by names such as ``"pneumonia.npz#train_images#12"``.
-
-    The arrays of a file stay in memory, the last few of them. Axes are turned to (x, y) or (x, y, z), as ``LoadImaged``
-    gives PNG and NIfTI files, so a network trained on the NPZ file is right for the same images as single files.
-    There is no geometry in such a file: the affine is the identity.
-
-    Example:
-        >>> from monai.transforms import LoadImaged
-        >>> load = LoadImaged(keys="image", reader="monai_essa.data.NPZReader", ensure_channel_first=True)
-    """
-
-    def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
-        """Say whether every name is one of an image in an NPZ file."""
-        return all(is_npz_name(name) for name in ensure_tuple(filename))
-
-    def read(self, data: Sequence[PathLike] | PathLike, **kwargs: Any) -> tuple[str, ...]:
-        """Return the names: ``LoadImaged`` hides errors that come from here, and not those of :meth:`get_data`.
-
-        Args:
-            data: a name, or one name for each channel.
-            kwargs: ignored; part of MONAI's interface.
-
-        Returns:
-            The names as text.
-        """
-        return tuple(str(name) for name in ensure_tuple(data))
-
-    def get_data(self, img: Sequence[str]) -> tuple[np.ndarray, dict[str, Any]]:
-        """Open the images that :meth:`read` named.
-
-        Args:
-            img: the names that :meth:`read` returned.
-
-        Returns:
-            The array, (x, y), (x, y, z), either with a channel axis at its end, or for several names
-            (channel, x, y[, z]); and its metadata.
-
-        Raises:
-            FileNotFoundError: if a file does not exist.
-            ValueError: as :func:`read_npz_image` does.
-        """
-        return stack_channels([read_npz_image(name) for name in img], img)
 
 
 def npz_items(path: str | Path, split: str = "train", limit: int | None = None, seed: int = 0) -> list[dict[str, Any]]:
@@ -118,49 +69,48 @@ def npz_datalist(path: str | Path) -> dict[str, Any]:
         >>> npz_datalist("pneumonia.npz")["validation"][391]  # doctest: +SKIP
         {'image': 'pneumonia.npz#val_images#391', 'label': 1}
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: no such NPZ file; correct the path")
+    check_regular_file(path)
     with _opened(str(path)) as file:
         held = list(file.files)
     splits = {section: split for section, split in _SPLITS.items() if f"{split}_images" in held}
     if not splits:
         wanted = ", ".join(f"{split}_images" for split in _SPLITS.values())
-        raise ValueError(f"{path}: expected {wanted}, the file holds {', '.join(held) or 'none'}; correct the file")
+        raise FileFault(f"{path}: expected {wanted}, the file holds {', '.join(held) or 'none'}; correct the file")
     return {section: _split_items(path, split, Path(path).name) for section, split in splits.items()}
 
 
-def is_npz_name(name: PathLike) -> bool:
+def is_npz_name(name: str | Path) -> bool:
     """Say whether a name is that of an image in an NPZ file."""
     return ".npz#" in str(name).lower()
 
 
-def npz_file(name: PathLike) -> str:
+def npz_file(name: str | Path) -> str:
     """Give the file of an image's name: ``"a.npz#train_images#12"`` is in ``"a.npz"``; other names stay."""
     parts = _NAME.fullmatch(str(name))
     return parts["file"] if parts else str(name)
 
 
-def read_npz_image(name: str) -> tuple[np.ndarray, dict[str, Any]]:
+def read_npz_image(name: str) -> Volume:
     """Read one image of an NPZ file.
 
     Args:
         name: ``FILE#ARRAY#INDEX``.
 
     Returns:
-        The array, (x, y) or (x, y, z), with a channel axis at its end for colours; and its metadata.
+        The volume, (x, y) or (x, y, z), with a channel axis at its end for colours; the affine is the identity.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the name is of another form, the file damaged, the array not in it, no stack of 2-D or 3-D
+        FileFault: if the name is of another form, the file damaged, the array not in it, no stack of 2-D or 3-D
             images, or shorter than the index.
     """
     parts = _NAME.fullmatch(name)
     if parts is None:
-        raise ValueError(f"{name}: expected FILE.npz#ARRAY#INDEX, such as scans.npz#train_images#0; correct the name")
+        raise FileFault(f"{name}: expected FILE.npz#ARRAY#INDEX, such as scans.npz#train_images#0; correct the name")
     array, index = parts["array"], parts["index"]
     images = _array(parts["file"], array)
     if int(index) >= len(images):
-        raise ValueError(f"{name}: index {index} is out of range, {array} holds {len(images)} images; correct the name")
+        raise FileFault(f"{name}: index {index} is out of range, {array} holds {len(images)} images; correct the name")
     return _oriented(np.asarray(images[int(index)]), name)
 
 
@@ -169,25 +119,23 @@ def _split_items(path: str | Path, split: str, name: str) -> list[dict[str, Any]
     images, labels = _array(str(path), f"{split}_images"), _array(str(path), f"{split}_labels")
     if len(images) != len(labels) or len(images) == 0 or labels.ndim > 2:
         msg = f"{path}: expected a label for each of 1 or more images, got {split}_images {images.shape}"
-        raise ValueError(f"{msg} and {split}_labels {labels.shape}; repair the file")
+        raise FileFault(f"{msg} and {split}_labels {labels.shape}; repair the file")
     plain = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
     return [{"image": f"{name}#{split}_images#{index}", "label": label} for index, label in enumerate(plain.tolist())]
 
 
-def _oriented(image: np.ndarray, name: str) -> tuple[np.ndarray, dict[str, Any]]:
+def _oriented(image: np.ndarray, name: str) -> Volume:
     """Turn (y, x) and (z, y, x) into (x, y) and (x, y, z); channels stay last."""
     coloured = image.ndim > 2 and image.shape[-1] <= _MOST_CHANNELS
     space = image.ndim - coloured
     if space not in (2, 3):
-        raise ValueError(f"{name}: expected an image of 2 or 3 dimensions, got {image.shape}; leave out the array")
+        raise FileFault(f"{name}: expected an image of 2 or 3 dimensions, got {image.shape}; leave out the array")
     image = image.transpose(*range(space)[::-1], *range(space, image.ndim))
-    meta = volume_meta(name, image.shape[:space], np.eye(4))
-    return image, meta | ({MetaKeys.ORIGINAL_CHANNEL_DIM: -1} if coloured else {})
+    return make_volume(name, image, np.eye(4), coloured)
 
 
 def _array(path: str, name: str) -> np.ndarray:
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: no such NPZ file; correct the path")
+    check_regular_file(path)
     return _loaded(path, name, Path(path).stat().st_mtime_ns)
 
 
@@ -199,18 +147,12 @@ def _loaded(path: str, name: str, changed: int) -> np.ndarray:
         array: np.ndarray | None = file[name] if name in held else None
     if array is None:
         found = ", ".join(held) or "none"
-        raise ValueError(
-            f"{path}: expected the array {name!r}, the file holds {found}; correct the section or the file"
-        )
+        raise FileFault(f"{path}: expected the array {name!r}, the file holds {found}; correct the section or the file")
     return array
 
 
 @contextmanager
 def _opened(path: str) -> Iterator[Any]:
     """Open a file; whatever is wrong with its content is one line."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            yield file
-    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, TypeError, AttributeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{path}: no NPZ file of plain arrays, or a damaged one ({reason}); copy it again") from error
+    with named_faults(path, "an NPZ file of plain arrays"), np.load(path, allow_pickle=False) as file:
+        yield file

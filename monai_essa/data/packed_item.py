@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.utils import SpaceKeys
+from monai.utils import SpaceKeys, TraceKeys
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
@@ -21,10 +21,11 @@ __all__ = ["pack_item", "unpack_item"]
 
 
 def pack_item(item: Mapping[str, Any], listed: Mapping[str, Any]) -> bytes:
-    """Give the content of the file: tensors as they are, and one JSON text that says how the item is made of them.
+    """Return the content of the file: tensors as they are, and one JSON text that says how the item is made of them.
 
     Texts, file names above all, stay out: what equals a value of ``listed`` is taken from there when the file is read,
-    other texts of the metadata are dropped, and so are the operations that MONAI could invert.
+    other texts of the metadata are dropped. The operations that MONAI's ``Invertd`` undoes are kept, but for the
+    identities of the transforms, which are those of one process.
 
     Args:
         item: tensors with or without metadata, arrays, numbers and values of ``listed``.
@@ -63,11 +64,12 @@ def unpack_item(path: Path, listed: Mapping[str, Any]) -> dict[str, Any]:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
             parts = json.loads(file.metadata()["item"])
-    except SafetensorError as error:
+        return {key: _unpacked(part, listed, tensors) for key, part in parts.items()}
+    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
-            f"{path}: a damaged cache file ({error}); delete it, and the next run makes it anew"
+            f"{path}: a damaged cache file ({reason}); delete it, and the next run makes it anew"
         ) from error
-    return {key: _unpacked(part, listed, tensors) for key, part in parts.items()}
 
 
 def _packed(
@@ -79,7 +81,9 @@ def _packed(
     if isinstance(value, MetaTensor):
         tensors[name] = tensors[name].as_subclass(torch.Tensor)
         meta = {key: _packed(f"{name}.{key}", held, listed, tensors) for key, held in value.meta.items()}
-        return {"tensor": name, "meta": {key: part for key, part in meta.items() if part is not None}}
+        operations = _packed_operation(f"{name}.operations", value.applied_operations, tensors)
+        kept = {key: part for key, part in meta.items() if part is not None}
+        return {"tensor": name, "meta": kept, "operations": operations}
     if isinstance(value, np.ndarray | torch.Tensor):
         return {"array" if isinstance(value, np.ndarray) else "tensor": name}
     if isinstance(value, SpaceKeys):
@@ -96,6 +100,22 @@ def _packed(
     return None
 
 
+def _packed_operation(name: str, value: Any, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """Pack what MONAI notes of an invertible transform; its texts are names of classes and of interpolation modes."""
+    if isinstance(value, Mapping):
+        known = {str(key): TraceKeys.NONE if key == TraceKeys.ID else held for key, held in value.items()}
+        return {"mapping": {key: _packed_operation(f"{name}.{key}", held, tensors) for key, held in known.items()}}
+    if isinstance(value, list | tuple):
+        parts = [_packed_operation(f"{name}.{number}", held, tensors) for number, held in enumerate(value)]
+        return {"list" if isinstance(value, list) else "tuple": parts}
+    if isinstance(value, str):
+        return {"value": str(value)}
+    part = _packed(name, value, {}, tensors)
+    if part is None:
+        raise TypeError(f"a cache on disk cannot keep a {type(value).__name__} of an operation; leave cache_dir out")
+    return part
+
+
 def _unpacked(part: Mapping[str, Any], listed: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Any:
     if "value" in part:
         return part["value"]
@@ -105,10 +125,16 @@ def _unpacked(part: Mapping[str, Any], listed: Mapping[str, Any], tensors: Mappi
         return _first_text(listed[part["first"]])
     if "array" in part:
         return tensors[part["array"]].numpy()
+    if "mapping" in part:
+        return {key: _unpacked(held, listed, tensors) for key, held in part["mapping"].items()}
+    for kind in (list, tuple):
+        if kind.__name__ in part:
+            return kind(_unpacked(held, listed, tensors) for held in part[kind.__name__])
     tensor = tensors[part["tensor"]]
     if "meta" not in part:
         return tensor
-    return MetaTensor(tensor, meta={key: _unpacked(held, listed, tensors) for key, held in part["meta"].items()})
+    meta = {key: _unpacked(held, listed, tensors) for key, held in part["meta"].items()}
+    return MetaTensor(tensor, meta=meta, applied_operations=_unpacked(part["operations"], listed, tensors))
 
 
 def _first_text(held: Any) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from nibabel.affines import voxel_sizes
 from nibabel.orientations import io_orientation
 
-from monai_essa.data.volume_reader import read_volume
+from monai_essa.data.volume_file import read_volume
 
 __all__ = ["patch_line"]
 

@@ -6,18 +6,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
 from monai.config import PathLike
 from monai.data import ImageReader
-from monai.data.utils import orientation_ras_lps
 from monai.utils import ensure_tuple
 
-from monai_essa.data.dicom_series import is_dicom, read_series, series_files
-from monai_essa.data.volume_meta import stack_channels, volume_meta
+from monai_essa.data.itk_volume import read_itk_volume
+from monai_essa.data.volume_meta import stack_channels
+from monai_essa.data.volume_reader import array_and_meta
 
 __all__ = ["SimpleITKReader"]
 
@@ -73,36 +71,5 @@ class SimpleITKReader(ImageReader):
             FileNotFoundError: if a path does not exist.
             ValueError: if a file is damaged, has more than four dimensions, or a series is not one even volume.
         """
-        return stack_channels([self._volume(path) for path in img], img)
-
-    def _volume(self, path: str) -> tuple[np.ndarray, dict[str, Any]]:
-        if not Path(path).exists():
-            msg = f"{path}: no such file or folder; correct the path in the datalist"
-            raise FileNotFoundError(msg)
-        image, affine = self._open(path)
-        array = sitk.GetArrayFromImage(image)
-        if image.GetNumberOfComponentsPerPixel() > 1:
-            array = np.moveaxis(array.T, 0, -1)
-        else:
-            array = array.T
-        return array, volume_meta(path, array.shape, orientation_ras_lps(affine))
-
-    def _open(self, path: str) -> tuple[sitk.Image, np.ndarray]:
-        try:
-            if Path(path).is_dir() or is_dicom(path):
-                return read_series(series_files(path, self.series_uid))
-            image = sitk.ReadImage(path)
-        except RuntimeError as error:
-            reason = str(error).strip().splitlines()[-1]
-            msg = f"{path}: not an image that SimpleITK can read, or a damaged one ({reason}); copy the file again"
-            raise ValueError(msg) from error
-        return image, _affine(image)
-
-
-def _affine(image: sitk.Image) -> np.ndarray:
-    spatial = min(image.GetDimension(), 3)  # a fourth dimension is taken for channels
-    direction = np.array(image.GetDirection()).reshape(image.GetDimension(), -1)
-    affine = np.eye(4)
-    affine[:spatial, :spatial] = direction[:spatial, :spatial] * np.array(image.GetSpacing()[:spatial])
-    affine[:spatial, 3] = image.GetOrigin()[:spatial]
-    return affine
+        volumes = [read_itk_volume(path, self.series_uid) for path in img]
+        return array_and_meta(stack_channels(volumes, img))

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from monai_essa.data.case_names import patient_of
+from monai_essa.outside import Number
 
-__all__ = ["DEFAULT_SHARES", "hold_out", "split_patients"]
+__all__ = ["DEFAULT_SHARES", "hold_out", "nth_patients", "split_patients"]
 
 DEFAULT_SHARES: Mapping[str, float] = {"training": 0.7, "validation": 0.1, "testing": 0.2}
 
@@ -46,7 +48,10 @@ def split_patients(
 
 
 def hold_out(
-    items: Sequence[Mapping[str, Any]], fraction: float = 0.1, seed: int = 0
+    items: Sequence[Mapping[str, Any]],
+    fraction: float = 0.1,
+    seed: int = 0,
+    patients: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
     """Split items by patient into those to train on and those to validate on, for data with no validation section.
 
@@ -54,6 +59,7 @@ def hold_out(
         items: datalist items; the patient is the item's ``patient``, else :func:`patient_of` its image.
         fraction: of the patients to hold out, in (0, 1); at least one is.
         seed: of the draw.
+        patients: of the images, by path, where items do not say; see :func:`listed_patients`.
 
     Returns:
         The items to train on and those held out, each in the given order.
@@ -64,13 +70,47 @@ def hold_out(
     if not 0 < fraction < 1:
         msg = f"fraction={fraction}: expected a number between 0 and 1; give the share of patients to hold out"
         raise ValueError(msg)
-    patients = [item.get("patient") or patient_of(_first_path(item["image"])) for item in items]
-    section = split_patients(patients, {"training": 1.0 - fraction, "validation": float(fraction)}, seed)
-    pairs = list(zip(items, patients, strict=True))
+    names = [_patient(item, patients) for item in items]
+    section = split_patients(names, {"training": 1.0 - fraction, "validation": float(fraction)}, seed)
+    pairs = list(zip(items, names, strict=True))
     return (
         [item for item, patient in pairs if section[patient] == "training"],
         [item for item, patient in pairs if section[patient] == "validation"],
     )
+
+
+def nth_patients(
+    items: Sequence[Mapping[str, Any]], every: int, patients: Mapping[str, str] = MappingProxyType({})
+) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
+    """Set the items of each n-th patient apart, in the order in which the patients come first.
+
+    Args:
+        items: as in :func:`hold_out`.
+        every: n; the first patient is set apart, and the n-th after it, and so on.
+        patients: as in :func:`hold_out`.
+
+    Returns:
+        The other items, or all where only one patient is there, and those set apart.
+
+    Raises:
+        ValueError: if ``every`` is no whole number above 0.
+
+    Example:
+        >>> scans = [{"image": name} for name in ("p1_L.nii", "p1_R.nii", "p2_L.nii")]
+        >>> [item["image"] for item in nth_patients(scans, 2)[1]]
+        ['p1_L.nii', 'p1_R.nii']
+    """
+    Number(1, whole=True).check(every, "hold_out")
+    names = [_patient(item, patients) for item in items]
+    apart = set(list(dict.fromkeys(names))[::every])
+    pairs = list(zip(items, names, strict=True))
+    rest = [item for item, name in pairs if name not in apart]
+    return rest or list(items), [item for item, name in pairs if name in apart]
+
+
+def _patient(item: Mapping[str, Any], patients: Mapping[str, str]) -> str:
+    first = _first_path(item["image"])
+    return str(item.get("patient") or patients.get(first) or patient_of(first))
 
 
 def _first_path(image: str | Sequence[str]) -> str:
@@ -94,7 +134,7 @@ def _counts(patients: int, shares: Mapping[str, float]) -> dict[str, int]:
     if sum(counts.values()) > patients or min(counts.values()) < 1:
         msg = (
             f"{patients} patients cannot fill {dict(shares)} with at least one each; give smaller shares, fewer "
-            "sections, or group_by='name' if folders were taken for patients"
+            "sections, or --group-by name or --patient-pattern if folders were taken for patients"
         )
         raise ValueError(msg)
     return counts

@@ -13,7 +13,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from monai_essa.data.volume_reader import read_volume
+from monai_essa.data.volume_file import channels_first, open_volumes
 
 __all__ = ["VolumeFacts", "volume_facts"]
 
@@ -38,6 +38,7 @@ class VolumeFacts:
         high: 99.5th percentile of the finite voxels.
         values: the distinct values where there are at most 256, for a label; else empty.
         digest: equal for equal voxels, whatever the file's name, header and compression.
+        notes: what the reader converted or had to guess, such as a unit or an orientation; one sentence each.
     """
 
     file: str
@@ -53,6 +54,7 @@ class VolumeFacts:
     high: float
     values: tuple[float, ...]
     digest: str
+    notes: tuple[str, ...] = ()
 
 
 def volume_facts(path: str | Path | Sequence[str], count_values: bool = False) -> VolumeFacts:
@@ -60,7 +62,7 @@ def volume_facts(path: str | Path | Sequence[str], count_values: bool = False) -
 
     Args:
         path: a file, a DICOM folder, or one path for each channel.
-        count_values: list the distinct values; for labels.
+        count_values: list the distinct values; for labels, which are opened as such.
 
     Returns:
         The facts.
@@ -70,10 +72,8 @@ def volume_facts(path: str | Path | Sequence[str], count_values: bool = False) -
         ValueError: if a file cannot be read as one volume, or is empty.
     """
     name = str(path) if isinstance(path, str | Path) else str(path[0])
-    array, affine = read_volume(path)
-    if array.size == 0:
-        msg = f"{name}: expected voxels, got the empty shape {array.shape}; leave the file out"
-        raise ValueError(msg)
+    volume = open_volumes(path, label=count_values)
+    array, affine = channels_first(volume), volume.affine
     finite = array if array.dtype.kind in "iub" else array[np.isfinite(array)]
     voxels = finite if finite.size else np.zeros(1)
     values = np.unique(voxels) if count_values else np.empty(0)
@@ -93,6 +93,7 @@ def volume_facts(path: str | Path | Sequence[str], count_values: bool = False) -
         high=float(high),
         values=tuple(values.tolist()) if values.size <= _MOST_VALUES else (),
         digest=_digest(array),
+        notes=volume.notes,
     )
 
 

@@ -5,17 +5,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 from monai_essa.data.data_problem import Problem
+from monai_essa.data.label_map import mapped_id
 from monai_essa.data.volume_facts import VolumeFacts
 from monai_essa.data.volume_meta import SAME_GRID, corner_shift
 
-__all__ = ["image_problems", "label_problems", "pair_problems"]
+__all__ = ["image_problems", "label_problems", "note_problems", "pair_problems"]
 
 
 def image_problems(file: str, facts: VolumeFacts) -> Iterator[Problem]:
-    """Yield what is wrong with an image by itself: NaN, infinite or constant voxels.
+    """Yield what is wrong with an image by itself: NaN, infinite or constant voxels; and doubts about its header.
 
     Args:
         file: as the datalist names it.
@@ -30,30 +32,54 @@ def image_problems(file: str, facts: VolumeFacts) -> Iterator[Problem]:
     if facts.minimum == facts.maximum:
         problem = f"every voxel is {facts.minimum:g}"
         yield Problem("error", file, "image", problem, "leave out the file")
+    yield from note_problems(file, "image", facts)
 
 
-def label_problems(file: str, facts: VolumeFacts, known: frozenset[int]) -> Iterator[Problem]:
+def note_problems(file: str, key: str, facts: VolumeFacts) -> Iterator[Problem]:
+    """Yield what the reader made of a doubtful header, as a warning each.
+
+    Args:
+        file: as the datalist names it.
+        key: ``image`` or ``label``.
+        facts: of the file.
+
+    Yields:
+        The problems.
+    """
+    for note in facts.notes:
+        yield Problem("warning", file, key, note, "look at the scan in a viewer, and repair the header if it is wrong")
+
+
+def label_problems(
+    file: str, facts: VolumeFacts, known: frozenset[int], label_map: Mapping[float, int] = MappingProxyType({})
+) -> Iterator[Problem]:
     """Yield what is wrong with a label by itself: values that are no ids, unknown ids, nothing but background.
 
     Args:
         file: as the datalist names it.
         facts: of the label, with its values.
         known: the ids that the datalist's ``labels`` names; empty if it names none.
+        label_map: the ids that voxel values stand for; others within 0.001 of a whole number stand for that.
 
     Yields:
         The problems.
     """
-    odd = [value for value in facts.values if value != int(value) or value < 0]
-    if odd or facts.broken or not facts.values:
-        found = f"{odd[0]:g}" if odd else "NaN" if facts.broken else "more than 256 values"
+    yield from note_problems(file, "label", facts)
+    values = sorted({mapped_id(value, label_map) for value in facts.values})
+    odd = [value for value in values if value != int(value) or value < 0]
+    if odd or facts.broken or not values:
+        found = repr(odd[0]) if odd else "NaN" if facts.broken else "more than 256 values"
         problem = f"expected ids 0, 1, 2 ..., got {found}"
         yield Problem("error", file, "label", problem, "resample labels with nearest neighbour, or give a label map")
         return
-    unknown = sorted({int(value) for value in facts.values} - known)
+    unknown = sorted({int(value) for value in values} - known)
     if known and unknown:
         problem = f"ids {unknown} are not among the datalist's labels {sorted(known)}"
-        yield Problem("error", file, "label", problem, "correct the file or the 'labels' of the datalist")
-    if facts.values == (0.0,):
+        advice = (
+            f"correct the file or the 'labels' of the datalist, or give a label map such as {unknown[-1]}={max(known)}"
+        )
+        yield Problem("error", file, "label", problem, advice)
+    if values == [0.0]:
         yield Problem("warning", file, "label", "only background", "leave out the file unless the structure is absent")
 
 

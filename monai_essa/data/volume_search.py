@@ -1,19 +1,19 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Finds the volumes of a folder tree: image files and DICOM series."""
+"""Finds the volumes of a folder tree: image files and DICOM series; pictures where there are no volumes."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from monai_essa.data.case_names import VOLUME_SUFFIXES, case_of, series_of
+from monai_essa.data.case_names import PICTURE_SUFFIXES, VOLUME_SUFFIXES, case_of, series_of
 from monai_essa.data.dicom_series import DicomSeries, find_series, is_dicom
 
-__all__ = ["FoundVolume", "find_volumes"]
+__all__ = ["FoundVolume", "find_pictures", "find_volumes"]
 
 
 @dataclass(frozen=True)
@@ -38,34 +38,68 @@ class FoundVolume:
 
 
 def find_volumes(folder: str | Path) -> tuple[FoundVolume, ...]:
-    """Search a folder and its sub-folders; hidden files and files of other kinds are passed over.
+    """Search a folder and its sub-folders; hidden files, files of other kinds, pipes and devices are passed over.
 
     Args:
         folder: where to search.
 
     Returns:
-        The volumes, sorted by name.
+        The volumes, sorted by name; or the pictures (PNG, JPEG, TIFF, BMP) if there is not one volume, since beside
+        volumes they are previews.
 
     Raises:
         FileNotFoundError: if the folder does not exist.
     """
+    return _search(folder, _in_folder) or find_pictures(folder)
+
+
+def find_pictures(folder: str | Path) -> tuple[FoundVolume, ...]:
+    """Search a folder and its sub-folders for pictures, whether or not there are volumes.
+
+    Args:
+        folder: where to search.
+
+    Returns:
+        The pictures, sorted by name.
+
+    Raises:
+        FileNotFoundError: if the folder does not exist.
+    """
+    return _search(folder, _pictures)
+
+
+def _search(
+    folder: str | Path, find: Callable[[Path, Path, list[Path]], Iterator[FoundVolume]]
+) -> tuple[FoundVolume, ...]:
     root = Path(folder)
     if not root.is_dir():
         msg = f"{root}: no such folder; give the folder that holds the images"
         raise FileNotFoundError(msg)
-    found = [volume for place, _, names in os.walk(root) for volume in _in_folder(root, Path(place), sorted(names))]
+    found = [
+        volume
+        for place, _, names in os.walk(root)
+        for volume in find(root, Path(place), _regular(Path(place), sorted(names)))
+    ]
     return tuple(sorted(found, key=lambda volume: volume.name))
 
 
-def _in_folder(root: Path, place: Path, names: list[str]) -> Iterator[FoundVolume]:
-    visible = [place / name for name in names if not name.startswith(".")]
-    images = [path for path in visible if path.name.lower().endswith(VOLUME_SUFFIXES) and path.suffix.lower() != ".dcm"]
+def _regular(place: Path, names: list[str]) -> list[Path]:
+    """Leave out what is hidden, and what would block the reader for ever, as a pipe does."""
+    return [place / name for name in names if not name.startswith(".") and (place / name).is_file()]
+
+
+def _in_folder(root: Path, place: Path, files: list[Path]) -> Iterator[FoundVolume]:
+    images = [path for path in files if path.name.lower().endswith(VOLUME_SUFFIXES) and path.suffix.lower() != ".dcm"]
     yield from (_image(root, path) for path in images)
 
-    others = [path for path in visible if path not in images]
+    others = [path for path in files if path not in images and not path.name.lower().endswith(PICTURE_SUFFIXES)]
     if any(is_dicom(path) for path in others):
         series = find_series(place)
         yield from (_dicom(root, one, place if len(series) == 1 else Path(min(one.files))) for one in series)
+
+
+def _pictures(root: Path, place: Path, files: list[Path]) -> Iterator[FoundVolume]:
+    yield from (_image(root, path) for path in files if path.name.lower().endswith(PICTURE_SUFFIXES))
 
 
 def _image(root: Path, path: Path) -> FoundVolume:

@@ -15,10 +15,12 @@ import numpy as np
 from nibabel.affines import voxel_sizes
 from nibabel.orientations import io_orientation
 
-from monai_essa.data import hold_out, load_datalist, read_volume
+from monai_essa.data import hold_out, listed_patients, load_datalist, read_volume
 from monai_essa.data.cohort import CohortSize
 from monai_essa.data.datalist_file import read_datalist
+from monai_essa.data.datalist_names import channel_names, class_ids
 from monai_essa.demo.demo_data import DemoData, ImageCard
+from monai_essa.outside import shown
 
 __all__ = ["own_data"]
 
@@ -52,12 +54,12 @@ def own_data(folder: Path, datalist: Path, size: CohortSize, img_size: Sequence[
     source = folder / "dataset.json"
     content = read_datalist(source)
     sections = _sections(source, size, seed)
-    modality = content.get("modality") or {"0": "MRI"}
+    channels = channel_names(content, str(source)) or ["MRI"]
     card = ImageCard(
         spacing=_fitting_spacing([item["image"] for item in sections["unlabeled"][:_MEASURED]], img_size),
         labels=_label_ids(content.get("labels"), source),
-        in_channels=len(modality),
-        intensity="ct" if "CT" in str(modality).upper() else "mr",
+        in_channels=len(channels),
+        intensity="ct" if "CT" in " ".join(channels).upper() else "mr",
     )
     datalist.write_text(json.dumps(sections, indent=1), encoding="utf-8")
     names = {"source": "unlabeled"} | {name: name for name in sections}
@@ -66,11 +68,12 @@ def own_data(folder: Path, datalist: Path, size: CohortSize, img_size: Sequence[
 
 def _sections(source: Path, size: CohortSize, seed: int) -> dict[str, _Items]:
     pool: Sequence[Mapping[str, Any]] = load_datalist(source, "training")
+    patients = listed_patients(source, "training")
     held: dict[str, Sequence[Mapping[str, Any]]] = {}
     for name, fraction in _HELD_OUT.items():
         held[name] = _labelled(source, name)
         if not held[name]:
-            pool, held[name] = hold_out(pool, fraction, seed)
+            pool, held[name] = hold_out(pool, fraction, seed, patients)
     if len(pool) < size.training:
         raise ValueError(f"{source}: expected {size.training} labelled cases to train on, got {len(pool)}; add some")
     images = [{"image": item["image"]} for item in pool]
@@ -95,13 +98,13 @@ def _some(items: Sequence[Mapping[str, Any]], count: int, seed: int) -> _Items:
 
 
 def _label_ids(labels: Any, source: Path) -> dict[str, int]:
-    """Ids by name, from the id-to-name table of the Decathlon or the name-to-id table of nnU-Net."""
-    table = labels.items() if isinstance(labels, Mapping) else ()
-    pairs = [(name, key) if str(key).isdigit() else (key, name) for key, name in table]
-    ids = {str(name): int(number) for name, number in pairs if str(number).isdigit()}
-    if len(ids) < 2 or sorted(ids.values()) != list(range(len(pairs))):
-        raise ValueError(f'{source}: expected "labels" such as {{"0": "background", "1": "liver"}}, got {labels}')
-    return dict(sorted(ids.items(), key=lambda pair: pair[1]))
+    """Ids by name, of which the demo needs 0, 1, 2, ... without a gap."""
+    ids = class_ids(labels, f"{source}, field 'labels'")
+    if len(ids) < 2 or list(ids.values()) != list(range(len(ids))):
+        raise ValueError(
+            f'{source}: expected "labels" such as {{"0": "background", "1": "liver"}}, got {shown(labels)}'
+        )
+    return ids
 
 
 def _fitting_spacing(images: Sequence[Any], img_size: Sequence[int]) -> tuple[float, float, float]:

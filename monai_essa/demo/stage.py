@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from monai.bundle import ConfigParser, ConfigWorkflow
+from ruamel.yaml.comments import CommentedMap
 
 from monai_essa.bundle_folder import bundle_folder
+from monai_essa.outside import check_config_value, printable
+from monai_essa.yaml_text import yaml_node, yaml_text
 
 __all__ = ["Stage", "run_stage", "stage_command", "stage_file", "write_stage"]
 
@@ -53,14 +55,17 @@ def write_stage(stage: Stage, output: Path) -> Path:
 
     Returns:
         The file, for ``python -m monai.bundle run --args_file`` and :func:`run_stage`.
+
+    Raises:
+        ValueError: if a value is more than data to MONAI: names of images and labels are among them.
     """
     configs = bundle_folder(stage.bundle) / "configs"
-    arguments = {"config_file": [str(configs / name) for name in stage.configs], **stage.values}
+    arguments = CommentedMap({"config_file": yaml_node([str(configs / name) for name in stage.configs])})
+    arguments |= {key: yaml_node(check_config_value(value, key)) for key, value in stage.values.items()}
+    arguments.yaml_set_start_comment(printable(stage.title))
     path = stage_file(stage, output)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(
-        f"# {stage.title}\n{yaml.safe_dump(arguments, sort_keys=False, default_flow_style=None)}", encoding="utf-8"
-    )
+    path.write_text(yaml_text(arguments), encoding="utf-8")
     return path
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from ignite.engine import Engine, Events
 
 from monai_essa.efficiency.recipe import autocast_dtype
 from monai_essa.efficiency.step_cost import StepCost, step_cost
+from monai_essa.files import written_whole
 from monai_essa.parameter_summary import summary
 
 __all__ = ["CostFile", "cost_record"]
@@ -74,9 +74,8 @@ class CostFile:
 
     def _write(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(f"{self.path.name}.partial")
-        temporary.write_text(json.dumps(self._record, indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, self.path)
+        with written_whole(self.path) as temporary:
+            temporary.write_text(json.dumps(self._record, indent=2) + "\n", encoding="utf-8")
 
 
 def cost_record(cost: StepCost, network: nn.Module) -> dict[str, Any]:

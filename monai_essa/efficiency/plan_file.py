@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import yaml
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from monai_essa.efficiency.site_plan import Choice
+from monai_essa.outside import printable
+from monai_essa.yaml_text import commented, yaml_node, yaml_text
 
 __all__ = ["plan_text", "write_plan"]
 
@@ -27,16 +28,25 @@ def plan_text(config_files: Sequence[Choice], values: Mapping[str, Choice], intr
     Returns:
         The text; it reads back as the values.
 
+    Raises:
+        ValueError: if a value is of a kind that YAML does not hold.
+
     Example:
         >>> print(plan_text([Choice("train.yaml", "for all")], {"batch_size": Choice(4, "fits")}), end="")
         config_file:
         - train.yaml # for all
         batch_size: 4 # fits
     """
-    lines = [f"# {line}" for line in introduction]
-    lines += ["config_file:", *(f"- {_inline(choice.value)} # {choice.reason}" for choice in config_files)]
-    lines += [f"{key}: {_inline(choice.value)} # {choice.reason}" for key, choice in values.items()]
-    return "\n".join(lines) + "\n"
+    document = CommentedMap()
+    document["config_file"] = files = CommentedSeq(yaml_node(choice.value) for choice in config_files)
+    for number, choice in enumerate(config_files):
+        commented(files, number, choice.reason)
+    for key, choice in values.items():
+        document[key] = yaml_node(choice.value)
+        commented(document, key, choice.reason)
+    if introduction:
+        document.yaml_set_start_comment("\n".join(map(printable, introduction)))
+    return yaml_text(document)
 
 
 def write_plan(path: Path, text: str) -> None:
@@ -55,8 +65,3 @@ def write_plan(path: Path, text: str) -> None:
             file.write(text)
     except FileExistsError as error:
         raise FileExistsError(f"{path} exists; expected a new file: give another --out or move it away") from error
-
-
-def _inline(value: Any) -> str:
-    text = yaml.safe_dump(value, default_flow_style=True, width=10**6, sort_keys=False, allow_unicode=True)
-    return text.removesuffix("...\n").strip()

@@ -15,6 +15,8 @@ from nibabel.orientations import io_orientation
 from tqdm import tqdm
 
 from monai_essa.data.datalist_file import load_datalist, read_datalist, section_names
+from monai_essa.data.datalist_names import channel_names, class_ids
+from monai_essa.data.label_map import check_label_map, mapped_id
 from monai_essa.data.volume_facts import VolumeFacts, volume_facts
 
 __all__ = ["SiteFacts", "site_facts"]
@@ -69,7 +71,8 @@ def site_facts(datalist: Path) -> SiteFacts:
 
     Raises:
         FileNotFoundError: if the datalist or a file that it names is missing.
-        ValueError: if there is no image, or the images are 2-D, unreadable or of different channels.
+        ValueError: if there is no image, the images are 2-D, unreadable or of different channels, or the datalist's
+            ``modality``, ``channel_names`` or ``labels`` are not short printable text.
     """
     listed = read_datalist(datalist)
     sections = tuple(name for name in (*_UNLABELLED, "training") if listed.get(name))
@@ -84,7 +87,7 @@ def site_facts(datalist: Path) -> SiteFacts:
         found = sorted({f"{fact.channels} x {len(fact.shape)}-D" for fact in facts})
         raise ValueError(f"{datalist}: expected 3-D scans of one number of channels, got {', '.join(found)}")
     labelled, validation = (_labelled(listed, name) for name in ("training", "validation"))
-    modality, modality_reason = _modality(listed, facts)
+    modality, modality_reason = _modality(listed, datalist, facts)
     return SiteFacts(
         datalist=datalist,
         sections=sections,
@@ -122,10 +125,9 @@ def _median(rows: Sequence[np.ndarray]) -> tuple[float, ...]:
     return tuple(float(value) for value in np.median(rows, axis=0).round(4))
 
 
-def _modality(listed: Mapping[str, Any], facts: Sequence[VolumeFacts]) -> tuple[str, str]:
+def _modality(listed: Mapping[str, Any], datalist: Path, facts: Sequence[VolumeFacts]) -> tuple[str, str]:
     """Take the modality that the datalist names, in the style of the Decathlon or of nnU-Net, else look at the air."""
-    named = listed.get("modality") or listed.get("channel_names") or {}
-    text = str(next(iter(named.values()), "") if isinstance(named, dict) else named)
+    text = next(iter(channel_names(listed, str(datalist))), "")
     words = text.lower().replace("-", " ").replace("_", " ").split()
     for modality, names in _NAMES.items():
         if any(word in names for word in words):
@@ -138,14 +140,15 @@ def _modality(listed: Mapping[str, Any], facts: Sequence[VolumeFacts]) -> tuple[
 
 def _classes(listed: Mapping[str, Any], datalist: Path) -> dict[str, int]:
     """Name the ids 0 to the highest: of the datalist's ``labels``, else of the maps."""
-    named = listed.get("labels")
-    if isinstance(named, dict) and named:
-        pairs = [(key, value) if str(key).isdigit() else (value, key) for key, value in named.items()]
-        names = {int(number): str(name) for number, name in pairs if str(number).isdigit()}
-    else:
+    named = class_ids(listed.get("labels"), f"{datalist}, field 'labels'")
+    names = {number: name for name, number in named.items()}
+    if not names:
         items = [item for section in ("training", "validation") for item in listed.get(section) or []]
         maps = [datalist.parent / item["label"] for item in items if _has_label(item)]
         found = (volume_facts(label, count_values=True).values for label in tqdm(maps, "reading labels", disable=None))
-        names = {int(value): f"class_{value:g}" for values in found for value in values}
+        label_map = check_label_map(listed.get("label_map"), f"{datalist}, field 'label_map'")
+        ids = sorted({int(mapped_id(value, label_map)) for values in found for value in values})
+        named = class_ids({f"class_{number}": number for number in ids}, f"{datalist}, the label maps")
+        names = {number: name for name, number in named.items()}
     names[0] = names.get(0, "background") if names.get(0) != "class_0" else "background"
     return {names.get(number, f"class_{number}"): number for number in range(max(names) + 1)}

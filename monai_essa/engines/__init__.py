@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from monai_essa.engines.best_metric import BestMetric
+from monai_essa.engines.best_epoch import BestMetric, RestoreBest, check_foreground, check_validation_interval
 from monai_essa.engines.crop_size import check_crop_size
 from monai_essa.engines.equal_steps import extra_epochs
 from monai_essa.engines.fingerprint import config_fingerprints, datalist_fingerprint, file_fingerprint
@@ -16,7 +16,6 @@ from monai_essa.engines.model_versions import next_run_folder, publish_model
 from monai_essa.engines.parameter_groups import parameter_groups
 from monai_essa.engines.prepare_batch import prepare_unlabelled_batch
 from monai_essa.engines.pretext_head import PretextHead, load_pretext_head, start_pretext_head
-from monai_essa.engines.restore_best import RestoreBest
 from monai_essa.engines.run_checkpoint import RunCheckpoint
 from monai_essa.engines.run_folder import RunRecord, finish_run, open_run, run_iterations
 from monai_essa.engines.sampler_epoch import SamplerEpoch
@@ -51,6 +50,8 @@ __all__ = [
     "ValidationStep",
     "adapted_network",
     "check_crop_size",
+    "check_foreground",
+    "check_validation_interval",
     "config_fingerprints",
     "datalist_fingerprint",
     "extra_epochs",

@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from monai_essa.files import written_whole
+
 __all__ = ["sync_and_rename", "write_text_atomically"]
 
 
@@ -37,6 +39,5 @@ def write_text_atomically(path: Path, text: str) -> None:
         >>> path.read_text()
         '{}'
     """
-    temporary = path.with_name(path.name + ".partial")
-    temporary.write_text(text, encoding="utf-8")
-    sync_and_rename(temporary, path)
+    with written_whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -93,5 +94,10 @@ class LossLog:
         row |= {name: total / self._count for name, total in self._sums.items()}
         if self.validator is not None and self.validator.state.epoch == engine.state.epoch:
             metrics = self.validator.state.metrics
-            row["validation"] = {name: float(value) for name, value in metrics.items() if is_scalar(value)}
+            # JSON has no NaN: a metric that is undefined on these cases is null.
+            row["validation"] = {
+                name: float(value) if math.isfinite(value) else None
+                for name, value in metrics.items()
+                if is_scalar(value)
+            }
         return row

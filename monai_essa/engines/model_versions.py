@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from monai_essa.engines.atomic_write import sync_and_rename
+from monai_essa.files import written_whole
 
 __all__ = ["next_run_folder", "publish_model"]
 
@@ -63,7 +63,6 @@ def publish_model(run: str | Path, models: str | Path) -> Path:
 
 
 def _copy(source: Path, target: Path) -> Path:
-    temporary = target.with_name(f".{target.name}.part")
-    shutil.copyfile(source, temporary)  # without its time: a server takes a newer file for a new model
-    sync_and_rename(temporary, target)
+    with written_whole(target) as temporary:
+        shutil.copyfile(source, temporary)  # without its time: a server takes a newer file for a new model
     return target

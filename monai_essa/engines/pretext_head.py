@@ -11,7 +11,7 @@ import torch.nn as nn
 from ignite.engine import Engine, Events
 from safetensors.torch import load_file, save
 
-from monai_essa.engines.atomic_write import sync_and_rename
+from monai_essa.files import written_whole
 from monai_essa.switch import switch
 
 __all__ = ["PretextHead", "load_pretext_head", "start_pretext_head"]
@@ -38,9 +38,8 @@ class PretextHead:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         state = self.objective.state_dict()
         own = {name: state[name].detach().cpu().contiguous() for name in state if not name.startswith("encoder.")}
-        temporary = self.path.with_name(self.path.name + ".partial")
-        temporary.write_bytes(save(own))  # save_file would make it readable for the owner alone
-        sync_and_rename(temporary, self.path)
+        with written_whole(self.path) as temporary:
+            temporary.write_bytes(save(own))  # save_file would make it readable for the owner alone
 
 
 def start_pretext_head(objective: nn.Module, path: str | Path | None = None, freeze: bool = False) -> nn.Module:

@@ -17,7 +17,7 @@ import torch
 
 from monai_essa.engines.atomic_write import sync_and_rename
 
-__all__ = ["has_resume_files", "read_resume_file", "write_resume_file"]
+__all__ = ["delete_resume_files", "has_resume_files", "read_resume_file", "write_resume_file"]
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +77,14 @@ def read_resume_file(folder: Path) -> dict[str, Any] | None:
             "delete the folder to start the run again"
         )
     return None
+
+
+def delete_resume_files(folder: Path) -> None:
+    """Delete what a run wrote into a folder to resume from, and the folder if nothing else is in it."""
+    for file in [*_files(folder), *folder.glob("resume.partial")]:
+        file.unlink()
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def has_resume_files(folder: Path) -> bool:

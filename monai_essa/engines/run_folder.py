@@ -23,7 +23,7 @@ import torch.distributed as dist
 
 from monai_essa.engines.atomic_write import write_text_atomically
 from monai_essa.engines.fingerprint import config_fingerprints, datalist_fingerprint
-from monai_essa.engines.resume_file import has_resume_files
+from monai_essa.engines.resume_file import delete_resume_files, has_resume_files
 from monai_essa.version import __version__
 
 __all__ = ["RunRecord", "finish_run", "open_run", "run_iterations"]
@@ -95,15 +95,16 @@ def open_run(
     return RunRecord(folder, digest[:16])
 
 
-def finish_run(folder: str | Path, iterations: int | None = None) -> None:
-    """Mark a run as finished: from now on its folder is left alone.
+def finish_run(folder: str | Path, iterations: int | None = None, keep_resume: bool = False) -> None:
+    """Mark a run as finished, when its results are written: from now on its folder is left alone.
 
     Args:
         folder: the run folder.
-        iterations: the training steps that the run took, over all its starts; :func:`run_iterations` reads them.
+        iterations: how many training steps it took.
+        keep_resume: keep the files of ``resume/``, from which nothing resumes any more; by default they are deleted.
 
     Raises:
-        FileNotFoundError: if there is no run.
+        FileNotFoundError: if no run was opened in the folder.
     """
     folder = Path(folder)
     if not (folder / _FILE).exists():
@@ -111,6 +112,8 @@ def finish_run(folder: str | Path, iterations: int | None = None) -> None:
     if _is_first_process():
         done = {} if iterations is None else {"iterations": iterations}
         _write(folder, _read(folder) | done | {"status": "finished", "finished": _now()})
+        if not keep_resume:
+            delete_resume_files(folder / "resume")
 
 
 def run_iterations(folder: str | Path) -> int:

@@ -16,7 +16,9 @@ from ignite.engine import Engine, Events
 
 from monai_essa.adaptation import merge
 from monai_essa.adapter_file import save_adapter
-from monai_essa.engines.atomic_write import sync_and_rename, write_text_atomically
+from monai_essa.adapter_record import check_card
+from monai_essa.engines.atomic_write import write_text_atomically
+from monai_essa.files import written_whole
 from monai_essa.methods.method import NotMergeable
 from monai_essa.network_parts import encoder_prefix, part_of
 from monai_essa.networks import state_with_grid
@@ -46,7 +48,7 @@ class StageOutputs:
         preprocessing: card that goes into the adapter file: spacing (mm), axcodes, intensity, label names.
 
     Raises:
-        ValueError: if ``handover`` is none of them.
+        ValueError: if ``handover`` is none of them, or the card is more than plain values: said before the training.
     """
 
     def __init__(
@@ -61,7 +63,7 @@ class StageOutputs:
         self.network = network
         self.output_dir = Path(output_dir)
         self.handover = handover
-        self.preprocessing = preprocessing
+        self.preprocessing = check_card(preprocessing, "preprocessing")
 
     def attach(self, engine: Engine) -> None:
         """Write at the trainer's end; attach after the handler that restores the best epoch, if there is one."""
@@ -86,10 +88,9 @@ class StageOutputs:
                 reason,
             )
             return
-        temporary = self.output_dir / "model.pt.partial"
         state = plain.state_dict() if self.handover == "network" else _encoder_state(plain)
-        torch.save(state_with_grid(plain, state), temporary)
-        sync_and_rename(temporary, self.output_dir / "model.pt")
+        with written_whole(self.output_dir / "model.pt") as temporary:
+            torch.save(state_with_grid(plain, state), temporary)
 
 
 def _encoder_state(network: nn.Module) -> dict[str, torch.Tensor]:

@@ -46,6 +46,7 @@ class Supervised(nn.Module):
 
         Returns:
             ``loss``, the mean over what the loss function returns, and ``pred``, the prediction without its graph.
+            A cross-entropy with class weights adds ``weight``, the sum of the weights of these labels.
 
         Raises:
             ValueError: if there are no labels.
@@ -56,7 +57,11 @@ class Supervised(nn.Module):
                 "check that each item of the training section has one and that the transforms keep it"
             )
         prediction = self.network(images)
-        return {Keys.LOSS: self.loss_function(prediction, labels).mean(), Keys.PRED: prediction.detach()}
+        loss = self.loss_function(prediction, labels).mean()
+        parts: dict[str, torch.Tensor] = {str(Keys.LOSS): loss, str(Keys.PRED): prediction.detach()}
+        if isinstance(self.loss_function, nn.CrossEntropyLoss) and self.loss_function.weight is not None:
+            parts["weight"] = self.loss_function.weight[labels.long()].sum()  # the denominator of its mean
+        return parts
 
     def head_parameters(self) -> list[nn.Parameter]:
         """List the parameters of the network's head, which starts from nothing and may learn faster."""

@@ -25,11 +25,13 @@ class TrainStep:
     """Forward, backward and, at the end of an accumulation window, one optimizer step.
 
     The objective is called as ``objective(*prepare_batch(batch), generator=generator)`` and returns a dictionary with
-    the scalar ``"loss"`` and any parts. The network of the trainer is not called, so hand the trainer the objective.
+    the scalar ``"loss"``, the ``"weight"`` that its mean was divided by where that is not the number of images, and any
+    parts. The network of the trainer is not called, so hand the trainer the objective.
 
     - Masks (the generator) and dropout (torch's global generators) are keyed by (seed, iteration, rank).
-    - The loss of a window is the mean over its batches, the shorter last window of an epoch included, so that
-      accumulating n batches of size b gives the gradient of one batch of size n*b.
+    - The loss of a window is the mean over its batches, each counted by its ``"weight"`` from the objective, or by its
+      number of images: :math:`\\sum_i w_i L_i / \\sum_i w_i`. So accumulating n batches of size b gives the gradient of
+      one batch of size n*b, in a shorter last window of an epoch too.
     - fp16 on CUDA scales the loss; gradients are unscaled before their norm is clipped.
     - A loss or a gradient that is not finite ends the run before it reaches a weight. (Under loss scaling only the
       loss is checked: the scaler skips steps whose gradients overflow.)
@@ -80,6 +82,7 @@ class TrainStep:
         self.accumulation = accumulation
         self.seed = seed
         on_cuda = any(parameter.is_cuda for parameter in objective.parameters())
+        self._weights: list[torch.Tensor] = []  # of the batches of this window
         self.scaler = torch.amp.GradScaler("cuda", enabled=precision == "fp16" and on_cuda)
 
     def __call__(self, engine: Any, batch: Any) -> dict[str, Any]:
@@ -107,9 +110,10 @@ class TrainStep:
         if window.first:
             # Gradients of whoever used the network before, such as a cost meter, must not leak in.
             engine.optimizer.zero_grad(set_to_none=True)
+            self._weights.clear()
         with keyed_rng(device, self.seed, engine.state.iteration, engine.state.rank) as generator:
             loss = self._forward(engine, batch, inputs, generator)
-            self.scaler.scale(loss / window.size).backward()
+            self.scaler.scale(self._weighted(loss)).backward()
         engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
         if window.last:
             self._step(engine, batch)
@@ -127,6 +131,11 @@ class TrainStep:
     def _forward(self, engine: Any, batch: Any, inputs: Any, generator: torch.Generator) -> torch.Tensor:
         with autocast_to(self.precision, engine.state.device):
             parts = self.objective(*(_plain(value) for value in inputs), generator=generator)
+        parts = dict(parts)
+        weight = parts.pop("weight", None)
+        self._weights.append(
+            parts[Keys.LOSS].detach().new_tensor(len(inputs[0])) if weight is None else weight.detach()
+        )
         engine.state.output.update({name: value.detach() for name, value in parts.items()})
         engine.fire_event(IterationEvents.FORWARD_COMPLETED)
         loss = parts[Keys.LOSS]
@@ -136,10 +145,19 @@ class TrainStep:
         engine.fire_event(IterationEvents.LOSS_COMPLETED)
         return loss
 
+    def _weighted(self, loss: torch.Tensor) -> torch.Tensor:
+        """Return the loss times its weight, in units of the window's first weight to stay in the range of fp16."""
+        return loss if len(self._weights) == 1 else loss * (self._weights[-1] / self._unit())
+
+    def _unit(self) -> torch.Tensor:
+        first = self._weights[0]
+        return torch.where(first > 0, first, torch.ones_like(first))
+
     def _step(self, engine: Any, batch: Any) -> None:
         optimizer = engine.optimizer
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         self.scaler.unscale_(optimizer)
+        self._divide_by_total_weight(parameters)
         norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
         if not self.scaler.is_enabled() and not torch.isfinite(norm):
             raise FloatingPointError(_not_finite(f"norm of the gradients ({norm.item()})", engine.state, batch))
@@ -148,6 +166,14 @@ class TrainStep:
         self.scaler.step(optimizer)
         self.scaler.update()
         optimizer.zero_grad(set_to_none=True)
+
+    def _divide_by_total_weight(self, parameters: list[nn.Parameter]) -> None:
+        if len(self._weights) > 1:
+            total = torch.stack(self._weights).sum()
+            share = self._unit() / torch.where(total > 0, total, torch.ones_like(total))
+            for parameter in parameters:
+                if parameter.grad is not None:
+                    parameter.grad.mul_(share)
 
 
 @dataclass(frozen=True)

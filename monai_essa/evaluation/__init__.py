@@ -16,9 +16,11 @@ from monai_essa.evaluation.classification_metrics import (
     quadratic_weighted_kappa,
 )
 from monai_essa.evaluation.classification_report import ClassificationReport
+from monai_essa.evaluation.segmentation_metrics import DefinedDice
 
 __all__ = [
     "ClassificationReport",
+    "DefinedDice",
     "Interval",
     "area_under_roc",
     "balanced_accuracy",

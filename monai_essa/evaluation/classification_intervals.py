@@ -28,10 +28,10 @@ def classification_intervals(
     truth: np.ndarray,
     multi_label: bool = False,
     patients: Sequence[str] | None = None,
-    resamples: int = 2000,
+    resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """Compute the metrics of a classification with their 95 % bootstrap intervals.
+    """Compute the metrics of a classification with their 95 % bootstrap intervals over patients.
 
     ``auc``, ``balanced_accuracy``, ``f1`` (of the second class where there are two, else the mean over classes),
     ``expected_calibration_error`` and, where an image has one class, ``quadratic_weighted_kappa``. The class of the
@@ -50,8 +50,9 @@ def classification_intervals(
 
     Example:
         >>> truth = np.eye(2, dtype=int)[np.arange(100) % 2]
-        >>> classification_intervals(0.8 * truth + 0.1, truth, resamples=10)["auc"]
-        Interval(value=1.0, low=1.0, high=1.0)
+        >>> probabilities = 0.75 * np.random.default_rng(0).dirichlet([1, 1], 100) + 0.25 * truth
+        >>> str(classification_intervals(probabilities, truth, resamples=100)["balanced_accuracy"])
+        '0.640 (0.546 to 0.722)'
     """
     metrics: dict[str, Callable[..., float]] = {"auc": area_under_roc} | (
         _of_several_classes() if multi_label else _of_one_class(truth.shape[1])

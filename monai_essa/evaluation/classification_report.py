@@ -13,8 +13,9 @@ import math
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from ignite.engine import Engine, Events
@@ -34,8 +35,8 @@ class ClassificationReport:
     """Handler that writes ``predictions.csv`` and ``metrics.json`` when an evaluator completes.
 
     - ``predictions.csv``: image, label (several names are joined by ``+``) and a probability for each class;
-    - ``metrics.json``: each metric of :func:`~monai_essa.evaluation.classification_intervals`. Patients are told
-      apart by the names of files (:func:`monai_essa.data.patient_of`).
+    - ``metrics.json``: each metric of :func:`~monai_essa.evaluation.classification_intervals`. Patients are those of
+      ``patients``, else told apart by the names of files (:func:`monai_essa.data.patient_of`).
 
     It takes the evaluator's decollated output after postprocessing: ``image``, ``pred`` (C,) as probabilities and
     ``label`` (C,) of 0 and 1.
@@ -46,6 +47,7 @@ class ClassificationReport:
         multi_label: whether an image may be of several classes or none.
         resamples: draws of the bootstrap.
         seed: of these draws.
+        patients: of the images, by path, as :func:`monai_essa.data.listed_patients` returns them.
     """
 
     def __init__(
@@ -53,14 +55,16 @@ class ClassificationReport:
         output_dir: str | Path,
         labels: Mapping[str, int],
         multi_label: bool = False,
-        resamples: int = 2000,
+        resamples: int = 1000,
         seed: int = 0,
+        patients: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.output_dir = Path(output_dir)
         self.names = sorted(labels, key=labels.__getitem__)
         self.multi_label = multi_label
         self.resamples = resamples
         self.seed = seed
+        self.patients = dict(patients)
         self._rows: list[tuple[str, np.ndarray, np.ndarray]] = []
 
     def attach(self, engine: Engine) -> None:
@@ -75,14 +79,16 @@ class ClassificationReport:
         probabilities, truth = (np.stack([row[place] for row in self._rows]) for place in (1, 2))
         self.output_dir.mkdir(parents=True, exist_ok=True)
         (self.output_dir / "predictions.csv").write_text(self._table(images, probabilities, truth), encoding="utf-8")
-        patients = _patients(images)
+        patients = [
+            self.patients.get(image, guess) for image, guess in zip(images, _guessed_patients(images), strict=True)
+        ]
         intervals = classification_intervals(
             probabilities, truth, self.multi_label, patients, resamples=self.resamples, seed=self.seed
         )
         record = {
             "images": len(images),
             "patients": len(set(patients)),
-            "interval": f"95 % percentile bootstrap over patients, {self.resamples} draws, seed {self.seed}",
+            "interval": f"95 % studentised bootstrap over patients, {self.resamples} draws, seed {self.seed}",
             "metrics": {name: _plain(interval) for name, interval in intervals.items()},
         }
         (self.output_dir / "metrics.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
@@ -103,11 +109,15 @@ class ClassificationReport:
         return text.getvalue()
 
 
-def _patients(images: list[str]) -> list[str]:
+def _guessed_patients(images: list[str]) -> list[str]:
     folder = os.path.commonpath([os.path.dirname(image) for image in images])
     return [patient_of(_PICTURE.sub("", os.path.relpath(image, folder))) for image in images]
 
 
-def _plain(interval: Interval) -> dict[str, float | None]:
-    """JSON has no NaN."""
-    return {name: None if math.isnan(value) else round(value, 6) for name, value in asdict(interval).items()}
+def _plain(interval: Interval) -> dict[str, Any]:
+    """Return the fields of an interval; JSON has no NaN."""
+    ends = {name: getattr(interval, name) for name in ("value", "low", "high")}
+    plain = {name: None if math.isnan(value) else round(value, 6) for name, value in ends.items()}
+    return (
+        plain | {"undefined_draws": interval.undefined} | ({"no_interval": interval.reason} if interval.reason else {})
+    )

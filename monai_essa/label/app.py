@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import locale
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,21 @@ from monailabel.interfaces.tasks.train import TrainTask
 from monailabel.tasks.activelearning.first import First
 from monailabel.tasks.activelearning.random import Random
 
+from monai_essa.error_line import one_line
 from monai_essa.label.adapter_infer import AdapterInfer
 from monai_essa.label.adapter_store import AdapterStore
+from monai_essa.label.guarded_server import guard
 from monai_essa.label.labelled_stage import LabelledStage
+from monai_essa.label.received_sessions import ReceivedSessions
+from monai_essa.label.request_records import scoring_record, strategy_record
 from monai_essa.label.site_training import SiteTraining
-from monai_essa.label.status_page import status_router
+from monai_essa.label.steady_batch import SteadyBatch
 from monai_essa.label.studies_folder import StudiesFolder, is_received_file
+from monai_essa.label.task_processes import end_tasks_with_server, end_with_server, mark_server
 from monai_essa.label.uncertainty import EntropyScoring, MostUncertain
 from monai_essa.label.unlabelled_stage import UnlabelledStage
+from monai_essa.label.web_origins import checked_origins
+from monai_essa.outside import NAME, Text, shown
 from monai_essa.version import __version__
 
 __all__ = ["EssaLabelApp"]
@@ -43,15 +51,17 @@ class EssaLabelApp(MONAILabelApp):
     Args:
         app_dir: the app folder.
         studies: folder of the images, or the address of a DICOMweb server.
-        conf: of ``--conf``; this app reads none.
+        conf: of ``--conf``; this app reads ``origins``, the web pages that may talk to the server besides its own,
+            separated by commas.
 
     Raises:
         FileNotFoundError: if ``model/`` holds no bundle with weights.
-        ValueError: if a bundle has the name of another one's SSA.
+        ValueError: if a bundle has the name of another one's SSA or no plain name, or an origin is none.
     """
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
-        folder = Path(app_dir) / "model"
+        end_with_server()
+        folder = Path(app_dir).resolve() / "model"
         self.bundles = {path.parents[1].name: path.parents[1] for path in sorted(folder.glob("*/models/model.pt"))}
         if not self.bundles:
             raise FileNotFoundError(
@@ -59,11 +69,18 @@ class EssaLabelApp(MONAILabelApp):
                 "monai-essa label init DIR --bundle BUNDLE"
             )
         for name in self.bundles:
+            _check_bundle_name(name)
             if f"{name}_ssa" in self.bundles:
                 raise ValueError(f"{name}_ssa is the SSA of the bundle {name}: rename the folder of the other bundle")
+        told = [str(origin) for origin in settings.MONAI_LABEL_CORS_ORIGINS]
+        told += [origin for origin in (conf or {}).get("origins", "").split(",") if origin.strip()]
+        self.origins = checked_origins(told)
         self.adapters = {name: AdapterStore(bundle / "adapters") for name, bundle in self.bundles.items()}
         about = "Segmentation by bundles, with adapters that train on the labels submitted so far"
         super().__init__(app_dir, studies, conf, name="monai_essa", description=about, version=__version__)
+        if settings.MONAI_LABEL_SESSIONS:
+            path, expiry = settings.MONAI_LABEL_SESSION_PATH, settings.MONAI_LABEL_SESSION_EXPIRY
+            self._sessions = ReceivedSessions(path, expiry)
 
     def init_datastore(self) -> Datastore:
         """Open the studies; a local folder is guarded."""
@@ -97,8 +114,73 @@ class EssaLabelApp(MONAILabelApp):
         """Score by the first bundle."""
         return {"epistemic": EntropyScoring(next(iter(self._infers.values())))}
 
+    def init_batch_infer(self) -> Callable[..., Any]:
+        """Make the task that infers on many images."""
+        return SteadyBatch()
+
+    def check_training(self, model: str | None, values: Mapping[str, Any]) -> None:
+        """Refuse a request that the training would refuse, before a process is started for it.
+
+        Args:
+            model: name of the trainer; None: all, and ``values`` has what is for one of them alone under its name.
+            values: of the request.
+
+        Raises:
+            HTTPException: with status 404 for an unknown name.
+            ValueError: as :meth:`SiteTraining.checked` says.
+        """
+        if model is not None:
+            _known("training", model, self._trainers).checked(values)
+            return
+        for name, task in self._trainers.items():
+            task.checked(_fields_of(name, self._trainers, values))
+
+    def check_inference(self, model: str, values: Mapping[str, Any]) -> None:
+        """Refuse a request that the inference would refuse; as :meth:`check_training`."""
+        _known("model", model, self._infers).checked(values)
+
+    def check_scoring(self, method: str | None, values: Mapping[str, Any]) -> None:
+        """Refuse a request that the scoring would refuse; as :meth:`check_training`."""
+        if method is not None:
+            _known("scoring", method, self._scoring_methods)
+        for name in self._scoring_methods:
+            scoring_record().check(_fields_of(name, self._scoring_methods, values), "scoring")
+
+    def check_strategy(self, strategy: str, values: Mapping[str, Any]) -> None:
+        """Refuse a request for the next volume that names no strategy of this app, or has unknown fields."""
+        _known("strategy", strategy, self._strategies)
+        strategy_record().check(values, "strategy")
+
+    def check_model(self, model: str) -> None:
+        """Refuse the name of no model.
+
+        Raises:
+            HTTPException: with status 404.
+        """
+        _known("model", model, self._infers)
+
+    def train(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Train.
+
+        Raises:
+            HTTPException: with status 400 or 409 for what a training refuses, where the server itself trains.
+        """
+        # MONAI Label puts what was said to all trainers, by name, beside what was said to this one.
+        request = {name: value for name, value in request.items() if name not in self._trainers}
+        try:
+            return super().train(request)
+        except (ValueError, RuntimeError) as error:
+            if self._server_mode:
+                raise HTTPException(400 if isinstance(error, ValueError) else 409, one_line(error)) from error
+            raise
+
+    def scoring(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
+        """Score."""
+        request = {name: value for name, value in request.items() if name not in self._scoring_methods}
+        return super().scoring(request, datastore)
+
     def on_init_complete(self) -> None:
-        """Add the page of the status to the server, which calls this at its start, and make trainings legible to it.
+        """Guard the server, which calls this at its start, and make trainings legible to it.
 
         MONAI Label reads what a training prints in the encoding of the server's locale. One character that it cannot
         decode, as those of tqdm's bar in ASCII, would leave the training "RUNNING" for ever.
@@ -106,20 +188,49 @@ class EssaLabelApp(MONAILabelApp):
         from monailabel.app import app as server  # not at the top: a training builds this app without a server
 
         os.environ["PYTHONIOENCODING"] = f"{locale.getpreferredencoding(False)}:backslashreplace"
-        server.include_router(status_router())
+        mark_server()
+        guard(server, self.origins)
+        end_tasks_with_server()
         super().on_init_complete()
 
     def infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
         """Infer on an image of the studies, or on one that came with the request.
 
         Raises:
-            HTTPException: with status 400 for another file of the server, 404 for an unknown image or adapter.
+            HTTPException: with status 400 for another file of the server, 404 for an unknown model, image or adapter,
+                422 for an image that cannot be segmented.
         """
+        _known("model", request.get("model"), self._infers)
         image = request.get("image")
         if isinstance(image, str) and not (os.path.exists(image) and is_received_file(image)):
             store = datastore or self.datastore()
             if isinstance(store, StudiesFolder):
                 store.known(image)
             elif os.path.exists(image):
-                raise HTTPException(400, f"image {image!r}: expected an image id, got a file of the server")
+                raise HTTPException(400, f"image {shown(image)}: expected an image id, got a file of the server")
         return super().infer(request, datastore)
+
+
+def _known(kind: str, name: Any, tasks: Mapping[str, Any]) -> Any:
+    """Return the task of a name.
+
+    Raises:
+        HTTPException: with status 404 for an unknown one.
+    """
+    if not isinstance(name, str) or name not in tasks:
+        raise HTTPException(404, f"{kind} {shown(name)}: expected one of {', '.join(tasks)}")
+    return tasks[name]
+
+
+def _fields_of(name: str, tasks: Mapping[str, Any], values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what a request says to one of several tasks: what is under no task's name, and what is under its own."""
+    own = values.get(name, {})
+    shared = {field: value for field, value in values.items() if field not in tasks}
+    return {**shared, **own} if isinstance(own, Mapping) else own
+
+
+def _check_bundle_name(name: str) -> None:
+    try:
+        Text(NAME, 100).check(name, "bundle")
+    except ValueError as error:
+        raise ValueError(f"{error}; rename the bundle's folder") from error

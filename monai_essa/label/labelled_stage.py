@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,10 @@ from monailabel.interfaces.datastore import Datastore
 from monailabel.utils.others.generic import name_to_device
 
 from monai_essa.label.adapter_store import SSA, AdapterStore
+from monai_essa.label.held_out import compared, volume_digests
 from monai_essa.label.labelled_split import split_labelled
+from monai_essa.label.request_records import config_text
+from monai_essa.outside import Check, Flag, Number
 
 __all__ = ["LabelledStage"]
 
@@ -38,46 +41,65 @@ class LabelledStage:
         "samples_per_epoch": 8,  # crops, at least one of each volume
         "val_split": 0.2,
     }
+    checks: Mapping[str, Check] = {
+        "pretrained": Flag(),
+        "max_epochs": Number(1, 10_000, whole=True),
+        "samples_per_epoch": Number(1, 1_000_000, whole=True),
+        "val_split": Number(0, 0.99),
+    }
 
     def __init__(self, bundle: Path, adapters: AdapterStore) -> None:
         self.bundle = bundle
         self.adapters = adapters
 
     def train(self, request: Mapping[str, Any], datastore: Datastore, run: Path) -> dict[str, Any]:
-        """Train, and note how many labels there were, and the Dice of the best epoch.
+        """Train, and note how many labels there were, the Dice of the best epoch, and whether the result is to be used.
 
         Raises:
             ValueError: if there is no label, or ``val_split`` is no share.
         """
         wanted = {**self.options, **request}
-        items = [{"image": item["image"], "label": item["label"]} for item in datastore.datalist()]
+        site, device = wanted["adapter"], name_to_device(wanted.get("device"))
+        items = [{key: config_text(item[key], key) for key in ("image", "label")} for item in datastore.datalist()]
         training, validation = split_labelled(items, float(wanted["val_split"]))
         epochs = int(wanted["max_epochs"])
         config = self.bundle / "configs" / "train.yaml"
         train = yaml.safe_load(config.read_text(encoding="utf-8"))
         values: dict[str, Any] = {
-            "bundle_root": str(self.bundle),
-            "output_dir": str(run),
+            "bundle_root": config_text(self.bundle, "bundle"),
+            "output_dir": config_text(run, "run folder"),
             "pretrained": str(self.bundle / "models" / "model.pt"),
             "train#dataset#data": training,
             "validate#dataset#data": validation,
             "max_epochs": epochs,
             "samples_per_epoch": max(len(training), int(wanted["samples_per_epoch"])),
             "val_interval": max(1, epochs // 4),
-            "device": name_to_device(wanted.get("device")),
+            "device": config_text(device, "device"),
             # Without what start_bundle.yaml adds: here the adapter is the result.
             "run": [entry for entry in train["run"] if "publish_model" not in entry],
         }
-        values |= self._start(wanted["adapter"] if wanted["pretrained"] else None, train["network"])
+        begins_from = self.adapters.newest(site) if wanted["pretrained"] else None
+        values |= self._start(site, begins_from, train["network"])
         monai.bundle.run(config_file=str(config), meta_file=str(config.with_name("metadata.json")), **values)
-        return {"labels": len(items), "epochs": epochs, "dice": _dice(run)}
+        earlier = (begins_from or {}).get("trained_on", [])
+        seen = sorted({*volume_digests(training), *earlier})
+        note = {"labels": len(items), "epochs": epochs, "dice": _dice(run), "trained_on": seen}
+        return note | self._verdict(site, validation, seen, run / "adapter.safetensors", device)
 
-    def _start(self, site: str | None, network: Mapping[str, Any]) -> dict[str, Any]:
-        newest = self.adapters.newest(site) if site is not None else None
-        if site is None or newest is None:
+    def _verdict(
+        self, site: str, validation: Sequence[dict[str, str]], seen: Sequence[str], new: Path, device: str
+    ) -> dict[str, Any]:
+        """Compare with what the site uses now, on the volumes that neither trained on."""
+        current = self.adapters.current_version(site)
+        trained_on = {*seen, *((current or {}).get("trained_on", []))}
+        unseen = [item for item in validation if volume_digests([item])[0] not in trained_on]
+        return compared(self.bundle, unseen, new, self.adapters.current(site), device)
+
+    def _start(self, site: str, begins_from: Mapping[str, Any] | None, network: Mapping[str, Any]) -> dict[str, Any]:
+        if begins_from is None:
             return {"start": "encoder"}
-        file = str(self.adapters.file(site, newest["version"]))
-        if newest.get("stage") == SSA:
+        file = config_text(self.adapters.file(site, begins_from["version"]), "adapter")
+        if begins_from.get("stage") == SSA:
             return {"start": "adapter", "adapter": file}
         goes_on = {"_target_": "monai_essa.load_adapter", "network": dict(network), "path": file}
         return {"start": "encoder", "network": goes_on, "adapter": file}
@@ -86,4 +108,4 @@ class LabelledStage:
 def _dice(run: Path) -> float | None:
     rows = map(json.loads, (run / "losses.jsonl").read_text(encoding="utf-8").splitlines())
     scores = [row["validation"]["val_mean_dice"] for row in rows if "validation" in row]
-    return round(max(scores), 4) if scores else None
+    return max((round(score, 4) for score in scores if score is not None), default=None)

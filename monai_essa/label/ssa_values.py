@@ -37,7 +37,8 @@ def ssa_values(bundle: Path) -> dict[str, Any]:
     values = {key: parser[key] for key in (*_SHARED, "intensity_name") if key in parser}
     # References in it are resolved here, for they may name any key of the bundle.
     values["network_def"] = parser.get_parsed_content("network_def", instantiate=False).get_config()
-    values["axcodes"] = next(step["axcodes"] for step in parser["load"] if step["_target_"] == "Orientationd")
+    steps = [*parser["load"], *parser.get("orient", [])]
+    values["axcodes"] = next(step["axcodes"] for step in steps if step["_target_"] == "Orientationd")
     values |= {"pretrained": str(bundle / "models" / "model.pt"), "handover": "adapter"}
 
     network = _overlay("network", values["network_def"]) or _read("objective_simmim.yaml")

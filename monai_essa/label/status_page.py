@@ -17,6 +17,9 @@ from monailabel.endpoints.user.auth import RBAC
 from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.async_tasks.task import AsyncTask
 
+from monai_essa.label.adapter_store import SSA
+from monai_essa.label.task_processes import task_in_progress
+
 __all__ = ["status_page", "status_router"]
 
 _PAGE = """<!DOCTYPE html>
@@ -33,6 +36,7 @@ pre {{background: #f3f3f3; padding: .8em; overflow-x: auto; font-size: 12px}}
 <p>{description}. Research software, not a medical device.</p>
 <h2>Studies</h2>
 <p>{completed} of {total} volumes have a label.</p>
+{problems}
 {models}
 <h2>Training</h2>
 {training}
@@ -49,7 +53,7 @@ def status_router() -> APIRouter:
 
     @router.get("/status", response_class=HTMLResponse, summary="Studies, adapters and training")
     def status() -> str:
-        return status_page(app_instance().info(), AsyncTask.status("train")[0])
+        return status_page(app_instance().info(), task_in_progress("train") or AsyncTask.status("train")[0])
 
     return router
 
@@ -59,34 +63,54 @@ def status_page(info: Mapping[str, Any], task: Mapping[str, Any] | None) -> str:
 
     Args:
         info: of the app.
-        task: MONAI Label's record of the last training; None if there was none since the start.
+        task: MONAI Label's record of the training that runs, or of the last one; None if there was none since the
+            start.
 
     Returns:
         HTML that loads nothing from elsewhere.
     """
     text = {name: escape(str(info[name])) for name in ("name", "version", "description")}
     counts = {name: info["datastore"][name] for name in ("completed", "total")}
-    models = "".join(_model(name, info["train_stats"][name]["adapters"]) for name in info["models"])
-    return _PAGE.format(**text, **counts, models=models, training=_training(task))
+    models = "".join(_model(name, info["train_stats"].get(name, {})) for name in info["models"])
+    problems = _problems(info["datastore"].get("problems", ()))
+    return _PAGE.format(**text, **counts, problems=problems, models=models, training=_training(task))
 
 
-def _model(name: str, adapters: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+def _model(name: str, stats: Mapping[str, Any]) -> str:
+    adapters: Mapping[str, Sequence[Mapping[str, Any]]] = stats.get("adapters", {})
     rows = [_row(site, entry, versions) for site, versions in adapters.items() for entry in reversed(versions)]
     none = "<p>No adapter yet: inference is the bundle's own.</p>"
     head = "".join(f"<th>{column}</th>" for column in _COLUMNS)
     table = f"<table><tr>{head}</tr>{''.join(rows)}</table>" if rows else none
-    return f"<h2>{escape(name)}</h2>{table}"
+    return f"<h2>{escape(name)}</h2>{table}{_problems(stats.get('problems', ()))}"
+
+
+def _problems(lines: Sequence[str]) -> str:
+    return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>" if lines else ""
 
 
 def _row(site: str, entry: Mapping[str, Any], versions: Sequence[Mapping[str, Any]]) -> str:
-    labelled = [other for other in versions if "labels" in other]
-    if "labels" in entry:
-        source, use = f"{entry['labels']} labels", "segments" if entry is labelled[-1] else ""
-    else:
-        source = f"{entry['images']} volumes without labels (SSA)"
-        use = "the next training starts here" if entry is versions[-1] else ""
-    cells = (site, entry["version"], source, entry["epochs"], entry["seconds"], entry.get("dice", ""), use)
+    source = f"{entry['labels']} labels" if "labels" in entry else "unknown"
+    if entry.get("stage") == SSA:
+        source = f"{entry.get('images', 'unknown')} volumes without labels (SSA)"
+    known = [entry.get(name, "") for name in ("epochs", "seconds", "dice")]
+    cells = (site, entry["version"], source, *known, _use(entry, versions))
     return f"<tr>{''.join(f'<td>{escape(str(cell))}</td>' for cell in cells)}</tr>"
+
+
+def _use(entry: Mapping[str, Any], versions: Sequence[Mapping[str, Any]]) -> str:
+    """Say what a version is for."""
+    usable = [other for other in versions if other.get("promoted", True) and not other.get("damaged", False)]
+    labelled = [other for other in usable if other.get("stage") != SSA]
+    if entry.get("damaged", False):
+        return "missing or damaged, passed over"
+    if not entry.get("promoted", True):
+        held_out = entry["held_out"]
+        scores = "Dice {dice} on {volumes} held-out volumes, {before} before".format(**held_out)
+        return f"kept, not used: {scores}"
+    if labelled and entry is labelled[-1]:
+        return "segments"
+    return "the next training starts here" if entry is usable[-1] and entry not in labelled else ""
 
 
 def _training(task: Mapping[str, Any] | None) -> str:

@@ -19,13 +19,16 @@ from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.utils.others.generic import name_to_device
 
+from monai_essa.error_line import one_line
 from monai_essa.label.adapter_infer import AdapterInfer
 from monai_essa.label.adapter_store import BASE
+from monai_essa.label.request_records import scoring_record
+from monai_essa.label.studies_folder import SCORE, UNREADABLE
 
 __all__ = ["EntropyScoring", "MostUncertain", "dropout_on", "soft_entropy"]
 
 _logger = logging.getLogger(__name__)
-_SCORE, _STAMP = "epistemic_entropy", "epistemic_stamp"
+_STAMP = "epistemic_stamp"  # what the score was computed with
 _SERVED_FOR = 3600  # seconds in which another volume is given to the next reader
 _DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 
@@ -81,16 +84,31 @@ class EntropyScoring(ScoringMethod):
         self.rate = rate
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
-        """Score, and note each score in the datastore."""
+        """Score, and note each score in the datastore; of a volume that cannot be scored, the reason.
+
+        Raises:
+            ValueError: if a field of the request is unknown, or a value is none that it may be.
+        """
+        request = scoring_record().check(request, "scoring")
         name = self.task.adapter_name(request)
         stamp = f"{self.task.get_path()} {self.task.adapters.current(name) if name != BASE else BASE}"
         images = datastore.get_unlabeled_images()
         new = [image for image in images if datastore.get_image_info(image).get(_STAMP) != stamp]
-        for image in new:
-            score = self.score(datastore.get_image_uri(image), name, name_to_device(request.get("device")))
-            datastore.update_image_info(image, {_SCORE: score, _STAMP: stamp})
-        _logger.info("scored %d of %d unlabelled volumes", len(new), len(images))
-        return {"total": len(images), "executed": len(new)}
+        device = name_to_device(request.get("device"))
+        notes = [self._noted(image, name, device, stamp, datastore) for image in new]
+        failed = sum(note[UNREADABLE] is not None for note in notes)
+        _logger.info("scored %d of %d unlabelled volumes; %d failed", len(new) - failed, len(images), failed)
+        return {"total": len(images), "executed": len(new) - failed, "failed": failed}
+
+    def _noted(self, image: str, name: str, device: str, stamp: str, datastore: Datastore) -> dict[str, Any]:
+        note: dict[str, Any] = {SCORE: None, _STAMP: stamp, UNREADABLE: None}
+        try:
+            note[SCORE] = self.score(datastore.get_image_uri(image), name, device)
+        except (ValueError, RuntimeError, OSError, MemoryError) as error:  # of one volume; the others are scored
+            note[UNREADABLE] = one_line(error)[:256]
+            _logger.warning("%s was not scored: %s", image, note[UNREADABLE])
+        datastore.update_image_info(image, note)
+        return note
 
     def score(self, path: str, adapter: str, device: str) -> float:
         """Compute the entropy of one volume."""
@@ -106,7 +124,10 @@ class EntropyScoring(ScoringMethod):
 
 
 class MostUncertain(Strategy):
-    """Gives the unlabelled volume of the highest score; one that was given within the hour comes after all others."""
+    """Gives the unlabelled volume of the highest score.
+
+    One that was given within the hour comes after all others, one that could not be read at the very end.
+    """
 
     def __init__(self) -> None:
         super().__init__("The volume that the network is least sure of")
@@ -115,13 +136,14 @@ class MostUncertain(Strategy):
         """Choose; None if every image has a label."""
         now = time.time()
 
-        def rank(image: str) -> tuple[bool, float, str]:
+        def rank(image: str) -> tuple[bool, bool, float, str]:
             info = datastore.get_image_info(image)
             served = info.get("strategy", {}).get(request["strategy"], {}).get("ts", 0)
-            return now - served < _SERVED_FOR, -info.get(_SCORE, 0.0), image
+            unreadable = info.get(UNREADABLE) is not None
+            return unreadable, now - served < _SERVED_FOR, -(info.get(SCORE) or 0.0), image
 
         images = datastore.get_unlabeled_images(request.get("label_tag"), request.get("labels"))
         if not images:
             return None
         best = min(images, key=rank)
-        return {"id": best, _SCORE: datastore.get_image_info(best).get(_SCORE)}
+        return {"id": best, SCORE: datastore.get_image_info(best).get(SCORE)}

@@ -17,7 +17,9 @@ from monailabel.utils.others.generic import name_to_device
 
 from monai_essa.bundle_folder import bundle_folder
 from monai_essa.label.adapter_store import SSA
+from monai_essa.label.request_records import config_text
 from monai_essa.label.ssa_values import ssa_values
+from monai_essa.outside import Check, Number
 
 __all__ = ["UnlabelledStage"]
 
@@ -35,6 +37,10 @@ class UnlabelledStage:
         "Adapts the encoder to all volumes of the studies without labels (SSA): a start for the training on labels"
     )
     options: Mapping[str, Any] = {"max_epochs": 10, "samples_per_epoch": 32}
+    checks: Mapping[str, Check] = {
+        "max_epochs": Number(1, 10_000, whole=True),
+        "samples_per_epoch": Number(1, 1_000_000, whole=True),
+    }
 
     def __init__(self, bundle: Path) -> None:
         self.bundle = bundle
@@ -46,17 +52,18 @@ class UnlabelledStage:
             ValueError: if there are fewer than two volumes: one is held out.
         """
         wanted = {**self.options, **request}
-        items = [{"image": datastore.get_image_uri(image)} for image in sorted(datastore.list_images())]
+        images = [datastore.get_image_uri(image) for image in sorted(datastore.list_images())]
+        items = [{"image": config_text(image, "image")} for image in images]
         if len(items) < 2:
             raise ValueError(f"SSA learns from the volumes of the studies: expected 2 or more, there are {len(items)}")
         epochs = int(wanted["max_epochs"])
         values: dict[str, Any] = ssa_values(self.bundle) | {
-            "output_dir": str(run),
+            "output_dir": config_text(run, "run folder"),
             "items": items,
             "max_epochs": epochs,
             "samples_per_epoch": int(wanted["samples_per_epoch"]),
             "cache_rate": min(1.0, _IN_MEMORY / len(items)),
-            "device": name_to_device(wanted.get("device")),
+            "device": config_text(name_to_device(wanted.get("device")), "device"),
         }
         configs = bundle_folder("essa_ssa") / "configs"
         monai.bundle.run(config_file=str(configs / "train.yaml"), meta_file=str(configs / "metadata.json"), **values)

@@ -78,8 +78,24 @@ class PatchReconstruction:
             errors = errors + self.gradient_weight * _mean_difference(residual, patch_size)
         if weights is None:
             return errors.mean()
-        weights = weights.to(errors)
-        return (errors * weights).sum() / weights.sum().clamp_min(torch.finfo(errors.dtype).tiny)
+        total = self.total_weight(target, weights).clamp_min(torch.finfo(errors.dtype).tiny)
+        return (errors * weights.to(errors)).sum() / total
+
+    def total_weight(self, target: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Return the denominator of the loss, which is what a batch counts beside others.
+
+        The loss of two batches joined is :math:`(L_1 W_1 + L_2 W_2) / (W_1 + W_2)` with W their total weights.
+
+        Args:
+            target: true patches (B, M, V).
+            weights: (B, M), as for the loss; None counts each patch as 1.
+
+        Returns:
+            A scalar without gradient, in the number format of the loss.
+        """
+        if weights is None:
+            return _at_least_fp32(target.new_tensor(target.shape[:-1].numel()))
+        return weights.detach().to(_at_least_fp32(target)).sum()
 
     def to_voxels(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Bring predicted patches to the intensities of the image, for figures.

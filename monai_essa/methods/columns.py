@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch.distributed as dist
 import torch.nn as nn
 
 from monai_essa.blocks import transformer_blocks
+from monai_essa.files import written_whole
 
 __all__ = ["choose_columns", "read_columns", "write_columns"]
 
@@ -78,9 +78,8 @@ def write_columns(columns: Mapping[str, Sequence[int]], path: str | Path) -> Pat
         The path.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(json.dumps({block: list(indices) for block, indices in columns.items()}), encoding="utf-8")
-    os.replace(temporary, path)
+    with written_whole(path) as temporary:
+        temporary.write_text(json.dumps({block: list(indices) for block, indices in columns.items()}), encoding="utf-8")
     return path
 
 

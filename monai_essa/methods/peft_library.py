@@ -6,31 +6,24 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import importlib
-import json
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import torch
 import torch.nn as nn
 
+from monai_essa.methods.peft_config import peft_config, peft_package, plain_values
 from monai_essa.methods.peft_layer import PeftLayer
 from monai_essa.network_parts import dead_parameters, encoder_prefix, part_of
 
 __all__ = ["PeftLibrary"]
 
 _USUAL = (nn.Linear, nn.Conv2d, nn.Conv3d)
-# What peft would do outside of its layers, and how to say it here.
-_ELSEWHERE = {
-    "modules_to_save": "name these tensors in also_train",
-    "bias": "add BitFit() or name the biases in also_train",
-    "target_parameters": "name layers in target_modules",
-    "trainable_token_indices": "name layers in target_modules",
-    "layer_replication": "build the network with the depth that you want",
-}
+# What peft raises on layers that it cannot place.
+_REFUSALS = (ArithmeticError, AssertionError, AttributeError, LookupError, NotImplementedError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -42,12 +35,14 @@ class PeftLibrary:
 
     Args:
         config: a config of peft, or its values as a mapping with ``peft_type``. Kept as plain values: those that differ
-            from peft's defaults. ``target_modules`` is matched by peft against names **within the encoder**
+            from peft's defaults, which must be plain values of a type that works by layers: peft would import or open
+            what some others name. ``target_modules`` is matched by peft against names **within the encoder**
             (``blocks.0.attn.qkv``), so that a config moves from a ViT to a UNETR.
 
     Raises:
         ImportError: if peft is not installed.
-        ValueError: if peft refuses the config, or it trains more than the layers of peft.
+        ValueError: if the config has a type or a field that is none of these, peft refuses it, or it trains more than
+            the layers of peft.
 
     Example:
         >>> from monai.networks.nets import ViT
@@ -62,16 +57,8 @@ class PeftLibrary:
     config: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        config = _peft_config(self.config) if isinstance(self.config, Mapping) else self.config
-        object.__setattr__(self, "config", _plain_values(config))
-        for name in _ELSEWHERE.keys() & self.config.keys():
-            raise ValueError(
-                f"PeftLibrary trains layers of peft only, got {name}={self.config[name]!r}; {_ELSEWHERE[name]}"
-            )
-        if "target_modules" not in self.config:
-            raise ValueError(
-                f"{self.config['peft_type']} config without target_modules; name layers of the encoder there"
-            )
+        object.__setattr__(self, "config", plain_values(self.config))
+        peft_config(self.config)  # what peft refuses, it refuses now
 
     def claims(self, network: nn.Module) -> set[str]:
         """Name the weight of each layer that peft's own matching finds in the encoder; biases stay free.
@@ -105,9 +92,12 @@ class PeftLibrary:
         prefix, encoder = encoder_prefix(network), _encoder(network)
         paths = sorted(name.removeprefix(prefix).removesuffix(".weight") for name in self.claims(network))
         scratch = _copy_of(encoder, paths)
+        # peft makes its tensors on the CPU and moves them; on a network without storage nothing is to be allocated.
+        shapes_only = any(parameter.is_meta for parameter in scratch.parameters())
         try:
-            _peft().inject_adapter_in_model(_peft_config(self.config), scratch)
-        except (NotImplementedError, TypeError, ValueError) as error:
+            with torch.device("meta") if shapes_only else nullcontext():
+                peft_package().inject_adapter_in_model(peft_config(self.config), scratch)
+        except (TypeError, ValueError, *_REFUSALS) as error:
             first = str(error).partition("\n")[0]
             raise ValueError(f"peft cannot place {dict(self.config)}: {first}") from error
         _check_unaltered(scratch, encoder, paths)
@@ -122,37 +112,8 @@ class PeftLibrary:
 
     def _matches(self, encoder: nn.Module) -> list[str]:
         matches = importlib.import_module("peft.tuners.tuners_utils").check_target_module_exists
-        config = _peft_config(self.config)
+        config = peft_config(self.config)
         return [path for path, _ in encoder.named_modules() if path and matches(config, path)]
-
-
-def _peft() -> ModuleType:
-    try:
-        return importlib.import_module("peft")
-    except ImportError as error:
-        raise ImportError('PeftLibrary needs the peft package: pip install "monai_essa[peft]"') from error
-
-
-def _peft_config(values: Mapping[str, Any]) -> Any:
-    peft = _peft()
-    if "peft_type" not in values:
-        raise ValueError(f"a config of peft needs peft_type, such as 'LORA' or 'IA3', got {dict(values)}")
-    try:
-        return peft.get_peft_config(copy.deepcopy(dict(values)))
-    except (KeyError, TypeError, ValueError) as error:
-        first = str(error).partition("\n")[0]
-        raise ValueError(f"peft {peft.__version__} refuses the config {dict(values)}: {first}") from error
-
-
-def _plain_values(config: Any) -> dict[str, Any]:
-    if not hasattr(config, "to_dict"):
-        raise ValueError(f"config must be a config of peft or a mapping of its values, got {config!r}")
-    values = {name: value for name, value in config.to_dict().items() if name not in ("peft_version", "inference_mode")}
-    for field in dataclasses.fields(config):
-        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-        if field.name != "peft_type" and field.name in values and values[field.name] == default:
-            del values[field.name]
-    return json.loads(json.dumps(values, default=sorted))  # sets become sorted lists, enums their text
 
 
 def _encoder(network: nn.Module) -> nn.Module:
@@ -174,7 +135,7 @@ def _check_unaltered(scratch: nn.Module, encoder: nn.Module, paths: list[str]) -
     for path in paths:
         now = scratch.get_submodule(path).get_base_layer().parameters()  # type: ignore[operator]
         before = encoder.get_submodule(path).parameters()
-        if not all(torch.equal(a, b) for a, b in zip(now, before, strict=True)):
+        if not all(a.is_meta or torch.equal(a, b) for a, b in zip(now, before, strict=True)):
             raise ValueError(
                 f"this initialisation of peft alters the pretrained weights of '{path}', which stay frozen here; "
                 "choose one that leaves them, such as init_lora_weights=True"

@@ -21,7 +21,7 @@ from monai_essa.pretext.masked_prediction import (
     head_parameters,
     plain_tensor,
     reconstruction_images,
-    reconstruction_loss,
+    reconstruction_parts,
 )
 from monai_essa.pretext.masking import block_mask, check_ratio, gather_cells, masked_count, split_cells, units_of
 
@@ -95,13 +95,14 @@ class MAE(nn.Module):
             generator: source of the mask; the same seed gives the same mask. None takes the global one of the CPU.
 
         Returns:
-            ``{"loss": scalar}``.
+            ``loss``, a scalar, and ``weight``, the sum of the weights that it was divided by (without a foreground the
+            number of masked patches).
 
         Raises:
             ValueError: if the shapes of images or foreground do not fit.
         """
         images = plain_tensor(images)
-        return {"loss": reconstruction_loss(self.predict(images, generator), images, foreground, self.loss)}
+        return reconstruction_parts(self.predict(images, generator), images, foreground, self.loss)
 
     def predict(self, images: Tensor, generator: torch.Generator | None = None) -> MaskedPrediction:
         """Predict the masked patches of images (B, C, spatial...) as the loss sees them."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from monai_essa.losses import PatchReconstruction, gather_patches, scatter_patches
 
-__all__ = ["MaskedPrediction", "head_parameters", "plain_tensor", "reconstruction_images", "reconstruction_loss"]
+__all__ = ["MaskedPrediction", "head_parameters", "plain_tensor", "reconstruction_images", "reconstruction_parts"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,9 +33,9 @@ class MaskedPrediction:
     patch_size: tuple[int, ...]
 
 
-def reconstruction_loss(
+def reconstruction_parts(
     predicted: MaskedPrediction, images: Tensor, foreground: Tensor | None, loss: PatchReconstruction
-) -> Tensor:
+) -> dict[str, Tensor]:
     """Compare the masked patches with the images, and with nothing else.
 
     Args:
@@ -46,14 +46,18 @@ def reconstruction_loss(
         loss: the comparison.
 
     Returns:
-        A scalar.
+        ``loss``, a scalar, and ``weight``, the sum of the weights of the patches that the loss is the mean of: what
+        this batch counts beside the others of an accumulation window.
 
     Raises:
         ValueError: if the foreground is not (B, 1, spatial...) of the images.
     """
     target = gather_patches(images, predicted.patch_size, predicted.indices)
     weights = None if foreground is None else _patch_weights(predicted, images, foreground)
-    return loss(predicted.patches, target, predicted.patch_size, weights)
+    return {
+        "loss": loss(predicted.patches, target, predicted.patch_size, weights),
+        "weight": loss.total_weight(target, weights),
+    }
 
 
 def reconstruction_images(predicted: MaskedPrediction, images: Tensor, loss: PatchReconstruction) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from monai_essa.outside import math_free
 from monai_essa.report.figures import COLOURS, TEXT_SIZE, blank_figure
 
 if TYPE_CHECKING:
@@ -49,11 +50,11 @@ def loss_curves(
     axes = figure.add_subplot()
     for number, (name, log) in enumerate(logs.items()):
         known = ~np.isnan(log[column])
-        (line,) = axes.plot(log[unit][known], log[column][known], label=name, linewidth=1.6, marker="o", markersize=3)
-        line.set(color=COLOURS[number % len(COLOURS)], linestyle=_DASHES[number % len(_DASHES)])
+        (line,) = axes.plot(log[unit][known], log[column][known], linewidth=1.6, marker="o", markersize=3)
+        line.set(color=COLOURS[number % len(COLOURS)], linestyle=_DASHES[number % len(_DASHES)], label=math_free(name))
     axes.set_xlabel(unit, fontsize=TEXT_SIZE)
-    axes.set_ylabel(column, fontsize=TEXT_SIZE)
-    axes.set_title(title, fontsize=TEXT_SIZE)
+    axes.set_ylabel(math_free(column), fontsize=TEXT_SIZE)
+    axes.set_title(math_free(title), fontsize=TEXT_SIZE)
     axes.legend(fontsize=TEXT_SIZE, frameon=False)
     _plain_axes(axes)
     return figure
@@ -85,13 +86,18 @@ def dice_by_case(scores: Mapping[str, Mapping[str, Sequence[float]]], title: str
     for axes, name in zip(panels, classes, strict=True):
         values = np.array([list(by_class[name]) for by_class in scores.values()], dtype=float)  # (methods, cases)
         _dots(axes, values)
-        axes.set_xticks(range(len(scores)), [textwrap.fill(method, 12) for method in scores], fontsize=TEXT_SIZE)
+        axes.set_xticks(range(len(scores)), list(map(_wrapped, scores)), fontsize=TEXT_SIZE)
         axes.set_xlim(-0.5, len(scores) - 0.3)
-        axes.set_title(name, fontsize=TEXT_SIZE)
+        axes.set_title(math_free(name), fontsize=TEXT_SIZE)
         _plain_axes(axes)
     panels[0].set_ylabel("Dice", fontsize=TEXT_SIZE)
-    figure.suptitle(title, fontsize=TEXT_SIZE)
+    figure.suptitle(math_free(title), fontsize=TEXT_SIZE)
     return figure
+
+
+def _wrapped(text: str) -> str:
+    """Break a name into lines; escaped after that, since a break within an escape would undo it."""
+    return "\n".join(map(math_free, textwrap.wrap(text, 12)))
 
 
 def _common_unit(logs: Mapping[str, Mapping[str, np.ndarray]], column: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from monai_essa.outside import math_free
 from monai_essa.report.figures import COLOURS, TEXT_SIZE, blank_figure
 
 if TYPE_CHECKING:
@@ -44,17 +45,19 @@ def cost_bars(costs: Mapping[str, Mapping[str, int]], title: str = "Peak memory 
     axes = figure.add_subplot()
     names = list(costs)[::-1]  # the first on top
     parts = {name: _parts(costs[name]) for name in names}
+    places = range(len(names))
     left = [0.0] * len(names)
     for number, label in enumerate(("weights", "gradients and optimizer", "activations and temporaries")):
         widths = [parts[name][number] for name in names]
-        axes.barh(names, widths, left=left, label=label, color=COLOURS[number], height=0.7)
+        axes.barh(places, widths, left=left, label=label, color=COLOURS[number], height=0.7)
         left = [start + width for start, width in zip(left, widths, strict=True)]
     whole = left[-1]  # of the first, the yardstick
     for position, total in enumerate(left):
         axes.text(total + 0.01 * max(left), position, f"{total:.2f} ({total / whole:.0%})", va="center", fontsize=8)
     axes.set_xlim(0, 1.18 * max(left))
+    axes.set_yticks(places, list(map(math_free, names)))
     axes.set_xlabel("GiB", fontsize=TEXT_SIZE)
-    axes.set_title(title, fontsize=TEXT_SIZE)
+    axes.set_title(math_free(title), fontsize=TEXT_SIZE)
     axes.tick_params(labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from monai_essa.files import written_whole
 from monai_essa.report.html_template import PAGE
 from monai_essa.report.tables import ResultTable
 
@@ -85,9 +86,8 @@ def write_report(path: str | os.PathLike, run: ReportContent) -> Path:
     """
     page = _render(run)
     path = Path(path)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    partial.write_text(page, encoding="utf-8")
-    partial.replace(path)
+    with written_whole(path) as partial:
+        partial.write_text(page, encoding="utf-8")
     return path
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from monai_essa.outside import math_free
 from monai_essa.report.figures import COLOURS, TEXT_SIZE, WIDTH, blank_figure
 from monai_essa.report.planes import Plane, display_planes, intensity_window
 
@@ -107,7 +108,7 @@ def segmentations(cases: Sequence[SegmentationCase], classes: Sequence[str]) -> 
             _show(ax, planes[0], cmap="gray", vmin=low, vmax=high)
             if overlay is not None:
                 _overlay(ax, overlay, len(classes))
-        axes[0].set_ylabel(case.title, fontsize=TEXT_SIZE)
+        axes[0].set_ylabel(math_free(case.title), fontsize=TEXT_SIZE)
     for ax, title in zip(grid[0], ("image", "label", "prediction"), strict=True):
         ax.set_title(title, fontsize=TEXT_SIZE)
     _class_legend(figure, classes)
@@ -150,5 +151,5 @@ def _overlay(axes: Axes, plane: Plane, classes: int) -> None:
 def _class_legend(figure: Figure, classes: Sequence[str]) -> None:
     from matplotlib.patches import Patch
 
-    patches = [Patch(color=colour, label=name) for colour, name in zip(COLOURS, classes, strict=False)]
+    patches = [Patch(color=colour, label=math_free(name)) for colour, name in zip(COLOURS, classes, strict=False)]
     figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), frameon=False, fontsize=TEXT_SIZE)

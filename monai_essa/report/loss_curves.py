@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from monai_essa.files import written_whole
 from monai_essa.report.charts import loss_curves
 from monai_essa.report.figures import figure_png
 from monai_essa.report.loss_log import read_loss_log
@@ -42,7 +43,6 @@ def draw_loss_curves(
     figure = loss_curves({name: read_loss_log(file) for name, file in logs.items()}, column, title)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    partial.write_bytes(figure_png(figure))
-    partial.replace(path)
+    with written_whole(path) as partial:
+        partial.write_bytes(figure_png(figure))
     return path

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from monai_essa.files import written_whole
 from monai_essa.report.planes import Plane, display_planes, intensity_window, to_grey
 
 __all__ = ["reconstruction_montage", "write_reconstruction_png"]
@@ -89,10 +90,9 @@ def write_reconstruction_png(
         The path.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     picture = Image.fromarray(reconstruction_montage(original, masked, prediction, spacing, channel))
-    picture.save(partial, format="PNG")
-    partial.replace(path)
+    with written_whole(path) as partial:
+        picture.save(partial, format="PNG")
     return path
 
 

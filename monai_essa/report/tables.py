@@ -9,6 +9,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from monai_essa.outside import printable
+
 __all__ = ["ResultTable", "format_table"]
 
 _NUMBER = re.compile(r"[-+]?\d")
@@ -45,7 +47,8 @@ def format_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         rows: one sequence of cells per row, as long as ``headers``.
 
     Returns:
-        Lines joined by newlines, without a newline at the end: header, rule, rows.
+        Lines joined by newlines, without a newline at the end: header, rule, rows. What does not print in a cell, such
+        as the codes that steer a terminal, is written as its escape.
 
     Raises:
         ValueError: if a row has another number of cells than ``headers``.
@@ -58,6 +61,7 @@ def format_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         no SSA  0.793
     """
     _check_rows(headers, rows)
+    headers, rows = list(map(printable, headers)), [list(map(printable, row)) for row in rows]
     columns = list(zip(headers, *rows, strict=True))
     widths = [max(map(len, column)) for column in columns]
     numeric = [_is_numeric(column[1:]) for column in columns]

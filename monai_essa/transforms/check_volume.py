@@ -16,13 +16,16 @@ from monai.utils import ImageMetaKey
 
 from monai_essa.data.volume_meta import SAME_GRID, corner_shift
 
-__all__ = ["CheckVolumed"]
+__all__ = ["CheckVolumed", "file_of"]
+
+_SHORTEST, _LONGEST = 1.0, 10_000.0  # mm, of the longest side: spacing in metres or micrometres lies beyond
 
 
 class CheckVolumed(MapTransform):
     """Check images, and the label that lies on them, right after loading; nothing is changed.
 
-    Place it after ``LoadImaged`` and ``EnsureChannelFirstd``, before any transform that resamples.
+    Place it after ``LoadImaged`` and ``EnsureChannelFirstd``, before any transform that resamples. The bundles'
+    ``inference.yaml`` refuses the same images with the same lines by components of MONAI.
 
     Args:
         keys: of the images, each (C, spatial...).
@@ -35,7 +38,8 @@ class CheckVolumed(MapTransform):
 
     Raises:
         ValueError: when called, if an image has another number of spatial dimensions or channels, NaN, infinite or
-            constant voxels; if the label has another shape or affine than the first image, values that are no ids,
+            constant voxels, an affine that is not finite or cannot be inverted, or if the longest side of a volume is
+            not 1 to 10,000 mm; if the label has another shape or affine than the first image, values that are no ids,
             or ids beyond ``num_classes``. The message is one line with the file.
 
     Example:
@@ -73,11 +77,11 @@ class CheckVolumed(MapTransform):
         """
         item = dict(data)
         for key in self.key_iterator(item):
-            self._check_image(item[key], _file(item[key], key))
+            self._check_image(item[key], file_of(item[key], key))
         if self.label_key is not None and (self.label_key in item or not self.allow_missing_keys):
             image, label = item[self.first_key(item)], item[self.label_key]
-            _check_label_grid(image, label, _file(label, self.label_key))
-            self._check_ids(label, _file(label, self.label_key))
+            _check_label_grid(image, label, file_of(label, self.label_key))
+            self._check_ids(label, file_of(label, self.label_key))
         return item
 
     def _check_image(self, image: torch.Tensor, file: str) -> None:
@@ -95,6 +99,10 @@ class CheckVolumed(MapTransform):
             raise ValueError(f"{file}: some voxels are NaN or infinite; repair or leave out the file")
         if low == high:
             raise ValueError(f"{file}: every voxel is {low:g}; leave out the file")
+        if isinstance(image, MetaTensor):
+            _check_affine(image, file)
+            if self.spatial_dims == 3:
+                _check_size(image, file)
 
     def _check_ids(self, label: torch.Tensor, file: str) -> None:
         values = label.as_subclass(torch.Tensor)
@@ -108,17 +116,38 @@ class CheckVolumed(MapTransform):
             raise ValueError(f"{msg}; correct the label or the number of classes")
 
 
+def file_of(volume: torch.Tensor, key: Hashable) -> str:
+    """Return the file that a volume was read from, for the line of an error.
+
+    Args:
+        volume: perhaps with metadata.
+        key: of the volume in its item, returned where the metadata names no file.
+    """
+    meta = volume.meta if isinstance(volume, MetaTensor) else {}
+    return str(meta.get(ImageMetaKey.FILENAME_OR_OBJ, key))
+
+
+def _check_affine(volume: MetaTensor, file: str) -> None:
+    affine = volume.affine
+    if not (bool(torch.isfinite(affine).all()) and int(torch.linalg.matrix_rank(affine)) == len(affine)):
+        msg = f"{file}: the affine is not finite or cannot be inverted"
+        raise ValueError(f"{msg}; repair the header or leave out the file")
+
+
+def _check_size(volume: MetaTensor, file: str) -> None:
+    side = max(spacing * count for spacing, count in zip(volume.pixdim.tolist(), volume.shape[1:], strict=True))
+    if not _SHORTEST <= side <= _LONGEST:
+        msg = f"{file}: the longest side is {side:g} mm, expected {_SHORTEST:g} to {_LONGEST:g}"
+        raise ValueError(f"{msg}; correct the spacing in the header")
+
+
 def _check_label_grid(image: torch.Tensor, label: torch.Tensor, file: str) -> None:
     if label.shape[0] != 1 or label.shape[1:] != image.shape[1:]:
         msg = f"{file}: expected the image's shape {(1, *image.shape[1:])}, got {tuple(label.shape)}"
         raise ValueError(f"{msg}; resample the label to the image, or pair it with its own")
     if isinstance(image, MetaTensor) and isinstance(label, MetaTensor):
+        _check_affine(label, file)
         shift = corner_shift(image.shape[1:], image.affine.cpu().numpy(), label.affine.cpu().numpy())
         if shift > SAME_GRID:
             msg = f"{file}: expected the image's affine, got one that moves a corner by {shift:.1f} voxels"
             raise ValueError(f"{msg}; copy the image's affine if the voxels fit, else resample the label")
-
-
-def _file(volume: torch.Tensor, key: Hashable) -> str:
-    meta = volume.meta if isinstance(volume, MetaTensor) else {}
-    return str(meta.get(ImageMetaKey.FILENAME_OR_OBJ, key))

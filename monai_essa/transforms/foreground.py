@@ -13,6 +13,8 @@ import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
+from monai_essa.transforms.check_volume import file_of
+
 __all__ = ["ClipForegroundPercentilesd", "MarkForegroundd", "foreground_threshold"]
 
 
@@ -40,11 +42,12 @@ def foreground_threshold(volume: torch.Tensor | np.ndarray) -> float:
 
 
 class ClipForegroundPercentilesd(MapTransform):
-    """Clip each channel to percentiles of its foreground, for MR images before a z-score.
+    """Clip each channel to percentiles of its foreground, for MR images before they are scaled to a range.
 
-    Percentiles of all voxels would depend on how much air the field of view holds. A published ``inference.yaml`` can
-    do the same without this class, on one channel:
-    ``x.clamp(*np.percentile(x[x > np.percentile(x, [2, 98]).dot([0.9, 0.1])], [0.5, 99.5]))`` in MONAI's ``Lambdad``.
+    Percentiles of all voxels would depend on how much air the field of view holds. What is darker than the foreground
+    becomes one value, the least of the channel, which MONAI's ``ScaleIntensityd(channel_wise=True)`` then makes 0. A
+    published ``inference.yaml`` can do the same without this class, for each channel ``c``:
+    ``c.clamp(*np.percentile(c[c > np.percentile(c, [2, 98]).dot([0.9, 0.1])], [0.5, 99.5]))`` in MONAI's ``Lambdad``.
 
     Args:
         keys: of images (C, spatial...).
@@ -54,7 +57,7 @@ class ClipForegroundPercentilesd(MapTransform):
         allow_missing_keys: pass over keys that an item lacks.
 
     Raises:
-        ValueError: if not 0 <= lower < upper <= 100; when called, if a channel is constant.
+        ValueError: if not 0 <= lower < upper <= 100; when called, if a channel has no foreground.
 
     Example:
         >>> clip = ClipForegroundPercentilesd(keys="image")
@@ -83,19 +86,19 @@ class ClipForegroundPercentilesd(MapTransform):
             A copy of the item with new images of the same type and shape.
 
         Raises:
-            ValueError: if a channel is constant.
+            ValueError: if a channel has no foreground: it is constant, or nearly everywhere at its greatest value.
         """
         item = dict(data)
         for key in self.key_iterator(item):
-            item[key] = torch.stack([self._clip(channel, key) for channel in item[key]])
+            file = file_of(item[key], key)
+            item[key] = torch.stack([self._clip(channel, file) for channel in item[key]])
         return item
 
-    def _clip(self, channel: torch.Tensor, key: Hashable) -> torch.Tensor:
+    def _clip(self, channel: torch.Tensor, file: str) -> torch.Tensor:
         voxels = np.asarray(channel)
         foreground = voxels[voxels > foreground_threshold(voxels)]
         if foreground.size == 0:
-            msg = f"{key}: expected a channel with foreground, got {voxels.max():g} everywhere; leave out the file"
-            raise ValueError(msg)
+            raise ValueError(f"{file}: a channel has no foreground; leave out the file")
         return channel.clamp(*np.percentile(foreground, self.percentiles))
 
 

@@ -73,13 +73,24 @@ def test_a_bad_image_is_named(bundle: str, image: Any, expected: str, datalist: 
         (LABEL[1:], r"\S+bad.nii.gz: expected the image's shape \(1, 36, 34, 40\), got \(1, 35, 34, 40\); resample"),
         ((LABEL, SHIFT), r"\S+bad.nii.gz: expected the image's affine, got one that moves a corner by 4.0 voxels; "),
         (7 * LABEL, r"\S+bad.nii.gz: expected ids 0 to 2, got 7; correct the label or the number of classes"),
-        (NOISE, r"\S+bad.nii.gz: expected ids 0, 1, 2 \.\.\., got fractions"),
+        (NOISE, r"\S+bad.nii.gz: expected ids 0, 1, 2 \.\.\., got \d+\.\d+; resample labels"),
     ],
     ids=["missing", "shape", "affine", "ids", "no ids"],
 )
 def test_a_bad_label_is_named(label: Any, expected: str, datalist: Datalist, refused: Refused) -> None:
     line = refused("essa_segmentation", dataset_dir=datalist(label=label), **START["essa_segmentation"])
     assert re.search(expected, line)
+
+
+def test_a_validation_without_foreground_is_refused_before_the_first_step(
+    datalist: Datalist, refused: Refused, tmp_path: Path
+) -> None:
+    folder = datalist(label=0 * LABEL)
+    listed = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+    swapped = {"training": listed["validation"], "validation": listed["training"][:1]}
+    (folder / "dataset.json").write_text(json.dumps(swapped), encoding="utf-8")
+    line = refused("essa_segmentation", dataset_dir=folder, **START["essa_segmentation"])
+    assert "section 'validation': no label holds foreground" in line
 
 
 def test_a_bad_image_is_named_by_worker_processes_too(datalist: Datalist, refused: Refused) -> None:
@@ -154,6 +165,12 @@ UNFIT_VALUES = {
         {"own_decoder": "true"},
         r"own_decoder: expected True or False, got 'true'; wr",
     ),
+    "interval": (
+        "essa_segmentation",
+        {"val_interval": 5, "max_epochs": 2},
+        r"val_interval: expected .* 1 to max_epochs",
+    ),
+    "interval of SSA": ("essa_ssa", {"val_interval": 5, "max_epochs": 2}, r"val_interval: expected a whole number"),
     "precision": ("essa_ssa", {"precision": "fp8"}, r"precision must be one of fp32, bf16, fp16, got 'fp8'"),
 }
 

@@ -104,7 +104,7 @@ def test_a_run_killed_three_times_ends_as_the_unbroken_one(
 def test_a_run_killed_while_it_wrote_its_results_writes_them_again(
     bundle: str, values: dict[str, Any], run_bundle: RunBundle, tmp_path: Path
 ) -> None:
-    run, values = tmp_path / "run", values | {"max_epochs": 1}
+    run, values = tmp_path / "run", values | {"max_epochs": 1, "keep_resume": True}
     run_bundle(bundle, "train.yaml", output_dir=run, **values)
     shutil.copytree(run, tmp_path / "unbroken")
     unfinish(run)
@@ -121,7 +121,7 @@ def test_another_pretrained_file_is_another_run(
     bundle: str, values: dict[str, Any], run_bundle: RunBundle, tmp_path: Path
 ) -> None:
     """Its frozen tensors come from that file, and the checkpoint holds the others only."""
-    run, values = tmp_path / "run", values | {"max_epochs": 1}
+    run, values = tmp_path / "run", values | {"max_epochs": 1, "keep_resume": True}
     run_bundle(bundle, "train.yaml", output_dir=run, **values)
     unfinish(run)
     other = torch.load(values["pretrained"], weights_only=True)

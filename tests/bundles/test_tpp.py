@@ -71,13 +71,7 @@ def tpp(start: dict[str, Any], run_bundle: RunBundle, tmp_path_factory: pytest.T
 
 def test_a_run_leaves_an_adapter_and_no_network(tpp: Path) -> None:
     written = {"adapter.safetensors", "losses.jsonl", "pretext_head.safetensors", "reconstruction.png"}
-    assert {path.name for path in tpp.iterdir()} == written | {
-        "cost.json",
-        "resume",
-        "run.json",
-        "summary.txt",
-        "tensorboard",
-    }
+    assert {path.name for path in tpp.iterdir()} == written | {"cost.json", "run.json", "summary.txt", "tensorboard"}
     assert notes(tpp) == {"stage": "tpp", "pretext_head": None, "freeze_pretext_head": False, "lean": "fast"}
     assert json.loads((tpp / "run.json").read_text(encoding="utf-8"))["iterations"] == 3
 
@@ -133,7 +127,7 @@ def test_a_frozen_pretext_head_ends_as_it_began_and_is_recorded(
     stages, start: dict[str, Any], run_bundle: RunBundle, tmp_path: Path
 ) -> None:
     head = stages.pretrained / "pretext_head.safetensors"
-    values = start | {"pretext_head": head, "freeze_pretext_head": True}
+    values = start | {"pretext_head": head, "freeze_pretext_head": True, "keep_resume": True}
     run_bundle("essa_tpp", "train.yaml", output_dir=tmp_path, **values)
     before, after = load_file(head), load_file(tmp_path / "pretext_head.safetensors")
     assert before.keys() == after.keys()

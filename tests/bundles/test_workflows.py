@@ -23,16 +23,7 @@ from monai_essa import load_adapter
 from monai_essa.adapter_file import read_adapter
 
 RunBundle = Callable[..., ConfigWorkflow]
-STAGE_FILES = {
-    "adapter.safetensors",
-    "cost.json",
-    "losses.jsonl",
-    "model.pt",
-    "resume",
-    "run.json",
-    "summary.txt",
-    "tensorboard",
-}
+STAGE_FILES = {"adapter.safetensors", "cost.json", "losses.jsonl", "model.pt", "run.json", "summary.txt", "tensorboard"}
 CUBE = [64, 64, 64]  # the smallest that a SwinUNETR takes
 
 

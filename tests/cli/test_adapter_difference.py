@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from monai_essa.adapter_file import AdapterFile, read_adapter
-from monai_essa.cli.adapter_difference import compare_adapters, methods_text
+from monai_essa.adapter_record import methods_text
+from monai_essa.cli.adapter_difference import compare_adapters
 
 
 def file(tensors: dict[str, torch.Tensor], fingerprint: dict[str, str] | None = None, **values: object) -> AdapterFile:
@@ -86,4 +87,4 @@ def test_the_bases_are_compared_by_the_tensors_that_both_froze(fingerprint: dict
 
 
 def test_a_method_is_written_as_in_python() -> None:
-    assert methods_text(file({}, targets=["q", "v"])) == "LoRA(rank=4, targets=['q', 'v'])"
+    assert methods_text(file({}, targets=["q", "v"]).record) == "LoRA(rank=4, targets=['q', 'v'])"

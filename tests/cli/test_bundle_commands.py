@@ -70,6 +70,8 @@ def test_a_copy_can_be_copied(monai_essa, tmp_path: Path) -> None:
         ({"2": "b", "0": "background", "1": "a"}, None),
         ({"0": "background", "2": "b"}, "expected label ids 0, 1, 2 ... without a gap, got [0, 2]"),
         (None, "expected 'labels'"),
+        ({"0": "background", "1": "$__import__('pathlib').Path('marker').touch()"}, "dataset.json, field 'labels'"),
+        ({"background": 0, "a\nlr: 1": 1}, "dataset.json, field 'labels'"),
     ],
 )
 def test_labels_are_read_from_a_datalist(labels, message: str | None, monai_essa, tmp_path: Path) -> None:

@@ -73,6 +73,34 @@ def test_an_existing_folder_is_left_alone(tmp_path: Path) -> None:
     assert names(tmp_path) == {"spleen/notes.txt"}
 
 
+@pytest.mark.parametrize(
+    "name", ["./x", "../x", "a/x", "a\\x", "/x", ".x", "..", "", "$x", "@x", "%x", "x\n", "x\u2028", "x" * 101]
+)
+def test_a_name_that_is_more_than_a_name_is_refused(name: str, tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    with pytest.raises(ValueError, match="^--name: expected text of at most 100 characters"):
+        copy_bundle(bundle_folder("essa_ssa"), tmp_path / "here", BundleVariant(name))
+    assert names(tmp_path) == set()
+
+
+def test_what_is_beside_the_copy_stays(tmp_path: Path) -> None:
+    mine = [tmp_path / name for name in ("x.part", ".x.part", "x.partial", ".x.partial")]
+    for path in mine:
+        path.mkdir()
+        (path / "notes.txt").write_text("mine", encoding="utf-8")
+    copy_bundle(bundle_folder("essa_ssa"), tmp_path, BundleVariant("x", {}, WIDTH))
+    with pytest.raises(ValueError, match="--network no"):
+        copy_bundle(bundle_folder("essa_ssa"), tmp_path, BundleVariant("y", {"network": "no"}))
+    assert {path.name for path in tmp_path.iterdir()} == {"x", *(path.name for path in mine)}
+    assert all((path / "notes.txt").read_text(encoding="utf-8") == "mine" for path in mine)
+
+
+def test_a_link_that_leads_nowhere_is_not_taken_for_a_free_name(tmp_path: Path) -> None:
+    (tmp_path / "x").symlink_to(tmp_path / "gone")
+    with pytest.raises(FileExistsError, match="x exists; expected a new folder"):
+        copy_bundle(bundle_folder("essa_ssa"), tmp_path, BundleVariant("x"))
+
+
 @pytest.mark.parametrize("variant", [BundleVariant("x", {"network": "no"}), BundleVariant("x", run=Path("nowhere"))])
 def test_nothing_stays_of_a_copy_that_fails(variant: BundleVariant, tmp_path: Path) -> None:
     with pytest.raises((ValueError, FileNotFoundError)):

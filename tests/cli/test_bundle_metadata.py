@@ -105,3 +105,9 @@ def test_a_bundle_with_weights_does_not_say_that_it_has_none(tmp_path: Path) -> 
     write_metadata(folder, "my_bundle", {})
     assert "holds no weights" in metadata(bundle_folder("essa_ssa"))["description"]
     assert "holds no weights" not in metadata(folder)["description"]
+
+
+@pytest.mark.parametrize("name", ["$__import__('os').getcwd()", "@network_def", "%x.yaml", "a\nb"])
+def test_a_label_name_that_monai_would_run_is_refused(name: str, variant: Callable[..., Path]) -> None:
+    with pytest.raises(ValueError, match="^the label names of the bundle"):
+        variant("essa_segmentation", {}, WIDTH | {"feature_size": 4, "labels": {"background": 0, name: 1}})

@@ -99,3 +99,14 @@ def test_weights_of_other_shapes_are_refused(bundle, segmentation_runs, tmp_path
     torch.save(state, run / "model.pt")
     with pytest.raises(ValueError, match=r"does not fit the bundle's network: 'out.conv.conv.bias'"):
         take_weights(bundle(**VALUES, labels=LABELS), run)
+
+
+@pytest.mark.parametrize(
+    "record", ["", "[]", "{}", '{"status": "finished", "config": 3}', "[" * 100_000, '{"config": {}}']
+)
+def test_a_damaged_record_is_one_line_with_its_file(record: str, bundle, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "run.json").write_text(record, encoding="utf-8")
+    with pytest.raises(ValueError, match="run.json: expected the (JSON )?record of a run"):
+        take_weights(bundle(**VALUES), run)

@@ -73,9 +73,16 @@ def test_a_new_entry_goes_to_the_end() -> None:
         [1, [2.0, "x"]],
         {"background": 0, "ü": 1},
         "1e-3",
+        {"yes": 1, "a\nlr": 2, "a\x85lr: 3": "b\u2028lr: 4"},
+        "a\nlr: $print(1)",
     ],
 )
 def test_what_is_written_is_what_yaml_reads(value: object) -> None:
     text = entry_text("key", value)
-    assert text.count("\n") == 1
+    assert len(text.splitlines()) == 1
     assert yaml.safe_load(text) == {"key": value}
+
+
+def test_an_entry_that_holds_another_is_refused() -> None:
+    with pytest.raises(ValueError, match="^expected entries that stand for themselves under lr$"):
+        replace_entries(CONFIG, {"lr": "lr: 2.0\nbatch_size: 1\n"})

@@ -124,7 +124,7 @@ def test_the_findings_are_written_as_json(monai_essa, own_volumes: Path, tmp_pat
     findings = json.loads((tmp_path / "findings.json").read_text())
     assert findings["errors"] == 1
     assert findings["problems"][0]["file"] == "case2.nii.gz"
-    assert set(findings["problems"][0]) == {"severity", "file", "key", "problem", "advice"}
+    assert set(findings["problems"][0]) == {"severity", "file", "key", "problem", "advice", "others"}
     assert "images: training 3, validation 1" in findings["summary"]
 
 
@@ -140,3 +140,79 @@ def test_real_cases_are_split_and_pass_the_check(monai_essa, hippocampus_tiny: P
     given = monai_essa("data", "check", out)
     assert given.code == 0
     assert "label ids (files): 0 (16), 1 (16), 2 (16)" in given.out
+
+
+def test_label_maps_among_the_scans_become_labels(monai_essa, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(10):
+        save(tmp_path / f"p{number}.nii.gz", rng.normal(100, 20, (6, 6, 6)).astype(np.float32))
+        save(tmp_path / f"p{number}_roi.nii.gz", 255 * rng.integers(0, 2, (6, 6, 6)).astype(np.uint8))
+    given = monai_essa("data", "datalist", tmp_path, "--label-map", "255=1", "--out", tmp_path / "d.json")
+    assert given.code == 0
+    assert ["training", "7", "7", "7"] in [line.split() for line in given.out.splitlines()]
+    assert json.loads((tmp_path / "d.json").read_text())["label_map"] == {"255": 1}
+    assert monai_essa("data", "check", tmp_path / "d.json").out.splitlines()[-2:] == [
+        "label ids (files): 0 (10), 1 (10)",
+        "0 errors, 0 warnings",
+    ]
+    assert (
+        "label ids (files): 0 (10), 2 (10)"
+        in monai_essa("data", "check", tmp_path / "d.json", "--label-map", "255=2").out
+    )
+
+
+def test_labels_that_would_be_lost_stop_the_command_in_one_line(monai_essa, scans: Path) -> None:
+    (scans / "images" / "p07.nii.gz").unlink()
+    given = monai_essa("data", "datalist", scans / "images", "--labels", scans / "masks")
+    assert given.code == 1
+    (line,) = given.err.splitlines()
+    assert (
+        "1 label maps of 10 cannot be paired with an image for sure: p07_seg.nii.gz (a label without an image" in line
+    )
+    assert not (scans / "images" / "dataset.json").exists()
+    given = monai_essa("data", "datalist", scans / "images", "--labels", scans / "masks", "--leave-out-unpaired")
+    assert given.code == 0
+    assert "left out: p07_seg.nii.gz: a label without an image; give both the same name" in given.out
+    assert "2 files left out" in given.out
+
+
+def test_the_channels_of_a_study_are_said_in_their_order(monai_essa, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(10):
+        for kind in ("t1n", "t1c", "t2f"):
+            save(tmp_path / f"p{number}-{kind}.nii.gz", rng.normal(100, 20, (6, 6, 6)).astype(np.float32))
+        save(tmp_path / f"p{number}-seg.nii.gz", rng.integers(0, 2, (6, 6, 6)).astype(np.uint8))
+    given = monai_essa("data", "datalist", tmp_path)
+    assert "channels of an image, in this order: t1, t1c, flair" in given.out
+    datalist = json.loads((tmp_path / "dataset.json").read_text())
+    assert datalist["channel_names"] == {"0": "t1", "1": "t1c", "2": "flair"}
+    first = datalist["training"][0]
+    assert first["image"] == [first["label"].replace("seg", kind) for kind in ("t1n", "t1c", "t2f")]
+    assert monai_essa("data", "check", tmp_path / "dataset.json").code == 0
+
+
+def test_masks_are_images_when_told(monai_essa, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(3):
+        save(tmp_path / f"shape{number}.nii.gz", rng.integers(0, 2, (6, 6, 6)).astype(np.uint8))
+    assert "--images-are-masks" in monai_essa("data", "datalist", tmp_path).err
+    assert monai_essa("data", "datalist", tmp_path, "--images-are-masks").code == 0
+    assert monai_essa("data", "check", tmp_path / "dataset.json").code == 0
+
+
+def test_a_pattern_tells_the_patients(monai_essa, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(8):
+        save(tmp_path / f"x{number // 2}q{number}.nii.gz", rng.normal(size=(6, 6, 6)).astype(np.float32))
+    given = monai_essa("data", "datalist", tmp_path, "--patient-pattern", r"^x(\d)")
+    assert ["unlabeled", "4", "8", "0"] in [line.split() for line in given.out.splitlines()]
+    given = monai_essa("data", "datalist", tmp_path, "--patient-pattern", "(a+)+", "--out", tmp_path / "other.json")
+    assert given.code == 1 and "may take for ever" in given.err
+
+
+@pytest.mark.parametrize("text", ["255", "255=x", "=1", "x=1"])
+def test_a_label_map_that_is_none_is_a_wrong_argument(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["data", "check", "d.json", "--label-map", text])
+    assert stopped.value.code == 2
+    assert f"expected VALUE=ID such as 255=1, got '{text}'" in capsys.readouterr().err

@@ -5,10 +5,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
+import SimpleITK as sitk
 
 VALUES = ["img_size=[32,32,32]", "hidden_size=48", "mlp_dim=96", "num_heads=4", "feature_size=4"]
 VALUES += ["labels={background: 0, ball: 1}"]
@@ -74,6 +78,52 @@ def test_features_of_an_encoder_are_written_as_its_bundle_does(monai_essa, files
     assert monai_essa(*command, "--args", *values).code == 0
     rows = (tmp_path / "out" / "features.csv").read_text().splitlines()
     assert [len(row.split(",")) for row in rows] == [49, 49]
+
+
+def test_a_data_list_and_a_section_of_it_are_predicted(monai_essa, command, volumes: Path, tmp_path: Path) -> None:
+    given = monai_essa(*command, "--input", volumes / "dataset.json", "--output", tmp_path / "all")
+    assert given.code == 0
+    assert names(tmp_path / "all") == [f"case{number}_seg.nii.gz" for number in range(4)]
+    section = ("--input", volumes / "dataset.json", "--section", "validation", "--output", tmp_path / "one")
+    assert monai_essa(*command, *section).code == 0
+    assert names(tmp_path / "one") == ["case3_seg.nii.gz"]
+
+
+def test_dicom_folders_named_by_uid_give_a_mask_each(monai_essa, command, tmp_path: Path) -> None:
+    for number in range(2):
+        folder = tmp_path / "uid" / f"1.2.840.113619.2.{number}"
+        folder.mkdir(parents=True)
+        for z in range(4):
+            image = sitk.GetImageFromArray(np.random.default_rng(z).integers(0, 99, (1, 8, 8)).astype(np.int16))
+            tags = {"0008|0060": "MR", "0020|000e": folder.name, "0020|000d": f"{folder.name}.9"}
+            for tag, text in (tags | {"0020|0032": f"0\\0\\{z}", "0020|0037": "1\\0\\0\\0\\1\\0"}).items():
+                image.SetMetaData(tag, text)
+            writer = sitk.ImageFileWriter()
+            writer.KeepOriginalImageUIDOn()
+            writer.SetFileName(str(folder / f"{z}.dcm"))
+            writer.Execute(image)
+    given = monai_essa(*command, "--input", tmp_path / "uid", "--output", tmp_path / "out")
+    assert given.out.splitlines()[-1] == f"2 volumes; wrote 2 files to {tmp_path / 'out'}"
+    assert names(tmp_path / "out") == [f"1.2.840.113619.2.{number}_seg.nii.gz" for number in range(2)]
+
+
+def test_a_scan_with_a_hole_is_refused_and_nothing_is_written(monai_essa, command, scans: Path, tmp_path: Path) -> None:
+    image = nib.load(scans / "later" / "case1.nii.gz")
+    voxels = image.get_fdata(dtype=np.float32)
+    voxels[3, 4, 5] = np.nan
+    nib.save(nib.Nifti1Image(voxels, image.affine), scans / "later" / "case1.nii.gz")
+    given = monai_essa(*command, "--input", scans, "--output", tmp_path / "out")
+    assert given.code == 1
+    assert "case1.nii.gz: some voxels are NaN or infinite" in given.err.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no FIFO")
+def test_a_fifo_is_one_line(monai_essa, command, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "scan.nii")
+    given = monai_essa(*command, "--input", tmp_path / "scan.nii", "--output", tmp_path / "out")
+    assert given.code == 1
+    assert len(given.err.splitlines()) == 1 and "scan.nii: expected a regular file" in given.err
 
 
 def test_an_output_folder_with_files_is_left_alone(monai_essa, command, scans: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import locale
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import nibabel as nib
@@ -20,7 +20,10 @@ NiftiWriter = Callable[..., Path]
 
 @pytest.fixture
 def write_series() -> Iterator[SeriesWriter]:
-    """Writes one DICOM series with slices at given distances along the normal; returns its voxels (x, y, z)."""
+    """Writes one DICOM series with slices at given distances along the normal; returns its voxels (x, y, z).
+
+    ``tags`` replaces those of the header; ``None`` leaves one out.
+    """
 
     def write(
         folder: Path,
@@ -29,13 +32,14 @@ def write_series() -> Iterator[SeriesWriter]:
         study: str = "1.2.3",
         patient: str = "anon",
         tilt: float = 0.0,
+        tags: Mapping[str, str | None] | None = None,
     ) -> np.ndarray:
         folder.mkdir(parents=True, exist_ok=True)
         row, column = np.array([1.0, 0, 0]), np.array([0, np.cos(tilt), np.sin(tilt)])
         voxels = np.random.default_rng(len(distances)).integers(0, 900, (6, 5, len(distances)), dtype=np.int16)
         for index, distance in enumerate(distances):
             position = np.array([10.0, -20.0, 30.0]) + distance * np.cross(row, column)
-            tags = {
+            held = {
                 "0008|0060": "MR",
                 "0010|0010": "Doe^Jane",
                 "0010|0020": patient,
@@ -44,8 +48,9 @@ def write_series() -> Iterator[SeriesWriter]:
                 "0020|000e": series,
                 "0020|0032": "\\".join(f"{value:.6f}" for value in position),
                 "0020|0037": "\\".join(f"{value:.10f}" for value in (*row, *column)),
-            }
-            _write_slice(folder / f"{series}.{len(distances) - index:03d}", voxels[..., index], tags)
+            } | dict(tags or {})
+            path = folder / f"{series}.{len(distances) - index:03d}"
+            _write_slice(path, voxels[..., index], {tag: text for tag, text in held.items() if text is not None})
         return voxels
 
     before = locale.setlocale(locale.LC_ALL)

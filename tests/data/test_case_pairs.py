@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Tests for pairing images with labels and for taking one series of a study."""
+"""Tests for finding the images of a label map by names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from monai_essa.data.case_pairs import Case, one_per_study, pair_labels
+from monai_essa.data.case_pairs import fit_labels
 from monai_essa.data.volume_search import FoundVolume, find_volumes
 
 
@@ -20,73 +20,73 @@ def _volumes(folder: Path, *names: str) -> tuple[FoundVolume, ...]:
     return find_volumes(folder)
 
 
-def _pairs(cases: list[Case]) -> dict[str, str | None]:
-    return {case.image.name: case.label.name if case.label else None for case in cases}
+def _fit(folder: Path, images: list[str], labels: list[str]) -> dict[str, list[str]]:
+    fit = fit_labels(_volumes(folder / "i", *images), _volumes(folder / "l", *labels))
+    return {label.name: [image.name for image in fitting] for label, fitting in fit.items()}
 
 
 def test_labels_are_found_by_stem_ending_and_series(tmp_path: Path) -> None:
-    images = _volumes(tmp_path / "i", "a.nii.gz", "b_0000.nii.gz", "c_T1.nii", "d.nii")
-    labels = _volumes(tmp_path / "l", "a.nii", "b.nii.gz", "c_seg.nii", "e.nii")
-    cases, left_out = pair_labels(images, labels)
-    assert _pairs(cases) == {"a.nii.gz": "a.nii", "b_0000.nii.gz": "b.nii.gz", "c_T1.nii": "c_seg.nii", "d.nii": None}
-    assert left_out == ["e.nii: a label without an image"]
+    images = ["a.nii.gz", "b_0000.nii.gz", "c_T1.nii", "d.nii"]
+    assert _fit(tmp_path, images, ["a.nii", "b.nii.gz", "c_seg.nii", "e.nii"]) == {
+        "a.nii": ["a.nii.gz"],
+        "b.nii.gz": ["b_0000.nii.gz"],
+        "c_seg.nii": ["c_T1.nii"],
+        "e.nii": [],
+    }
+
+
+@pytest.mark.parametrize(
+    ("image", "label"),
+    [
+        ("volume-{}.nii", "segmentation-{}.nii"),
+        ("img/img{}.nii", "label/label{}.nii"),
+        ("case_{}/imaging.nii", "case_{}/segmentation.nii"),
+        ("rawdata/sub-v{0}/sub-v{0}_ct.nii", "derivatives/sub-v{0}/sub-v{0}_seg-vert_msk.nii"),
+        ("p{}_FLAIR.nii", "p{}_FLAIR_lesion.nii"),
+        ("p{}.nii", "mask_p{}.nii"),
+        ("{0}/{0}_img.nii", "{0}/{0}_truth.nii"),
+        ("Patient_{0}/Patient_{0}.nii", "Patient_{}/GT.nii"),
+        ("Training/img/img{}.nii", "Training/label/label{}.nii"),
+        ("ct_train_{}_image.nii", "ct_train_{}_label.nii"),
+        ("volume-covid19-A-{}_ct.nii", "volume-covid19-A-{}_seg.nii"),
+        ("crossmoda_{}_ceT1.nii", "crossmoda_{}_Label.nii"),
+        ("{}_training.nii", "{}_manual1.nii"),
+        ("PANCREAS_{}/scan.nii", "label{}.nii"),
+        ("siteA/p{}.nii", "p{}.nii"),
+    ],
+)
+def test_what_a_file_is_does_not_count(image: str, label: str, tmp_path: Path) -> None:
+    numbers = ["0001", "0002", "0010"]
+    fit = _fit(tmp_path, [image.format(n) for n in numbers], [label.format(n) for n in numbers])
+    assert fit == {label.format(n): [image.format(n)] for n in numbers}
+
+
+def test_a_number_that_only_one_side_has_is_no_pair(tmp_path: Path) -> None:
+    fit = _fit(tmp_path, ["case_4.nii", "case_6.nii"], ["case_5_seg.nii", "case_6_seg.nii"])
+    assert fit == {"case_5_seg.nii": [], "case_6_seg.nii": ["case_6.nii"]}
+
+
+def test_a_frame_is_not_the_whole_recording(tmp_path: Path) -> None:
+    images = [f"patient{n}_{part}.nii" for n in (1, 2) for part in ("4d", "frame01", "frame12")]
+    labels = [f"patient{n}_frame{frame}_gt.nii" for n in (1, 2) for frame in ("01", "12")]
+    assert _fit(tmp_path, images, labels) == {label: [label.replace("_gt", "")] for label in labels}
+
+
+def test_the_test_set_may_number_its_cases_anew(tmp_path: Path) -> None:
+    fit = _fit(tmp_path, ["imagesTr/p1.nii", "imagesTs/p1.nii"], ["labelsTr/p1.nii"])
+    assert fit == {"labelsTr/p1.nii": ["imagesTr/p1.nii"]}
 
 
 def test_the_same_name_in_several_folders_is_told_by_the_folder(tmp_path: Path) -> None:
-    images = _volumes(tmp_path / "i", "p1/t1.nii", "p2/t1.nii")
-    labels = _volumes(tmp_path / "l", "p1/seg.nii", "p2/seg.nii")
-    assert _pairs(pair_labels(images, labels)[0]) == {"p1/t1.nii": "p1/seg.nii", "p2/t1.nii": "p2/seg.nii"}
+    fit = _fit(tmp_path, ["p1/t1.nii", "p2/t1.nii"], ["p1/seg.nii", "p2/seg.nii"])
+    assert fit == {"p1/seg.nii": ["p1/t1.nii"], "p2/seg.nii": ["p2/t1.nii"]}
 
 
 def test_a_label_may_be_named_like_the_folder_of_its_image(tmp_path: Path) -> None:
-    images = _volumes(tmp_path / "i", "p1/study/t1.nii")
-    labels = _volumes(tmp_path / "l", "p1.nii")
-    assert _pairs(pair_labels(images, labels)[0]) == {"p1/study/t1.nii": "p1.nii"}
+    assert _fit(tmp_path, ["p1/study/t1.nii"], ["p1.nii"]) == {"p1.nii": ["p1/study/t1.nii"]}
 
 
-def test_an_image_with_several_labels_is_left_out(tmp_path: Path) -> None:
-    images = _volumes(tmp_path / "i", "a.nii", "b.nii")
-    labels = _volumes(tmp_path / "l", "a_seg.nii", "a_label.nii", "b.nii")
-    cases, left_out = pair_labels(images, labels)
-    assert _pairs(cases) == {"b.nii": "b.nii"}
-    assert left_out[0] == "a.nii: several labels fit (a_label.nii, a_seg.nii); keep one"
-
-
-def test_labels_that_fit_nothing_are_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"no label fits an image: names are like x\.nii and a\.nii"):
-        pair_labels(_volumes(tmp_path / "i", "a.nii"), _volumes(tmp_path / "l", "x.nii"))
-
-
-def test_the_labelled_series_is_taken(tmp_path: Path) -> None:
-    images = _volumes(tmp_path / "i", "a_T1.nii", "a_T2.nii", "b_T1.nii")
-    cases, left_out = one_per_study(pair_labels(images, _volumes(tmp_path / "l", "a_T2_seg.nii"))[0])
-    assert _pairs(cases) == {"a_T2.nii": "a_T2_seg.nii", "b_T1.nii": None}
-    assert left_out == ["a_T1.nii: a_T2.nii of the same study was taken; choose with a pattern"]
-
-
-def test_without_labels_the_commonest_series_is_taken(tmp_path: Path) -> None:
-    images = _volumes(tmp_path, "a_T1.nii", "a_FLAIR.nii", "b_T1.nii", "b_T2.nii", "c_T1.nii")
-    assert list(_pairs(one_per_study(pair_labels(images, [])[0])[0])) == ["a_T1.nii", "b_T1.nii", "c_T1.nii"]
-
-
-def test_both_sides_of_a_patient_stay(tmp_path: Path) -> None:
-    images = _volumes(tmp_path, "a_L.nii", "a_R.nii")
-    assert one_per_study(pair_labels(images, [])[0])[1] == []
-
-
-def test_channels_of_nnunet_are_one_study_but_case_numbers_are_not(tmp_path: Path) -> None:
-    channels = _volumes(tmp_path / "i", "a_0000.nii", "a_0001.nii")
-    cases, left_out = one_per_study(pair_labels(channels, _volumes(tmp_path / "l", "a.nii"))[0])
-    assert _pairs(cases) == {"a_0000.nii": "a.nii"}
-    assert len(left_out) == 1
-    numbers = _volumes(tmp_path / "n", "a_0000.nii", "a_0001.nii")
-    cases, left_out = one_per_study(pair_labels(numbers, _volumes(tmp_path / "m", "a_0000.nii", "a_0001.nii"))[0])
-    assert _pairs(cases) == {"a_0000.nii": "a_0000.nii", "a_0001.nii": "a_0001.nii"}
-    assert left_out == []
-
-
-def test_a_label_that_fits_two_studies_is_given_to_none(tmp_path: Path) -> None:
-    images = _volumes(tmp_path / "i", "p1/day1/x.nii", "p1/day2/y.nii")
-    cases, left_out = one_per_study(pair_labels(images, _volumes(tmp_path / "l", "p1.nii"))[0])
-    assert set(_pairs(cases).values()) == {None}
-    assert left_out == ["p1.nii: a label that fits 2 images; give each its own"]
+def test_every_series_of_a_study_fits_unless_the_label_names_one(tmp_path: Path) -> None:
+    images = [f"p{n}-{kind}.nii" for n in (1, 2) for kind in ("t1c", "t1n")]
+    assert _fit(tmp_path, images, ["p1-seg.nii"]) == {"p1-seg.nii": ["p1-t1c.nii", "p1-t1n.nii"]}
+    assert _fit(tmp_path / "one", images, ["p1-t1n-seg.nii"]) == {"p1-t1n-seg.nii": ["p1-t1n.nii"]}

@@ -86,3 +86,10 @@ def test_a_patient_in_two_sections_is_an_error(items: list[CheckedItem]) -> None
 def test_unreadable_images_are_passed_over(items: list[CheckedItem]) -> None:
     assert not list(mixture_problems([replace(item, image=None) for item in items]))
     assert not list(overlap_problems([replace(item, image=None) for item in items]))
+
+
+def test_a_label_map_among_scans_is_an_error_and_a_set_of_them_a_warning(items: list[CheckedItem]) -> None:
+    (problem,) = mixture_problems([replace(items[0], image_is_label=True), *items[1:]])
+    assert (problem.severity, problem.file, problem.problem) == ("error", "p0.nii", "label map among the images")
+    (problem,) = mixture_problems([replace(item, image_is_label=True) for item in items])
+    assert (problem.severity, problem.problem) == ("warning", "all 4 images look like label maps")

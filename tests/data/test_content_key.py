@@ -16,6 +16,7 @@ import pytest
 import torch
 from monai.transforms import LoadImaged, ScaleIntensityRanged, Spacingd
 
+from monai_essa.data import content_key
 from monai_essa.data.content_key import file_key, settings_key
 
 CHAIN = "[LoadImaged('image', reader='monai_essa.data.VolumeReader'), Spacingd('image', (1, 1, 2))]"
@@ -80,6 +81,17 @@ def test_another_source_gives_another_key(tmp_path: Path, monkeypatch: pytest.Mo
         own.__qualname__ = "Own"
         keys.append(settings_key([own()]).replace(name, ""))
     assert keys[0] != keys[1]
+
+
+def test_another_source_of_one_format_gives_another_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = [LoadImaged(keys="image", reader="monai_essa.data.VolumeReader")]
+    before, read = settings_key(parts), Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read(path) + (b"#" if path.name == "nifti.py" else b""))
+    content_key._source.cache_clear()
+    try:
+        assert settings_key(parts) != before
+    finally:
+        content_key._source.cache_clear()
 
 
 def test_a_lambda_is_refused() -> None:

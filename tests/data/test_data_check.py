@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -79,7 +81,9 @@ def test_errors_come_first(datalist: Path, write_nifti: NiftiWriter) -> None:
 @pytest.mark.parametrize("labels", [{"0": "background", "2": "organ"}, {"background": 0, "organ": 2}])
 def test_ids_are_compared_with_both_styles_of_labels(datalist: Path, labels: dict[str, Any]) -> None:
     content = json.loads(datalist.read_text(encoding="utf-8")) | {"labels": labels}
-    assert len(check_datalist(_write(datalist, content)).errors) == 4
+    (problem,) = check_datalist(_write(datalist, content)).errors
+    assert str(problem).startswith("error: p0_seg.nii.gz and 3 more files (label): ids [1] are not among")
+    assert problem.others == ("p1_seg.nii.gz", "p2_seg.nii.gz", "p3_seg.nii.gz")
 
 
 def test_an_item_without_an_image_is_an_error(datalist: Path) -> None:
@@ -160,3 +164,63 @@ def test_a_real_label_of_an_uncropped_image_is_an_error(data_dir: Path, tmp_path
     pair = {"image": str(folder / "t2s.nii.gz"), "label": str(folder / "t2s_uncropped_gmseg_manual.nii.gz")}
     (problem,) = check_datalist(_write(tmp_path / "odd.json", {"training": [pair]})).errors
     assert "expected the image's shape 49 x 54 x 9, got 320 x 320 x 11" in problem.problem
+
+
+def test_a_label_map_listed_as_an_image_is_an_error(datalist: Path) -> None:
+    content = json.loads(datalist.read_text(encoding="utf-8"))
+    content["unlabeled"] = ["p0_seg.nii.gz"]
+    assert any(
+        line.startswith("error: p0_seg.nii.gz (image): label map among the images; ")
+        for line in _lines(_write(datalist, content))
+    )
+
+
+def test_values_of_255_are_one_line_and_right_with_a_label_map(datalist: Path, write_nifti: NiftiWriter) -> None:
+    for i in range(4):
+        values = (255 * (np.arange(120) % 2)).astype(np.uint8).reshape(4, 5, 6)
+        write_nifti(datalist.parent / f"p{i}_seg.nii.gz", values)
+    (line,) = _lines(datalist)
+    assert line.startswith("error: p0_seg.nii.gz and 3 more files (label): ids [255] are not among")
+    assert check_datalist(datalist, label_map={255: 1}).problems == ()
+    content = json.loads(datalist.read_text(encoding="utf-8"))
+    check = check_datalist(_write(datalist, content | {"label_map": {"255": 1}}))
+    assert check.problems == ()
+    assert check.summary[-1] == "label ids (files): 0 (4), 1 (4)"
+
+
+def test_several_channels_are_checked_as_one_image(datalist: Path) -> None:
+    content = {
+        "training": [
+            {"image": ["p0.nii.gz", "p1.nii.gz"], "label": "p0_seg.nii.gz"},
+            {"image": ["p2.nii.gz", "p3.nii.gz"]},
+        ]
+    }
+    (line,) = _lines(_write(datalist, content))
+    assert line.startswith("warning: p0.nii.gz (image): 2 channels, as most images; ")
+
+
+def test_the_check_goes_on_after_each_bad_file(datalist: Path) -> None:
+    folder = datalist.parent
+    header = nib.Nifti1Header()
+    header.set_data_dtype(np.int16)
+    header["dim"][:4] = [3, 10_000, 10_000, 10_000]
+    header["magic"], header["vox_offset"] = b"n+1", 352
+    (folder / "huge.nii").write_bytes(header.binaryblock + b"\0" * 4)
+    os.mkfifo(folder / "pipe.nii.gz")
+    (folder / "folder.nii.gz").mkdir()
+    (folder / "page.nii.gz").write_bytes(b"<html>404</html>")
+    nib.save(nib.Nifti1Image(np.ones((4, 4, 4), np.complex64), np.eye(4)), folder / "complex.nii")
+    names = ["huge.nii", "pipe.nii.gz", "folder.nii.gz", "page.nii.gz", "complex.nii"]
+    items = [*names, {"image": 3}, {"image": "p0.nii.gz", "label": None}, "p1.nii.gz"]
+    check = check_datalist(_write(datalist, {"unlabeled": items}))
+    assert [problem.file for problem in check.errors] == ["an item", "an item", *names]
+    assert all("\n" not in str(problem) for problem in check.problems)
+    assert check.summary[0] == "images: unlabeled 6"
+
+
+def test_a_misspelt_field_is_said(datalist: Path) -> None:
+    content = json.loads(datalist.read_text(encoding="utf-8"))
+    content["lables"] = content.pop("labels")
+    assert _lines(_write(datalist, content)) == [
+        "warning: dataset.json (fields): the field 'lables' is not read; call it 'labels' if that is meant"
+    ]

@@ -11,7 +11,14 @@ from typing import Any
 
 import pytest
 
-from monai_essa.data.datalist_file import load_datalist, read_datalist, section_names, unlabelled_items
+from monai_essa.data.datalist_file import (
+    listed_label_map,
+    listed_patients,
+    load_datalist,
+    read_datalist,
+    section_names,
+    unlabelled_items,
+)
 
 
 @pytest.fixture
@@ -162,3 +169,80 @@ def test_real_sections_have_their_cases(data_dir: Path) -> None:
     assert len(load_datalist(shift, ["source#training", "source#validation", "source#test"])) == 205
     assert len(unlabelled_items(shift, "target#training_unlabelled_or_fewshot")) == 25
     assert len(load_datalist(data_dir / "hippocampus" / "dataset.json", "testing")) == 60
+
+
+def _rewrite(datalist: Path, **changes: Any) -> Path:
+    content = json.loads(datalist.read_text(encoding="utf-8")) | changes
+    datalist.write_text(json.dumps(content), encoding="utf-8")
+    return datalist
+
+
+def test_a_byte_order_mark_is_passed_over(datalist: Path) -> None:
+    datalist.write_bytes(b"\xef\xbb\xbf" + datalist.read_bytes())
+    assert len(load_datalist(datalist)) == 4
+
+
+def test_separators_of_windows_are_read(datalist: Path) -> None:
+    _rewrite(datalist, training=[{"image": "images\\c0.nii", "label": ".\\labels\\c0.nii"}])
+    assert load_datalist(datalist)[0]["label"] == str(datalist.parent / "labels" / "c0.nii")
+    (datalist.parent / "images\\c0.nii").touch()  # a name on other systems
+    assert load_datalist(datalist)[0]["image"] == str(datalist.parent / "images\\c0.nii")
+
+
+@pytest.mark.parametrize("sign", "$@%")
+def test_a_path_never_begins_with_what_is_code(sign: str, datalist: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (datalist.parent / f"{sign}x").mkdir()
+    (datalist.parent / f"{sign}x" / "c0.nii").touch()
+    _rewrite(datalist, training=[{"image": f"{sign}x/c0.nii"}])
+    monkeypatch.chdir(datalist.parent)
+    assert load_datalist("dataset.json", keys=("image",))[0]["image"].startswith("/")
+
+
+def test_folds_may_be_text(datalist: Path) -> None:
+    _rewrite(datalist, training=[{"image": f"images/c{n}.nii", "fold": str(n % 2)} for n in range(4)])
+    assert len(load_datalist(datalist, "training[fold=0]", ("image",))) == 2
+
+
+def test_patients_are_those_that_items_name(datalist: Path) -> None:
+    items = [{"image": "images/c0.nii", "patient": "p"}, {"image": "images/c1.nii"}, "images/c2.nii"]
+    items.append({"image": ["images/c3.nii", "images/c4.nii"], "patient": 7})
+    _rewrite(datalist, training=items, unlabeled=[{"image": "images/c5.nii", "patient": "q"}])
+    folder = datalist.parent / "images"
+    assert listed_patients(datalist, "training") == {str(folder / "c0.nii"): "p", str(folder / "c3.nii"): "7"}
+    assert listed_patients(datalist) == {str(folder / "c5.nii"): "q"}
+
+
+def test_the_label_map_of_a_datalist_is_read(datalist: Path) -> None:
+    assert listed_label_map(datalist) == {}
+    assert listed_label_map(_rewrite(datalist, label_map={"255": 1})) == {255.0: 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ('{"training": [{"image": "a", "label": NaN}]}', "NaN, which is no JSON"),
+        ('{"training": [{"image": "a", "fold": -Infinity}]}', "-Infinity, which is no JSON"),
+        ('{"training": [], "training": []}', "the name 'training' twice"),
+        ("[" * 100_000, "lists within lists without end"),
+        ('{"seed": ' + "9" * 5000 + "}", "expected a JSON datalist"),
+        ('{"seed": 1e999}', "field 'seed': expected a whole number"),
+        ('{"training": {"a": 1}}', r"bad\.json: no section 'training'"),
+        ('{"training": "images"}', "field 'training': expected a list of items, got 'images'"),
+        ('{"modality": "CT\\n$x", "training": []}', "field 'modality': expected text"),
+        ('{"training": [3]}', "training item 0: expected a path or a mapping with the key 'image', got 3"),
+        ('{"training": [{"image": {"a": 1}}]}', r"training item 0\.image: expected text"),
+        ('{"training": [{"image": ["a", null]}]}', r"training item 0\.image\[1\]: expected text"),
+    ],
+)
+def test_odd_values_are_one_line_with_file_and_field(text: str, line: str, tmp_path: Path) -> None:
+    (tmp_path / "bad.json").write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=line) as error:
+        load_datalist(tmp_path / "bad.json", keys=("image",))
+    assert str(error.value).startswith(str(tmp_path / "bad.json")) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("sign", ["", "\\"])
+def test_a_name_that_is_too_long_does_not_exist(sign: str, datalist: Path) -> None:
+    _rewrite(datalist, training=[{"image": f"images{sign}/{'x' * 300}.nii"}])
+    with pytest.raises(FileNotFoundError, match=r"training item 0\.image: .* does not exist"):
+        load_datalist(datalist, keys=("image",))

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import os
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +14,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from monai_essa.data.dicom_series import find_series, is_dicom, read_series, series_files
+from monai_essa.data.dicom_series import find_series, is_dicom, read_series, series_files, series_notes
+from monai_essa.data.volume_file import read_volume
 
 SeriesWriter = Callable[..., np.ndarray]
 
@@ -79,6 +82,129 @@ def test_a_folder_without_dicom_is_refused(tmp_path: Path) -> None:
     assert not is_dicom(tmp_path / "notes.txt")
     with pytest.raises(ValueError, match="no DICOM image in this folder"):
         series_files(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("thickness", "distance", "expected"),
+    [("8.0", "7", 7.0), ("8.0", None, 8.0), ("0", None, 1.0), ("thick", None, 1.0), (None, None, 1.0)],
+)
+def test_a_single_slice_is_as_thick_as_its_header_says(
+    thickness: str | None, distance: str | None, expected: float, tmp_path: Path, write_series: SeriesWriter
+) -> None:
+    write_series(tmp_path, [0.0], tilt=0.3, tags={"0008|0060": "CT", "0018|0050": thickness})
+    path = tmp_path / "1.2.3.1.001"
+    written = struct.pack("<HHI", 0x18, 0x88, 2) + b"9 "  # ITK's writer takes it from the image and leaves it never out
+    wanted = written[:-2] + f"{distance} ".encode() if distance else struct.pack("<HHI", 0x18, 0x89, 2) + b"9 "
+    assert written in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(written, wanted))
+    affine = read_series(series_files(tmp_path))[1]
+    assert np.allclose(affine[:3, 2], expected * np.array([0, -np.sin(0.3), np.cos(0.3)]))
+    assert np.allclose(np.linalg.norm(affine[:3, :2], axis=0), [0.5, 0.75])
+    assert series_notes([str(path)]) == (("the slice has no thickness: 1 mm is taken",) if expected == 1 else ())
+
+
+X_RAY = {"0008|0060": "DX", "0020|0032": None, "0020|0037": None, "0018|0050": None, "0028|0030": None}
+
+
+@pytest.mark.parametrize(("in_patient", "spacing"), [(None, [0.5, 0.75]), ("0.1\\0.4", [0.4, 0.1])])
+def test_the_pixels_of_an_x_ray_are_measured_in_the_patient_if_they_can_be(
+    in_patient: str | None, spacing: list[float], tmp_path: Path, write_series: SeriesWriter
+) -> None:
+    write_series(tmp_path, [0.0], tags=X_RAY | {"0028|0030": in_patient})  # at the detector: 0.5 by 0.75
+    affine = read_series(series_files(tmp_path))[1]
+    assert np.linalg.norm(affine[:3, :2], axis=0) == pytest.approx(spacing)
+
+
+def test_x_rays_of_one_series_are_images_of_their_own(tmp_path: Path, write_series: SeriesWriter) -> None:
+    write_series(tmp_path, [0.0, 0.0], tags=X_RAY)
+    assert [len(series.files) for series in find_series(tmp_path)] == [1, 1]
+    assert series_files(tmp_path / "1.2.3.1.001") == (str(tmp_path / "1.2.3.1.001"),)
+    with pytest.raises(ValueError, match=r"expected one DICOM series, got 1\.2\.3\.1 \(1 files\), 1\.2\.3\.1"):
+        series_files(tmp_path)
+    with pytest.raises(ValueError, match="or the path of one file"):
+        series_files(tmp_path, "1.2.3.1")
+
+
+def test_ct_slices_without_a_position_are_not_taken_for_pictures(tmp_path: Path, write_series: SeriesWriter) -> None:
+    write_series(tmp_path, [0.0, 2.0], tags={"0008|0060": "CT", "0020|0032": None})
+    with pytest.raises(ValueError, match="evenly spaced"):
+        read_series(series_files(tmp_path / "1.2.3.1.001"))
+
+
+def test_an_inverted_picture_is_turned_to_bright_on_dark(tmp_path: Path, write_series: SeriesWriter) -> None:
+    voxels = write_series(tmp_path, [0.0], tags=X_RAY)
+    path = tmp_path / "1.2.3.1.001"
+    path.write_bytes(path.read_bytes().replace(b"MONOCHROME2", b"MONOCHROME1"))
+    image, _ = read_series([str(path)])
+    array = sitk.GetArrayFromImage(image).T
+    assert np.ptp(array + voxels) == 0  # a constant minus the stored values
+    assert series_notes([str(path)]) == ("MONOCHROME1, inverted: bright is dense",)
+
+
+def test_rescale_slope_and_intercept_are_applied(tmp_path: Path, write_series: SeriesWriter) -> None:
+    voxels = write_series(tmp_path, [0.0], tags={"0008|0060": "CT"})
+    content = (tmp_path / "1.2.3.1.001").read_bytes()
+    for element, old, new in [(0x1052, b"0 ", b"-9"), (0x1053, b"1 ", b".5")]:
+        tag = struct.pack("<HHI", 0x0028, element, 2)
+        assert tag + old in content
+        content = content.replace(tag + old, tag + new)
+    (tmp_path / "1.2.3.1.001").write_bytes(content)
+    assert np.array_equal(read_volume(tmp_path)[0][0], voxels * 0.5 - 9)
+
+
+def test_colours_stay_colours(tmp_path: Path) -> None:
+    colours = np.random.default_rng(0).integers(0, 255, (1, 5, 6, 3), dtype=np.uint8)
+    sitk.WriteImage(sitk.GetImageFromArray(colours, isVector=True), str(tmp_path / "a.dcm"))
+    array, _ = read_volume(tmp_path / "a.dcm")
+    assert np.array_equal(array, colours.transpose(3, 2, 1, 0))
+
+
+def test_frames_of_one_file_are_slices(tmp_path: Path) -> None:
+    frames = np.random.default_rng(0).integers(0, 900, (5, 10, 12), dtype=np.uint16)
+    image = sitk.GetImageFromArray(frames)
+    image.SetSpacing([1, 1, 3])
+    for name in ("a.dcm", "b.dcm"):  # two such files of one series are two volumes
+        sitk.WriteImage(image, str(tmp_path / name))
+    array, affine = read_volume(tmp_path / "a.dcm")
+    assert np.array_equal(array[0], frames.T) and affine[2, 2] == 3
+
+
+@pytest.mark.parametrize("kept", [1.0, 0.8, 0.2])
+def test_a_slice_that_is_cut_is_named_and_not_left_out(kept: float, tmp_path: Path, write_series: SeriesWriter) -> None:
+    write_series(tmp_path, [0.0, 2.0, 4.0])
+    last = tmp_path / "1.2.3.1.001"
+    content = last.read_bytes()
+    last.write_bytes(content[: int(kept * len(content)) - 1])
+    with pytest.raises(ValueError, match=r"1\.2\.3\.1\.001: a DICOM slice that is damaged or cut short") as error:
+        read_volume(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_files_of_another_kind_are_passed_over(tmp_path: Path, write_series: SeriesWriter) -> None:
+    write_series(tmp_path, [0.0, 2.0])
+    write_series(tmp_path / "other", [0.0])
+    report = bytearray((tmp_path / "other" / "1.2.3.1.001").read_bytes()[:600])
+    start = report.index(b"1.2.840.10008.5.1.4.1.1.4")
+    report[start : start + 25] = b"1.2.840.10008.5.1.4.1.1.8"  # a report has no pixels
+    (tmp_path / "report").write_bytes(report)
+    (tmp_path / "notes.txt").write_text("no image", encoding="utf-8")
+    assert read_volume(tmp_path)[0].shape[-1] == 2
+
+
+def test_a_link_that_leads_nowhere_ends_no_series_early(tmp_path: Path, write_series: SeriesWriter) -> None:
+    write_series(tmp_path, [0.0, 2.0, 4.0])
+    (tmp_path / "1.2.3.1.0015").symlink_to(tmp_path / "nowhere")  # GDCM's own list would lack what stands before it
+    with pytest.raises(ValueError, match=r"1\.2\.3\.1\.0015: a link that leads nowhere"):
+        read_volume(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no FIFO")
+def test_a_fifo_among_the_slices_is_named(tmp_path: Path, write_series: SeriesWriter) -> None:
+    write_series(tmp_path, [0.0, 2.0])
+    os.mkfifo(tmp_path / "pipe")
+    assert not is_dicom(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="pipe: expected a regular file, got a FIFO"):
+        read_volume(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -142,12 +142,13 @@ def test_a_killed_process_leaves_no_half_file(scans: list[dict[str, Any]], tmp_p
 
 def test_what_a_killed_process_left_is_cleared_after_an_hour(scans: list[dict[str, Any]], tmp_path: Path) -> None:
     (tmp_path / "cache").mkdir()
-    old, young = (tmp_path / "cache" / f"{name}.partial" for name in ("old", "young"))
-    for file in (old, young):
+    names = (".cached_volume_old.partial", ".cached_volume_young.partial", "mine.partial")
+    old, young, mine = (tmp_path / "cache" / name for name in names)
+    for file in (old, young, mine):
         file.write_bytes(b"half")
-    os.utime(old, (time.time() - 4000, time.time() - 4000))
+        os.utime(file, (time.time() - 4000 * (file != young),) * 2)
     MappedDataset(scans[:1], transform(), tmp_path / "cache", progress=False)
-    assert (old.exists(), young.exists()) == (False, True)
+    assert (old.exists(), young.exists(), mine.exists()) == (False, True, True)
 
 
 def test_two_may_fill_a_folder_at_once(scans: list[dict[str, Any]], tmp_path: Path) -> None:

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
+from monai.transforms import Compose, Invertd, Orientationd, Spacingd, SpatialPadd
 from monai.utils import SpaceKeys
+from safetensors.torch import save
 
 from monai_essa.data.packed_item import pack_item, unpack_item
 
@@ -82,3 +84,45 @@ def test_a_damaged_file_is_one_line(item: dict[str, Any], tmp_path: Path) -> Non
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(ValueError, match=r"item\.safetensors: a damaged cache file .* delete it"):
         unpack_item(path, {"image": SCAN})
+
+
+def test_a_prediction_is_brought_back_from_a_file(tmp_path: Path) -> None:
+    """Invertd undoes what another process did: the file says how, without the identity of that process's transforms."""
+    affine = np.diag([-1.5, 2.0, 0.7, 1.0])
+    item = {"image": MetaTensor(torch.rand(1, 6, 5, 9), affine=torch.tensor(affine), meta={"filename_or_obj": SCAN})}
+    made, later = (
+        Compose(
+            [
+                Orientationd("image", axcodes="RAS", labels=None),
+                Spacingd("image", pixdim=[1.0, 1.0, 1.0], mode="bilinear"),
+                SpatialPadd("image", 16),
+            ]
+        )
+        for _ in range(2)
+    )
+    kept = made(item)
+    back = unpack_item(written(kept, {"image": SCAN}, tmp_path), {"image": SCAN})
+    one, other = (
+        Invertd("pred", chain, orig_keys="image")(prepared | {"pred": prepared["image"] * 2})["pred"]
+        for chain, prepared in ((made, kept), (later, back))
+    )
+    assert other.shape == item["image"].shape
+    assert torch.equal(one.as_tensor(), other.as_tensor())
+    assert torch.equal(one.affine, other.affine)
+
+
+def test_an_operation_that_a_file_cannot_hold_is_refused() -> None:
+    image = MetaTensor(torch.zeros(1), applied_operations=[{"class": "Own", "extra_info": {"function": len}}])
+    with pytest.raises(TypeError, match="cannot keep a builtin_function_or_method of an operation; leave cache_dir"):
+        pack_item({"image": image}, {"image": SCAN})
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [None, {"other": "{}"}, {"item": "no JSON"}, {"item": "[1]"}, {"item": '{"image": {"tensor": "gone"}}'}]
+    + [{"item": text} for text in ('{"image": 1}', '{"image": {}}', '{"image": {"listed": "gone"}}')],
+)
+def test_a_file_with_another_content_is_one_line(metadata: dict[str, str] | None, tmp_path: Path) -> None:
+    (tmp_path / "item.safetensors").write_bytes(save({"x": torch.zeros(1)}, metadata))
+    with pytest.raises(ValueError, match=r"item\.safetensors: a damaged cache file .* delete it"):
+        unpack_item(tmp_path / "item.safetensors", {"image": SCAN})

@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 
-from monai_essa.data.splits import hold_out, split_patients
+from monai_essa.data.splits import hold_out, nth_patients, split_patients
 
 
 def test_fractions_give_their_share_and_use_every_patient() -> None:
@@ -45,7 +45,7 @@ def test_impossible_shares_are_refused(shares: dict[str, float]) -> None:
 
 @pytest.mark.parametrize("shares", [{"training": 5}, {"training": 0.4, "validation": 0.3, "testing": 0.3}])
 def test_too_few_patients_are_refused(shares: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=r"2 patients cannot fill .* group_by='name'"):
+    with pytest.raises(ValueError, match=r"2 patients cannot fill .* --group-by name"):
         split_patients("ab", shares)
 
 
@@ -73,3 +73,34 @@ def test_the_patient_of_an_item_goes_before_its_name() -> None:
 def test_a_fraction_outside_0_to_1_is_refused(fraction: float) -> None:
     with pytest.raises(ValueError, match="between 0 and 1"):
         hold_out([{"image": "a.nii"}, {"image": "b.nii"}], fraction)
+
+
+def test_patients_may_come_from_the_list() -> None:
+    items = [{"image": f"scan{i}.nii"} for i in range(10)]
+    rest, held = hold_out(items, 0.5, patients={f"scan{i}.nii": "same" if i < 9 else "other" for i in range(10)})
+    assert {len(rest), len(held)} == {1, 9}
+
+
+def test_each_nth_patient_is_set_apart_whole() -> None:
+    items = [{"image": f"p{i}_{side}.nii"} for i in range(10) for side in "LR"]
+    rest, apart = nth_patients(items, 5)
+    assert [item["image"] for item in apart] == ["p0_L.nii", "p0_R.nii", "p5_L.nii", "p5_R.nii"]
+    assert len(rest) == 16
+
+
+def test_with_one_scan_a_patient_each_nth_scan_is_set_apart() -> None:
+    items = [{"image": f"/data/hippocampus_{i:03}.nii.gz"} for i in range(25)]
+    rest, apart = nth_patients(items, 10)
+    assert apart == items[::10]
+    assert rest == [item for number, item in enumerate(items) if number % 10]
+
+
+def test_the_only_patient_is_on_both_sides() -> None:
+    items = [{"image": f"{i}.nii", "patient": "p"} for i in range(3)]
+    assert nth_patients(items, 10) == (items, items)
+
+
+@pytest.mark.parametrize("every", [0, -1, 1.5, True])
+def test_a_count_that_is_none_is_refused(every: int) -> None:
+    with pytest.raises(ValueError, match="hold_out: expected a whole number"):
+        nth_patients([{"image": "a.nii"}], every)

@@ -15,7 +15,8 @@ import pytest
 from monai.data import DataLoader, Dataset
 from monai.transforms import LoadImaged
 
-from monai_essa.data.volume_reader import VolumeReader, read_volume
+from monai_essa.data.volume_file import read_volume
+from monai_essa.data.volume_reader import VolumeReader
 
 NiftiWriter = Callable[..., Path]
 READER = "monai_essa.data.VolumeReader"

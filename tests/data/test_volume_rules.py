@@ -47,6 +47,7 @@ def test_a_bad_image_is_said(image: VolumeFacts, change: dict[str, float], sever
     ("change", "severity", "found"),
     [
         ({"values": (0.0, 0.5)}, "error", "got 0.5"),
+        ({"values": (0.0, 1.0020000934600830)}, "error", "got 1.002000093460083"),
         ({"values": (-1.0, 0.0)}, "error", "got -1"),
         ({"values": ()}, "error", "more than 256 values"),
         ({"broken": 1}, "error", "got NaN"),
@@ -82,3 +83,19 @@ def test_a_label_off_its_image_is_said(
 
 def test_rounding_of_the_affine_is_no_problem(image: VolumeFacts, label: VolumeFacts) -> None:
     assert not list(pair_problems("l", image, replace(label, affine=label.affine + 1e-4)))
+
+
+def test_values_near_ids_and_values_of_the_label_map_are_right(label: VolumeFacts) -> None:
+    known = frozenset({0, 1})
+    assert not list(label_problems("l", replace(label, values=(0.0, 0.99999994)), known))
+    assert not list(label_problems("l", replace(label, values=(0.0, 255.0)), known, {255.0: 1}))
+    (problem,) = label_problems("l", replace(label, values=(0.0, 255.0)), known)
+    assert problem.advice.endswith("or give a label map such as 255=1")
+
+
+def test_what_the_reader_notes_is_a_warning(image: VolumeFacts, label: VolumeFacts) -> None:
+    note = ("units micron, taken for mm",)
+    (problem,) = image_problems("i", replace(image, notes=note))
+    assert str(problem).startswith("warning: i (image): units micron, taken for mm; ")
+    (problem,) = label_problems("l", replace(label, notes=note), frozenset())
+    assert (problem.severity, problem.key) == ("warning", "label")

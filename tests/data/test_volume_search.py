@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from monai_essa.data.volume_search import find_volumes
+from monai_essa.data.volume_search import find_pictures, find_volumes
 
 SeriesWriter = Callable[..., np.ndarray]
 
@@ -56,3 +57,19 @@ def test_every_real_odd_file_is_found(data_dir: Path) -> None:
     t1, flair = by_name["dicom_mr_oblique_t1post"], by_name["dicom_mr_oblique_flair_same_subject"]
     assert t1.study == flair.study
     assert t1.patient == flair.patient != ""
+
+
+def test_pictures_are_found_where_there_are_no_volumes(tmp_path: Path) -> None:
+    for name in ("images/a.png", "images/b.JPG", "images/c.tif", "notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert [volume.name for volume in find_volumes(tmp_path)] == ["images/a.png", "images/b.JPG", "images/c.tif"]
+    (tmp_path / "scan.nii").touch()
+    assert [volume.name for volume in find_volumes(tmp_path)] == ["scan.nii"]
+    assert len(find_pictures(tmp_path)) == 3
+
+
+def test_a_pipe_is_passed_over(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.nii")
+    os.mkfifo(tmp_path / "b")
+    assert find_volumes(tmp_path) == ()

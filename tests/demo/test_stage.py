@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from monai.bundle import ConfigParser
 
 from monai_essa.demo import stage as stage_module
-from monai_essa.demo.stage import Stage, run_stage, stage_command, write_stage
+from monai_essa.demo.stage import Stage, run_stage, stage_command, stage_file, write_stage
 
 CONFIG = """
 factor: 2
@@ -60,3 +61,12 @@ def test_the_command_survives_a_folder_with_a_space(stage: Stage, tmp_path: Path
     assert parts[:4] == ["python", "-m", "monai.bundle", "run"]
     assert parts[4:] == ["--args_file", path.as_posix(), "--output_dir", (tmp_path / "my demo_again").as_posix()]
     assert "--output_dir" not in stage_command(path)
+
+
+def test_a_value_that_monai_would_run_is_refused(stage: Stage, tmp_path: Path) -> None:
+    marker = tmp_path / "marker"
+    planted = replace(stage, values={"data": [{"image": f"$__import__('pathlib').Path({str(marker)!r}).touch()"}]})
+    with pytest.raises(ValueError, match="^data.*: text that begins with"):
+        write_stage(planted, tmp_path)
+    assert not marker.exists()
+    assert not stage_file(planted, tmp_path).exists()

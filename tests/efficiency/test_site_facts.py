@@ -109,3 +109,38 @@ def test_mixed_scans_are_refused(tmp_path: Path) -> None:
     nib.save(nib.Nifti1Image(np.zeros((4, 4, 4, 2), np.int16), np.eye(4)), tmp_path / "1.nii")
     with pytest.raises(ValueError, match="3-D scans of one number of channels, got 1 x 3-D, 2 x 3-D"):
         site_facts(path)
+
+
+def test_ids_are_those_after_the_label_map(tmp_path: Path) -> None:
+    facts = site_facts(site(tmp_path, labelled=2, label_map={"2": 1}))
+    assert facts.classes == {"background": 0, "class_1": 1}
+
+
+@pytest.mark.parametrize(
+    ("entries", "field"),
+    [
+        ({"modality": {"0": "CT\nbatch_size: $print(1)"}}, "modality"),
+        ({"modality": "CT\x85batch_size: $print(1)"}, "modality"),
+        ({"modality": ["CT\u2028a: 1"]}, "modality"),
+        ({"modality": 7}, "modality"),
+        ({"channel_names": {"0": "T1" * 40}}, "channel_names"),
+        ({"labels": {"background": 0, "$print(1)": 1}}, "labels"),
+        ({"labels": {"0": "background", "1": "@network"}}, "labels"),
+        ({"labels": {"0": "background", "1": {"_target_": "os.getcwd"}}}, "labels"),
+        ({"labels": {"background": 0, "a": 10**9}}, "labels"),
+    ],
+)
+def test_text_that_is_no_name_is_refused_with_file_and_field(
+    tmp_path: Path, entries: dict[str, Any], field: str
+) -> None:
+    path = site(tmp_path, labelled=1, **entries)
+    with pytest.raises(ValueError, match=f"^{path}, field '{field}'") as caught:
+        site_facts(path)
+    assert str(caught.value).isprintable()
+
+
+def test_an_id_that_no_network_has_channels_for_is_refused(tmp_path: Path) -> None:
+    path = site(tmp_path, labelled=1)
+    nib.save(nib.Nifti1Image(np.full((10, 20, 30), 2**31 - 1, np.int32), np.eye(4)), tmp_path / "0_seg.nii")
+    with pytest.raises(ValueError, match="dataset.json, the label maps: expected names and ids from 0 to 32767"):
+        site_facts(path)

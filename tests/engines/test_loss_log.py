@@ -64,6 +64,16 @@ def test_validation_metrics_stand_in_the_rows_of_epochs_with_a_validation(tmp_pa
     assert [row.get("validation") for row in log.rows()] == [None, {"val_mean_dice": 0.5}, None, {"val_mean_dice": 0.5}]
 
 
+def test_an_undefined_metric_is_null(tmp_path: Path) -> None:
+    validator = evaluator()
+    log = LossLog(tmp_path / "losses.jsonl", validator)
+    engine = trainer(log, epochs=1)
+    validator.state.metrics, validator.state.epoch = {"dice": float("nan"), "auc": 0.5}, 1
+    engine.run()
+    assert log.rows()[0]["validation"] == {"dice": None, "auc": 0.5}
+    assert "NaN" not in log.path.read_text(encoding="utf-8")
+
+
 def test_an_epoch_that_is_run_again_replaces_its_row(tmp_path: Path) -> None:
     log = LossLog(tmp_path / "losses.jsonl")
     trainer(log, epochs=3).run()

@@ -120,6 +120,23 @@ def test_a_finished_run_is_never_written_over(items: Any, tmp_path: Path) -> Non
     assert read(tmp_path / "run") == record
 
 
+def test_a_finished_run_keeps_no_resume_files_unless_told(items: Any, tmp_path: Path) -> None:
+    for name, keep in (("run", False), ("kept", True)):
+        open_run(tmp_path / name, CONFIG, items, seed=3)
+        checkpoint(tmp_path / name)
+        finish_run(tmp_path / name, keep_resume=keep)
+    assert not (tmp_path / "run" / "resume").exists()
+    assert len(list((tmp_path / "kept" / "resume").glob("*.pt"))) == 1
+
+
+def test_finishing_deletes_nothing_but_resume_files(items: Any, tmp_path: Path) -> None:
+    open_run(tmp_path / "run", CONFIG, items, seed=3)
+    checkpoint(tmp_path / "run")
+    (tmp_path / "run" / "resume" / "notes.txt").write_text("mine", encoding="utf-8")
+    finish_run(tmp_path / "run")
+    assert [file.name for file in (tmp_path / "run" / "resume").iterdir()] == ["notes.txt"]
+
+
 def test_fingerprints_of_different_runs_differ(items: Any, tmp_path: Path) -> None:
     runs = [(CONFIG, 3), (CONFIG, 4), (CONFIG | {"lr": 1.0}, 3)]
     prints = {open_run(tmp_path / str(n), *run[:1], items, seed=run[1]).fingerprint for n, run in enumerate(runs)}

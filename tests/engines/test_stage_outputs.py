@@ -46,7 +46,9 @@ class Bent(nn.Module):
         return y + self.bend * y.tanh()
 
     def plain(self):
-        raise NotImplementedError
+        layer = nn.Linear(self.weight.shape[1], self.weight.shape[0], device="meta")
+        layer.weight, layer.bias = self.weight, self.bias
+        return layer
 
     def merged(self):
         raise NotMergeable("trace the adapted network instead")
@@ -136,3 +138,9 @@ def test_handover_of_the_adapter_merges_nothing(tmp_path, caplog):
 def test_unknown_handover_is_refused(tmp_path):
     with pytest.raises(ValueError, match="handover must be one of adapter, encoder, network, got 'decoder'"):
         StageOutputs(unetr(), tmp_path, "decoder")
+
+
+@pytest.mark.parametrize("card", [{"labels": {"@x": 1}}, {"spacing": [float("nan")]}, {"spacing": ["1 mm"]}])
+def test_a_card_that_could_not_be_saved_is_refused_before_the_training(card, tmp_path):
+    with pytest.raises(ValueError, match=r"^preprocessing[^\n]*$"):
+        StageOutputs(unetr(), tmp_path, preprocessing=card)

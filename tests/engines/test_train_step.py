@@ -15,12 +15,14 @@ from monai.data import DataLoader, Dataset, MetaTensor
 from monai.engines import SupervisedTrainer
 from monai.engines.utils import IterationEvents
 from monai.handlers import StatsHandler, from_engine
+from monai.networks.nets import ViT
 from monai.transforms import RandGaussianNoised
 
 from monai_essa.data.keyed import KeyedDataset, KeyedSampler
 from monai_essa.engines.sampler_epoch import SamplerEpoch
 from monai_essa.engines.supervised import Supervised
 from monai_essa.engines.train_step import TrainStep
+from monai_essa.pretext import MAE, MAEDecoder, mae
 
 
 class Masked(nn.Module):
@@ -93,6 +95,57 @@ def test_the_last_window_of_an_epoch_is_the_mean_over_the_batches_it_has() -> No
     small = trained(linear_objective(), data(batch_size=2, total=6), accumulation=2)
     mixed = [*data(batch_size=4, total=6)]
     assert_close(small, trained(linear_objective(), mixed))
+
+
+def gradient(objective: nn.Module, batches: list[dict[str, torch.Tensor]]) -> list[torch.Tensor]:
+    """Return what one window of all batches moves the parameters by, at a learning rate of 1."""
+    before = [parameter.detach().clone() for parameter in objective.parameters()]
+    trainer(TrainStep(objective, accumulation=len(batches)), batches, lr=1.0).run()
+    return [one - other for one, other in zip(before, (p.detach() for p in objective.parameters()), strict=True)]
+
+
+def test_batches_of_other_foreground_give_the_step_of_the_large_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a real MAE in float64: its loss is a mean over the foreground, of which each batch has another share."""
+    torch.manual_seed(0)
+    network = ViT(1, 16, 4, hidden_size=24, mlp_dim=48, num_layers=2, num_heads=4, spatial_dims=2)
+    objective = MAE(network, decoder=MAEDecoder(24, 1, 4)).double()
+    images = torch.randn(4, 1, 16, 16, dtype=torch.float64)
+    foreground = (torch.rand(4, 1, 16, 16) < torch.tensor([0.05, 0.1, 0.9, 1.0]).view(4, 1, 1, 1)).double()
+    mask = mae.block_mask(4, (4, 4), 0.75, (1, 1))
+
+    def step(sizes: list[int]) -> list[torch.Tensor]:
+        parts = [list(part.split(sizes)) for part in (images, foreground, mask)]
+        masks = iter(parts[2])
+        monkeypatch.setattr(mae, "block_mask", lambda *_, **__: next(masks))
+        batches = [{"image": image, "label": weight} for image, weight in zip(*parts[:2], strict=True)]
+        return gradient(copy.deepcopy(objective), batches)
+
+    for one, other in zip(step([4]), step([1, 2, 1]), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+
+
+def test_batches_of_other_classes_give_the_step_of_the_large_batch() -> None:
+    def objective() -> Supervised:
+        torch.manual_seed(1)
+        weighted = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 20.0, 3.0], dtype=torch.float64))
+        return Supervised(nn.Linear(6, 3).double(), weighted)
+
+    images, labels = torch.randn(5, 6, dtype=torch.float64), torch.tensor([0, 0, 0, 1, 2])
+    small = [{"image": images[part], "label": labels[part]} for part in (slice(0, 3), slice(3, 5))]
+    large = [{"image": images, "label": labels}]
+    assert_close(gradient(objective(), small), gradient(objective(), large), 1e-12)
+
+
+def test_a_window_without_any_weight_does_not_move() -> None:
+    class Empty(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.value = nn.Parameter(torch.ones(1))
+
+        def forward(self, images: Any, labels: Any, generator: Any = None) -> dict[str, torch.Tensor]:
+            return {"loss": self.value.sum() * 0, "weight": torch.zeros(())}
+
+    assert gradient(Empty(), data(batch_size=4))[0].item() == 0
 
 
 def test_a_window_does_not_reach_into_the_next_epoch() -> None:

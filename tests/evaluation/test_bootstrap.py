@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from monai_essa.evaluation.bootstrap import bootstrap_interval
+from monai_essa.evaluation.classification_metrics import area_under_roc
 
 
 def mean(values: np.ndarray) -> float:
@@ -33,16 +34,32 @@ def test_a_narrower_level_lies_within_a_wider_one() -> None:
     assert most.low < half.low < half.value < half.high < most.high
 
 
-def test_a_patient_is_drawn_with_all_items() -> None:
+def test_a_patient_is_drawn_and_left_out_with_all_items() -> None:
     patients = np.repeat(np.arange(60), 3)
     seen = []
 
-    def sizes(drawn: np.ndarray, weights: np.ndarray) -> float:
-        seen.append((np.unique(drawn, return_counts=True)[1] % 3).any() or len(drawn) != len(weights))
-        return float(len(drawn))
+    def mean_patient(drawn: np.ndarray, also_drawn: np.ndarray) -> float:
+        seen.append(bool((np.unique(drawn, return_counts=True)[1] % 3).any()) or not np.array_equal(drawn, also_drawn))
+        return float(drawn.mean())
 
-    assert bootstrap_interval(sizes, patients, patients, groups=patients.tolist(), resamples=20).low == 180
-    assert len(seen) == 21 and not any(seen)
+    interval = bootstrap_interval(mean_patient, patients, patients, groups=patients.tolist(), resamples=20)
+    assert interval.low < 29.5 < interval.high
+    assert len(seen) == 1 + 60 + 20 * (20 + 1) and not any(seen)
+
+
+@pytest.mark.slow  # 200 intervals of 100 draws, 21 means each
+def test_patients_with_unequal_numbers_of_items_are_covered() -> None:
+    random = np.random.default_rng(0)
+    covered = []
+    for _ in range(200):
+        sizes = random.geometric(0.25, size=50)
+        patients = np.repeat(np.arange(50), sizes)
+        # The more items a patient has, the higher their values: the mean over items is 0 by construction.
+        effect = 0.5 * (np.log(sizes) - 1.7126) + random.normal(size=50)
+        values = effect[patients] + random.normal(size=len(patients))
+        interval = bootstrap_interval(mean, values, groups=patients.tolist(), resamples=100)
+        covered.append(interval.low <= 0 <= interval.high)
+    assert 0.92 <= np.mean(covered) <= 0.98
 
 
 def test_copies_of_an_item_make_the_interval_no_narrower() -> None:
@@ -60,13 +77,41 @@ def test_it_repeats_by_its_seed() -> None:
     assert bootstrap_interval(mean, values, seed=1) != bootstrap_interval(mean, values, seed=2)
 
 
-def test_draws_without_a_value_are_left_out() -> None:
-    rare = np.zeros(60)
-    rare[0] = 1
-    interval = bootstrap_interval(lambda values: 7.0 if values.any() else float("nan"), rare)
-    assert (interval.low, interval.high) == (7.0, 7.0)
-    never = bootstrap_interval(lambda values: float("nan"), rare)
-    assert math.isnan(never.low) and math.isnan(never.high)
+def scores(positives: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return probabilities and classes of 60 images; a few are positive, ranked a little better than by chance."""
+    random = np.random.default_rng(0)
+    truth = np.arange(60) < positives
+    score = random.normal(size=60) + 0.5 * truth
+    return np.stack([-score, score], 1), np.eye(2, dtype=int)[truth.astype(int)]
+
+
+def test_one_positive_patient_gives_no_interval() -> None:
+    interval = bootstrap_interval(area_under_roc, *scores(1), resamples=50)
+    assert 0 < interval.value <= 1 and math.isnan(interval.low) and math.isnan(interval.high)
+    assert str(interval).endswith("(no interval: the metric is undefined without one of the patients)")
+
+
+def test_undefined_draws_are_counted_and_said() -> None:
+    interval = bootstrap_interval(area_under_roc, *scores(4), resamples=300, bounds=(0, 1))
+    assert 0 < interval.undefined < 30 and interval.draws == 300
+    assert str(interval).endswith(f"; undefined on {interval.undefined} of 300 draws)")
+    assert interval.low < interval.value < interval.high <= 1
+
+
+def test_too_many_undefined_draws_give_no_interval() -> None:
+    interval = bootstrap_interval(area_under_roc, *scores(2), resamples=200)
+    assert interval.undefined > 20 and math.isnan(interval.low)
+    assert "no interval: undefined on" in str(interval)
+
+
+def test_patients_who_all_agree_give_no_interval() -> None:
+    assert "no interval: all patients agree" in str(bootstrap_interval(mean, np.full(60, 7.0)))
+
+
+def test_a_metric_without_a_value_is_said() -> None:
+    assert (
+        str(bootstrap_interval(lambda values: math.nan, np.zeros(60))) == "nan (no interval: the metric is undefined)"
+    )
 
 
 def test_few_patients_are_warned_of() -> None:

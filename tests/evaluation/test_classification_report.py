@@ -63,6 +63,14 @@ def test_intervals_are_over_patients(suffix: str, tmp_path: Path) -> None:
     )
 
 
+def test_the_patients_of_the_list_count_before_names(tmp_path: Path) -> None:
+    images = [item(number, ".nii.gz")["image"].meta["filename_or_obj"] for number in range(60)]
+    patients = {image: f"person {number // 4}" for number, image in enumerate(images)}
+    with pytest.warns(UserWarning, match="15 patients"):
+        run(ClassificationReport(tmp_path, LABELS, resamples=2, patients=patients))
+    assert json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))["patients"] == 15
+
+
 def test_a_second_run_starts_over(tmp_path: Path) -> None:
     report = ClassificationReport(tmp_path, LABELS, resamples=2)
     run(report)
@@ -77,4 +85,5 @@ def test_several_classes_of_an_image_are_all_named_and_nan_is_null(tmp_path: Pat
     engine.run([range(4)])
     assert ",normal+mass," in (tmp_path / "predictions.csv").read_text(encoding="utf-8")
     auc = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))["metrics"]["auc"]
-    assert auc == {"value": None, "low": None, "high": None}
+    ends = {"value": None, "low": None, "high": None}
+    assert auc == ends | {"undefined_draws": 0, "no_interval": "the metric is undefined"}

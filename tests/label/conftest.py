@@ -11,6 +11,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
@@ -179,9 +180,9 @@ def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
             time.sleep(0.5)
 
 
-def serve_command(app: Path, studies: Path) -> list[str]:
+def serve_command(app: Path, studies: Path, *options: str) -> list[str]:
     """`monai-essa label start` without its port, in this environment."""
-    call = f"main(['label', 'start', {str(app)!r}, '--studies', {str(studies)!r}] + sys.argv[1:])"
+    call = f"main({['label', 'start', str(app), '--studies', str(studies), *options]!r} + sys.argv[1:])"
     return [sys.executable, "-c", f"import sys; from monai_essa.cli import main; {call}"]
 
 
@@ -211,3 +212,26 @@ def untrained_server(trained_bundle: Path, tmp_path_factory: pytest.TempPathFact
 def open_server() -> Callable[..., Any]:
     """Opens any server: command, app folder, studies, log file and environment."""
     return serving
+
+
+@pytest.fixture
+def http(app: Path, studies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A client of the server in this process: the app on the studies, without scoring by itself."""
+    from fastapi.testclient import TestClient
+    from monailabel.config import settings
+    from monailabel.interfaces.utils.app import clear_cache
+
+    sessions, uploads = tmp_path / "sessions", tmp_path / "uploads"
+    uploads.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(uploads))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(app)]))
+    values = {"APP_DIR": app, "STUDIES": studies, "SESSION_PATH": sessions, "AUTO_UPDATE_SCORING": False}
+    for name, value in values.items():
+        monkeypatch.setattr(settings, f"MONAI_LABEL_{name}", str(value) if isinstance(value, Path) else value)
+        monkeypatch.setenv(f"MONAI_LABEL_{name}", str(value))
+    clear_cache()
+    from monailabel.app import app as server
+
+    with TestClient(server, base_url="http://127.0.0.1:8000", raise_server_exceptions=False) as client:
+        yield client
+    clear_cache()

@@ -7,10 +7,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 import torch.nn as nn
 from monai.bundle import ConfigParser
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 pytest.importorskip("monailabel", reason="needs the extra [label], in an environment of its own")
 
@@ -95,3 +99,49 @@ def test_a_request_names_an_adapter(task: AdapterInfer, add: Callable[..., torch
     assert task.adapter_name({"adapter": "base"}) == "base"
     with pytest.raises(HTTPException, match="expected one of latest, site, base"):
         task.adapter_name({"adapter": "other"})
+
+
+def volume(path: Path, shape: tuple[int, ...], keep: int | None = None) -> str:
+    nib.save(nib.Nifti1Image(np.random.default_rng(0).random(shape).astype(np.float32), np.eye(4)), path)
+    path.write_bytes(path.read_bytes()[:keep])
+    return str(path)
+
+
+def test_an_image_that_cannot_be_segmented_is_refused_with_the_reason(task: AdapterInfer, tmp_path: Path) -> None:
+    text = tmp_path / "text.nii.gz"
+    text.write_text("no image")
+    wrong = {
+        volume(tmp_path / "cut.nii.gz", (36, 36, 36), 5000): "cut.nii.gz: cannot be read as an image of this model",
+        volume(tmp_path / "empty.nii.gz", (36, 36, 36), 0): "empty.nii.gz: cannot be read",
+        volume(tmp_path / "series.nii.gz", (36, 36, 36, 4)): "expected a 3-D image with 1 channel",
+        str(text): "text.nii.gz: cannot be read",
+    }
+    for image, reason in wrong.items():
+        with pytest.raises(HTTPException, match=reason) as caught:
+            task({"image": image, "device": "cpu"})
+        assert caught.value.status_code == 422
+        assert "\n" not in caught.value.detail
+    file, result = task({"image": volume(tmp_path / "whole.nii.gz", (36, 36, 36)), "device": "cpu"})
+    assert (Path(file).is_file(), result["adapter"]) == (True, "base")
+
+
+@pytest.mark.parametrize("wrong", [{"device": "$exit(1)"}, {"skip_writer": True}, {"result_extension": "/../x.nii"}])
+def test_a_wrong_request_is_refused_before_anything_is_read(task: AdapterInfer, wrong: dict[str, object]) -> None:
+    with pytest.raises(HTTPException) as caught:
+        task({"image": "no_such_file"} | wrong)
+    assert caught.value.status_code == 400
+
+
+def test_an_adapter_that_cannot_be_used_is_said(task: AdapterInfer, add: Callable[..., torch.Tensor]) -> None:
+    base = computed(base_of(task.adapters.folder.parent))
+    add("site", APLA(), 1)
+    file = task.adapters.current("site")
+    record = safe_open(file, "pt").metadata()["monai_essa"].replace('"APLA"', '"Unknown"')
+    save_file(load_file(file), file, metadata={"monai_essa": record})  # an adapter by its header
+    for _ in range(2):
+        with pytest.raises(HTTPException, match="the adapter cannot be used") as caught:
+            with task.network_with("site", "cpu"):
+                pass
+        assert caught.value.status_code == 409
+    with task.network_with("base", "cpu") as network:
+        assert torch.equal(computed(network), base)

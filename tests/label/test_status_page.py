@@ -65,6 +65,31 @@ def test_a_site_has_its_versions_and_their_use() -> None:
     assert "3 of 27 volumes have a label" in page
 
 
+def test_what_is_damaged_or_worse_is_said_and_not_used() -> None:
+    used = {"version": 1, "labels": 3, "dice": 0.8}
+    worse = {"version": 2, "labels": 4, "promoted": False, "held_out": {"volumes": 2, "dice": 0.5, "before": 0.8}}
+    lost = {"version": 3, "labels": 5, "damaged": True}
+    told = info(site=[used, worse, lost])
+    told["train_stats"]["liver"]["problems"] = ["adapter site: version 3 is missing"]
+    told["datastore"]["problems"] = ["case_00: cannot be read <b>"]
+    page = status_page(told, None)
+    assert [row[-1] for row in rows(page)] == [
+        "missing or damaged, passed over",
+        "kept, not used: Dice 0.5 on 2 held-out volumes, 0.8 before",
+        "segments",
+    ]
+    assert "<li>adapter site: version 3 is missing</li>" in page
+    assert "<li>case_00: cannot be read &lt;b&gt;</li>" in page
+
+
+def test_a_version_without_its_notes_is_shown() -> None:
+    page = status_page(info(site=[{"version": 1, "stage": "ssa"}, {"version": 2}]), None)
+    assert rows(page) == [
+        ["site", "2", "unknown", "", "", "", "segments"],
+        ["site", "1", "unknown volumes without labels (SSA)", "", "", "", ""],
+    ]
+
+
 def test_what_is_no_html_stays_text() -> None:
     task = {"status": "ERROR", "start_ts": "12:00", "request": {"model": "<b>"}, "details": ["ValueError: <no labels>"]}
     page = status_page(info(), task)

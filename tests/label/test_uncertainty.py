@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,12 @@ import torch.nn as nn
 
 pytest.importorskip("monailabel", reason="needs the extra [label], in an environment of its own")
 
-from monai_essa.label.uncertainty import MostUncertain, dropout_on, soft_entropy
+from fastapi import HTTPException
+
+from monai_essa.label.adapter_infer import AdapterInfer
+from monai_essa.label.adapter_store import AdapterStore
+from monai_essa.label.studies_folder import StudiesFolder
+from monai_essa.label.uncertainty import EntropyScoring, MostUncertain, dropout_on, soft_entropy
 
 
 def test_entropy_is_zero_when_sure_and_its_greatest_when_samples_disagree() -> None:
@@ -53,3 +59,32 @@ def test_the_highest_score_comes_first_and_what_was_just_given_last() -> None:
     assert choose({"strategy": "epistemic"}, images) == {"id": "c", "epistemic_entropy": 0.5}
     assert choose({"strategy": "another"}, images)["id"] == "b"
     assert choose({"strategy": "epistemic"}, Images({})) is None
+
+
+def test_a_volume_that_was_not_read_comes_last() -> None:
+    served = {"strategy": {"epistemic": {"ts": time.time()}}, "epistemic_entropy": 0.1}
+    images = Images({"a": {"epistemic_entropy": None, "epistemic_unreadable": "cut off"}, "b": served})
+    assert MostUncertain()({"strategy": "epistemic"}, images)["id"] == "b"
+
+
+def test_a_volume_that_cannot_be_read_does_not_end_the_scoring(bundle: Path, studies: Path) -> None:
+    scoring = EntropyScoring(AdapterInfer(bundle, {}, AdapterStore(bundle / "adapters")), samples=1)
+    for number in (2, 3, 4, 5):
+        (studies / f"case_{number:02d}.nii.gz").unlink()
+    whole = (studies / "case_00.nii.gz").read_bytes()
+    (studies / "case_00.nii.gz").write_bytes(whole[:500])
+    store = StudiesFolder(str(studies))
+    assert scoring({"device": "cpu"}, store) == {"total": 2, "executed": 1, "failed": 1}
+    assert store.get_image_info("case_01")["epistemic_entropy"] > 0
+    (line,) = store.status()["problems"]
+    assert line.startswith("case_00: case_00.nii.gz: cannot be read as an image of this model")
+    assert scoring({}, store)["failed"] == 0  # not again with the same version
+
+    (studies / "case_00.nii.gz").write_bytes(whole)
+    store.update_image_info("case_00", {"epistemic_stamp": None})
+    assert scoring({}, store) == {"total": 2, "executed": 1, "failed": 0}
+    assert store.status()["problems"] == []
+    with pytest.raises(ValueError, match="field 'device'"):
+        scoring({"device": "$exit(1)"}, store)
+    with pytest.raises(HTTPException):
+        scoring({"adapter": "no_such"}, store)

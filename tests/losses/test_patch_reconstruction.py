@@ -143,6 +143,28 @@ def test_prediction_of_plain_patches_is_left_as_it_is(patches):
     assert torch.equal(PatchReconstruction("l2").to_voxels(*patches), patches[0])
 
 
+@pytest.mark.parametrize("weights", [None, torch.tensor([[1.0, 0.0, 0.5], [0.0, 0.0, 3.0]], dtype=torch.float64)])
+def test_batches_join_by_their_total_weights(patches, weights):
+    loss = PatchReconstruction("l2", normalised=True, gradient_weight=0.3)
+    parts = [tuple(values[image : image + 1] for values in patches) for image in (0, 1)]
+    chosen = [None if weights is None else weights[image : image + 1] for image in (0, 1)]
+
+    totals = [loss.total_weight(target, chosen[image]) for image, (_, target) in enumerate(parts)]
+    losses = [loss(*part, SIZE, chosen[image]) for image, part in enumerate(parts)]
+
+    joined = sum(value * total for value, total in zip(losses, totals, strict=True)) / sum(totals)
+    assert float(joined) == pytest.approx(float(loss(*patches, SIZE, weights)), rel=1e-13)
+    assert float(sum(totals)) == (6 if weights is None else 4.5)
+
+
+def test_total_weight_has_no_gradient_and_the_number_format_of_the_loss(patches):
+    weights = torch.rand(2, 3, requires_grad=True)
+
+    assert not PatchReconstruction().total_weight(patches[1], weights).requires_grad
+    assert PatchReconstruction().total_weight(patches[1], weights).dtype == torch.float64
+    assert PatchReconstruction().total_weight(patches[1].bfloat16()).dtype == torch.float32
+
+
 def test_loss_of_half_precision_is_taken_in_fp32():
     prediction, target = torch.randn(2, 3, VALUES).bfloat16(), torch.randn(2, 3, VALUES)
 

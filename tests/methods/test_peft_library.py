@@ -13,6 +13,8 @@ import pytest
 import torch
 import torch.nn as nn
 from monai.networks.nets import UNETR, MaskedAutoEncoderViT, SegResNet, SwinUNETR, ViT
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from monai_essa import adapt, disable_adapter, load_adapter, merge, save_adapter
 from monai_essa.methods import BitFit, PeftLibrary
@@ -143,7 +145,7 @@ def test_config_is_kept_as_plain_values(config):
     made = CONFIGS[config](["qkv", "linear1"])
     method = PeftLibrary(made)
     again = PeftLibrary(**json.loads(json.dumps({"config": method.config})))
-    assert again == method == PeftLibrary(made.to_dict())
+    assert again == method == PeftLibrary(made.to_dict()) == PeftLibrary(method.config | {"inference_mode": True})
     assert method.config["target_modules"] == ["linear1", "qkv"]  # peft keeps a set
     assert "revision" not in method.config and "peft_version" not in method.config
 
@@ -203,10 +205,11 @@ def test_decoder_blocks_may_be_left_out_by_the_config():
     ("config", "message"),
     [
         ({"r": 4}, "needs peft_type, such as 'LORA'"),
-        ({"peft_type": "LARA", "target_modules": ["qkv"]}, "refuses the config"),
-        ({"peft_type": "LORA", "rank": 4, "target_modules": ["qkv"]}, "refuses the config .*'rank'"),
+        ({"peft_type": "LARA", "target_modules": ["qkv"]}, "field 'peft_type': expected one of 'ADALORA'"),
+        ({"peft_type": "LORA", "rank": 4, "target_modules": ["qkv"]}, "LORA config of peft: .* field 'rank'; expected"),
         ({"peft_type": "LORA"}, "LORA config without target_modules"),
-        ({"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 4}, "PREFIX_TUNING config without target_modules"),
+        ({"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 4}, "'peft_type': expected .*got 'PREFIX_TUNING'"),
+        ({"peft_type": "ADALORA", "target_modules": ["qkv"]}, "peft .* refuses the config .*total_step"),
         ({"peft_type": "LORA", "target_modules": ["qkv"], "bias": "all"}, r"got bias='all'; add BitFit\(\)"),
         ({"peft_type": "LORA", "target_modules": ["qkv"], "modules_to_save": ["out"]}, "in also_train"),
         ("lora", "must be a config of peft or a mapping of its values, got 'lora'"),
@@ -221,3 +224,23 @@ def test_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(ImportError, match=r'pip install "monai_essa\[peft\]"'):
         PeftLibrary({"peft_type": "LORA", "target_modules": ["qkv"]})
+
+
+def test_an_adapter_file_imports_nothing_that_it_names(tmp_path, monkeypatch):
+    (tmp_path / "planted.py").write_text("import pathlib; pathlib.Path('marker').touch()", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    net, _ = built("vit")
+    path = save_adapter(adapt(net, PeftLibrary(CONFIGS["lora"](["qkv"]))), tmp_path / "a.safetensors")
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+        record = json.loads(file.metadata()["monai_essa"])
+    record["methods"][0]["values"]["config"] |= {"megatron_core": "planted", "megatron_config": {"a": 1}}
+    save_file(tensors, path, metadata={"monai_essa": json.dumps(record)})
+    fresh, _ = built("vit")
+    modules = list(fresh.modules())
+    with pytest.raises(ValueError, match="field 'megatron_co"):
+        load_adapter(fresh, path)
+    assert "planted" not in sys.modules
+    assert not (tmp_path / "marker").exists()
+    assert list(fresh.modules()) == modules

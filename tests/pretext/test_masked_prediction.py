@@ -14,7 +14,7 @@ from monai_essa.pretext.masked_prediction import (
     head_parameters,
     plain_tensor,
     reconstruction_images,
-    reconstruction_loss,
+    reconstruction_parts,
 )
 
 SIZE = (2, 2)
@@ -35,14 +35,14 @@ def predicted():
 def test_loss_is_that_of_the_masked_voxels(images, predicted):
     masked = [images[0, 0, :2, :2], images[0, 0, 2:, 2:], images[1, 0, :2, 2:], images[1, 0, 2:, :2]]
 
-    assert torch.allclose(reconstruction_loss(predicted, images, None, L1), torch.stack(masked).abs().mean())
+    assert torch.allclose(reconstruction_parts(predicted, images, None, L1)["loss"], torch.stack(masked).abs().mean())
 
 
 def test_loss_ignores_visible_voxels(images, predicted):
     other = images.clone()
     other[0, 0, :2, 2:] = 7
 
-    assert torch.equal(*(reconstruction_loss(predicted, volume, None, L1) for volume in (images, other)))
+    assert torch.equal(*(reconstruction_parts(predicted, volume, None, L1)["loss"] for volume in (images, other)))
 
 
 def test_foreground_weighs_patches_by_their_share(images, predicted):
@@ -51,7 +51,7 @@ def test_foreground_weighs_patches_by_their_share(images, predicted):
     foreground[1, 0, 2:, :2] = True  # all of patch 2
     quarter, whole = images[0, 0, :2, :2].abs().mean(), images[1, 0, 2:, :2].abs().mean()
 
-    loss = reconstruction_loss(predicted, images, foreground, L1)
+    loss = reconstruction_parts(predicted, images, foreground, L1)["loss"]
 
     assert torch.allclose(loss, (0.25 * quarter + whole) / 1.25)
 
@@ -59,7 +59,7 @@ def test_foreground_weighs_patches_by_their_share(images, predicted):
 @pytest.mark.parametrize("shape", [(2, 4, 4), (2, 1, 4, 2), (1, 1, 4, 4)])
 def test_foreground_of_another_shape_is_refused(images, predicted, shape):
     with pytest.raises(ValueError, match=r"expected a foreground \(2, 1, 4, 4\) for images"):
-        reconstruction_loss(predicted, images, torch.ones(shape), L1)
+        reconstruction_parts(predicted, images, torch.ones(shape), L1)
 
 
 def test_figures_show_prediction_in_masked_places_only(images, predicted):

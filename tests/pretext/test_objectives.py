@@ -146,6 +146,35 @@ def test_foreground_decides_where_the_loss_is_taken(build_objective, kind, netwo
     assert float(objective(images, visible_only, generator=seeded())["loss"].detach()) == 0
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+@light_pairs
+def test_batches_join_to_one_by_their_weights(build_objective, kind, network, weighted):
+    objective, images = build_objective(kind, network)
+    objective, images = objective.eval().double(), torch.cat([images, images + 1])[:4].double()
+    foreground = (
+        torch.rand_like(images[:, :1])
+        < torch.tensor([0.9, 0.5, 0.1, 0.0])[: len(images)].view(-1, *[1] * (images.dim() - 1))
+    ).double()
+    parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+
+    def run(rows, generator):
+        parts = objective(images[rows], foreground[rows] if weighted else None, generator=generator)
+        total = parts["loss"] * parts["weight"]
+        return total.detach(), parts, torch.autograd.grad(total, parameters, allow_unused=True)
+
+    generator = seeded()  # one row of random numbers after another: the halves get the masks of the whole
+    halves = [run(rows, generator) for rows in (slice(0, len(images) // 2), slice(len(images) // 2, None))]
+    _, whole, gradients = run(slice(None), seeded())
+
+    weight = sum(parts["weight"] for _, parts, _ in halves)
+    assert not whole["weight"].requires_grad
+    torch.testing.assert_close(weight, whole["weight"], rtol=1e-12, atol=0)
+    torch.testing.assert_close(sum(total for total, *_ in halves) / weight, whole["loss"].detach(), rtol=1e-12, atol=0)
+    for first, second, joined in zip(halves[0][2], halves[1][2], gradients, strict=True):
+        if joined is not None:
+            torch.testing.assert_close((first + second) / weight, joined / weight, rtol=1e-12, atol=1e-12)
+
+
 @light_pairs
 def test_copy_trains_apart_from_the_original(build_objective, kind, network):
     objective, images = build_objective(kind, network)

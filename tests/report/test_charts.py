@@ -81,3 +81,14 @@ def test_a_class_that_no_case_holds_has_no_mean() -> None:
 def test_no_method_is_refused() -> None:
     with pytest.raises(ValueError, match="scores is empty"):
         dice_by_case({})
+
+
+def test_a_name_is_drawn_as_it_is(odd_name: str) -> None:
+    log = _log(epoch=[1, 2], loss=[0.9, 0.7])
+    figure_png(loss_curves({odd_name: log | {odd_name: log["loss"]}}, odd_name, odd_name))
+    figure_png(dice_by_case({odd_name: {odd_name: [0.5, 0.6]}}, odd_name))
+
+
+def test_a_dollar_is_a_dollar() -> None:
+    title = dice_by_case({"SSA": {"$x$": [0.5]}}).axes[0].title
+    assert (title.get_text(), title._preprocess_math(title.get_text())) == (r"\$x\$", ("$x$", False))

@@ -32,3 +32,7 @@ def test_each_bar_is_as_long_as_its_peak():
 def test_no_cost_is_refused():
     with pytest.raises(ValueError, match="costs is empty"):
         cost_bars({})
+
+
+def test_a_name_is_drawn_as_it_is(odd_name):
+    figure_png(cost_bars({odd_name: BIG}, odd_name))

@@ -103,6 +103,17 @@ def test_text_is_never_read_as_html(page: Render) -> None:
     assert result.open == []
 
 
+def test_no_name_leaves_its_cell_caption_or_attribute(page: Render) -> None:
+    hostile = """\'"><script>alert(1)</script><img src=x onerror='{{ 7 * 7 }}"""
+    table = ResultTable(hostile, [hostile], [[hostile]], hostile)
+    figures = [ReportFigure(_png(), hostile, hostile)]
+    result = page(dataclasses.replace(CONTENT, sections=[ReportSection(hostile, [hostile], [table], figures)]))
+
+    assert result.text.count(hostile) == 7
+    assert [image["alt"] for image in result.images] == [hostile]
+    assert result.open == []
+
+
 def test_every_report_says_that_it_is_no_medical_device(page: Render) -> None:
     assert "Research software, not a medical device." in page(CONTENT).text
 

@@ -78,3 +78,10 @@ def test_a_class_has_the_colour_of_the_legend() -> None:
 def test_nothing_to_show_or_too_many_classes_is_refused(cases: int, classes: int) -> None:
     with pytest.raises(ValueError, match=f"expected cases and 1 to 7 classes, got {cases} and {classes}"):
         segmentations([_case()] * cases, ["class"] * classes)
+
+
+def test_a_name_is_drawn_as_it_is(odd_name: str) -> None:
+    label = np.zeros((8, 8, 4), dtype=int)
+    label[2:5, 2:5, 1] = 1
+    case = SegmentationCase(odd_name, np.random.default_rng(0).normal(size=label.shape), label, label)
+    figure_png(segmentations([case], [odd_name]))

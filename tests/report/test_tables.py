@@ -41,3 +41,9 @@ def test_headers_alone_make_a_table() -> None:
 def test_a_short_row_is_refused_with_its_number(make: Callable[..., object]) -> None:
     with pytest.raises(ValueError, match=r"row 2 has 1 cells, expected 2.*\['SSA'\]"):
         make(["method", "Dice"], [["APLA", "0.8"], ["SSA"]])
+
+
+def test_a_cell_steers_no_terminal(odd_name: str) -> None:
+    lines = format_table([odd_name, "n"], [[odd_name, "1"]]).splitlines()
+    assert len(lines) == 3
+    assert all(line.isprintable() for line in lines)

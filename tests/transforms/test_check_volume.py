@@ -97,3 +97,31 @@ def test_the_file_is_named_after_loading(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError) as error:
         Compose([load, CheckVolumed("image")])({"image": str(path)})
     assert str(error.value.__cause__) == f"{path}: every voxel is 0; leave out the file"
+
+
+INFINITE = float("inf")
+
+
+@pytest.mark.parametrize("key", ["image", "label"])
+@pytest.mark.parametrize(
+    ("row", "column", "value"),
+    [(2, 2, 0.0), (2, 2, INFINITE), (0, 0, float("nan")), (0, 3, INFINITE)],
+    ids=["flat", "infinite", "nan", "infinite place"],
+)
+def test_an_affine_that_places_no_volume_is_refused(
+    item: dict[str, MetaTensor], key: str, row: int, column: int, value: float
+) -> None:
+    item[key].affine[row, column] = value
+    with pytest.raises(ValueError, match=rf"{key}\.nii: the affine is not finite or cannot be inverted; repair"):
+        CheckVolumed("image", label_key="label")(item)
+
+
+@pytest.mark.parametrize(("spacing", "side"), [(0.001, "0.005"), (1e4, "50000")])
+def test_a_spacing_in_another_unit_is_refused(item: dict[str, MetaTensor], spacing: float, side: str) -> None:
+    item["image"].affine = torch.diag(torch.tensor([spacing, spacing, spacing, 1.0], dtype=torch.float64))
+    with pytest.raises(ValueError, match=rf"image\.nii: the longest side is {side} mm, expected 1 to 10000; correct"):
+        CheckVolumed("image")(item)
+
+
+def test_the_size_of_a_2d_image_is_not_known() -> None:
+    CheckVolumed("image", spatial_dims=2)({"image": MetaTensor(torch.rand(1, 8, 8), affine=torch.eye(4) * 1e-4)})

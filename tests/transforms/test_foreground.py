@@ -67,8 +67,14 @@ def test_metadata_and_input_stay(head: torch.Tensor) -> None:
 
 
 def test_a_constant_channel_is_refused() -> None:
-    with pytest.raises(ValueError, match="image: expected a channel with foreground, got 3 everywhere"):
+    with pytest.raises(ValueError, match="image: a channel has no foreground; leave out the file"):
         ClipForegroundPercentilesd("image")({"image": torch.full((1, 4, 4, 4), 3.0)})
+
+
+def test_a_channel_without_foreground_is_refused_by_its_file(head: torch.Tensor) -> None:
+    image = MetaTensor(torch.cat([head, torch.zeros_like(head)]), meta={"filename_or_obj": "two.nii"})
+    with pytest.raises(ValueError, match=r"two\.nii: a channel has no foreground; leave out the file"):
+        ClipForegroundPercentilesd("image")({"image": image})
 
 
 @pytest.mark.parametrize("limits", [(99.5, 0.5), (-1, 50), (50, 101), (50, 50)])

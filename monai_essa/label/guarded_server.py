@@ -1,0 +1,201 @@
+# Copyright (c) The monai_essa authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""MONAI Label's server with our checks before its own endpoints: origin, names, and each field of a request."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
+from fastapi.responses import JSONResponse
+from monailabel.config import settings
+from monailabel.endpoints import (
+    activelearning,
+    batch_infer,
+    datastore,
+    infer,
+    model,
+    scoring,
+    session,
+    train,
+    wsi_infer,
+)
+from monailabel.interfaces.exception import (
+    ImageNotFoundException,
+    LabelNotFoundException,
+    MONAILabelError,
+    MONAILabelException,
+)
+from monailabel.interfaces.utils.app import app_instance
+from starlette.datastructures import FormData, UploadFile
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+
+from monai_essa.label.status_page import status_router
+from monai_essa.label.task_processes import task_in_progress
+from monai_essa.label.web_origins import OriginGuard
+from monai_essa.outside import Text, shown
+
+__all__ = ["guard"]
+
+_TEXT = Text(longest=256)
+_FILE_NAME = re.compile(r"[^/\\\x00-\x1f\x7f]{1,200}")
+_LONGEST_JSON = 1_000_000
+_JSON_FIELDS = ("params", "info", "wsi")  # of a form
+_YES = ("true", "1", "on", "yes", "t", "y")
+
+
+def guard(server: FastAPI, origins: Collection[str]) -> None:
+    """Put our checks before the endpoints of a server that is starting.
+
+    The server's list of middleware is built before an app gets to know of the server, so it is built again.
+
+    Args:
+        server: MONAI Label's.
+        origins: of the web pages that may talk to it besides its own.
+    """
+    if not getattr(server.state, "guarded", False):
+        server.state.guarded = True
+        _put_first(server)
+        server.add_exception_handler(MONAILabelException, _answer)
+    server.state.one_decides = asyncio.Lock()
+    others = [entry for entry in server.user_middleware if entry.cls not in (CORSMiddleware, OriginGuard)]
+    cors = Middleware(
+        CORSMiddleware, allow_origins=list(origins), allow_credentials=True, allow_methods=["*"], allow_headers=["*"]
+    )
+    server.user_middleware[:] = [Middleware(OriginGuard, origins=origins), *([cors] if origins else []), *others]
+    server.middleware_stack = server.build_middleware_stack()
+
+
+def _put_first(server: FastAPI) -> None:
+    """Include MONAI Label's routers once more, with the checks as dependencies, before what is there."""
+    there = list(server.router.routes)
+    checks: list[tuple[APIRouter, Callable[..., Any]]] = [
+        (train.router, _train_request),
+        (infer.router, _infer_request),
+        (wsi_infer.router, _whole_slide_request),
+        (batch_infer.router, _infer_request),
+        (scoring.router, _scoring_request),
+        (activelearning.router, _strategy_request),
+        (datastore.router, _any_request),
+        (session.router, _any_request),
+        (model.router, _model_request),
+    ]
+    server.include_router(status_router())
+    for router, check in checks:
+        prefix = settings.MONAI_LABEL_API_STR
+        server.include_router(router, prefix=prefix, dependencies=[Depends(check)], include_in_schema=False)
+    before = {id(route) for route in there}
+    server.router.routes[:] = [*(route for route in server.router.routes if id(route) not in before), *there]
+
+
+async def _answer(request: Request, error: Exception) -> JSONResponse:
+    """Answer what MONAI Label refuses with a status of its kind, where it would say "Internal Server Error"."""
+    unknown = isinstance(error, (ImageNotFoundException, LabelNotFoundException))
+    refused = isinstance(error, MONAILabelException) and error.error == MONAILabelError.INVALID_INPUT
+    message = getattr(error, "msg", str(error))
+    return JSONResponse({"detail": message}, status_code=404 if unknown else 400 if refused else 500)
+
+
+async def _any_request(request: Request) -> dict[str, Any]:
+    """Check what every request has, and return the JSON of its body or of its form.
+
+    Raises:
+        HTTPException: with status 400 for text that is too long or not printable, a file name that is a path, and JSON
+            that is no object.
+    """
+    with _refusing():
+        for place in (request.path_params, request.query_params):
+            for name, value in place.items():
+                _TEXT.check(value, shown(name))
+        if request.headers.get("content-type", "").startswith(("multipart/", "application/x-www-form")):
+            return _form_values(await request.form())
+        return _json_object(await request.body(), "body")
+
+
+async def _train_request(request: Request) -> AsyncIterator[None]:
+    """Check the request of a training; one at a time decides whether another one runs already."""
+    values = await _any_request(request)
+    if request.method != "POST":
+        yield
+        return
+    with _refusing():
+        app_instance().check_training(request.path_params.get("model"), values)
+    async with request.app.state.one_decides:
+        waits = request.query_params.get("enqueue", "").lower() in _YES
+        if not waits and task_in_progress("train") is not None:
+            raise HTTPException(429, "a training is running or waits to already; stop it, or send enqueue=true")
+        yield
+
+
+async def _infer_request(request: Request) -> None:
+    values = await _any_request(request)
+    if request.method != "POST":
+        return
+    session_id = request.query_params.get("session_id")
+    if session_id and app_instance().sessions().get_session(session_id) is None:
+        raise HTTPException(404, f"session {shown(session_id)}: there is none of that id, or its time is over")
+    with _refusing():
+        app_instance().check_inference(request.path_params["model"], values)
+
+
+async def _whole_slide_request(request: Request) -> None:
+    raise HTTPException(400, "this app segments volumes, no whole slides: POST to /infer/MODEL")
+
+
+async def _scoring_request(request: Request) -> None:
+    values = await _any_request(request)
+    if request.method == "POST":
+        with _refusing():
+            app_instance().check_scoring(request.path_params.get("method"), values)
+
+
+async def _strategy_request(request: Request) -> None:
+    values = await _any_request(request)
+    with _refusing():
+        app_instance().check_strategy(request.path_params["strategy"], values)
+
+
+async def _model_request(request: Request) -> None:
+    await _any_request(request)
+    app_instance().check_model(request.path_params["model"])
+
+
+def _form_values(form: FormData) -> dict[str, Any]:
+    for name, value in form.multi_items():
+        if isinstance(value, UploadFile) and not _is_file_name(value.filename):
+            raise ValueError(f"{shown(name)}: expected the name of a file of at most 200 characters without a path")
+    fields = {name: form.get(name) for name in _JSON_FIELDS}
+    found = [_json_object(text, name) for name, text in fields.items() if isinstance(text, str)]
+    return found[0] if found else {}
+
+
+def _is_file_name(name: str | None) -> bool:
+    return not name or (_FILE_NAME.fullmatch(name) is not None and name.strip(".") != "")
+
+
+def _json_object(text: str | bytes, where: str) -> dict[str, Any]:
+    if len(text) > _LONGEST_JSON:
+        raise ValueError(f"{where}: expected at most {_LONGEST_JSON} characters of JSON, got {len(text)}")
+    try:
+        value = json.loads(text) if text.strip() else None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where}: expected JSON, got {shown(text)}") from error
+    if value is not None and not isinstance(value, Mapping):
+        raise ValueError(f"{where}: expected a JSON object, got {shown(value)}")
+    return dict(value or {})
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Within the block what a check refuses is answered with status 400."""
+    try:
+        yield
+    except ValueError as error:
+        raise HTTPException(400, str(error)) from error

@@ -1,0 +1,150 @@
+# Copyright (c) The monai_essa authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Sessions: images that a client uploads once and infers on several times. Nothing of them leaves its folder."""
+
+from __future__ import annotations
+
+import logging
+import lzma
+import re
+import shutil
+import stat
+import tarfile
+import tempfile
+import time
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from fastapi import HTTPException
+from monailabel.utils.sessions import SessionInfo, Sessions
+
+from monai_essa.outside import inside, shown
+
+__all__ = ["ReceivedSessions", "unpack"]
+
+_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_MOST_FILES = 20_000  # slices of a study with several series
+_MOST_BYTES = 8 * 2**30
+_CHUNK = 2**20
+_RECORD = "meta.info"  # MONAI Label's own file in a session's folder
+_DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError)
+_logger = logging.getLogger(__name__)
+
+
+class ReceivedSessions(Sessions):
+    """MONAI Label's sessions, with ids that are its own and archives that are unpacked member by member."""
+
+    def get_session(self, session_id: str, update_ts: bool = True, fetch_cache: bool = True) -> SessionInfo | None:
+        """Find a session; None for an id that is not one of ours, or an image outside the session's folder."""
+        if not _ID.fullmatch(session_id):
+            return None
+        try:
+            session = super().get_session(session_id, update_ts, fetch_cache)
+        except (OSError, ValueError, TypeError, AttributeError) as error:  # its record is damaged
+            _logger.warning("session %s cannot be read: %s", session_id, error)
+            return None
+        folder = Path(self.store_path) / session_id
+        if session is None or not Path(session.image).resolve().is_relative_to(folder.resolve()):
+            return None
+        return session
+
+    def remove_session(self, session_id: str) -> None:
+        """Delete a session and its folder."""
+        if _ID.fullmatch(session_id):
+            super().remove_session(session_id)
+
+    def remove_expired(self) -> int:
+        """Delete the sessions whose time is over, and return how many; other folders are left alone."""
+        store = Path(self.store_path)
+        names = [path.name for path in store.iterdir() if path.is_dir()] if store.is_dir() else []
+        sessions = {name: self.get_session(name, update_ts=False, fetch_cache=False) for name in names}
+        now = time.time()
+        over = [name for name, found in sessions.items() if found and 0 < found.expiry < now - found.last_access_ts]
+        for name in over:
+            self.remove_session(name)
+        return len(over)
+
+    def add_session(
+        self, data_file: str, expiry: int = 0, uncompress: bool = False, session_id: str | None = None
+    ) -> tuple[str, SessionInfo]:
+        """Keep a file or a folder that a client sent; an archive is unpacked if it asks so.
+
+        Raises:
+            HTTPException: with status 400 if the archive is none, or holds what does not belong below its folder.
+        """
+        received = Path(data_file)
+        if received.name == _RECORD:
+            raise HTTPException(400, f"file name '{_RECORD}': expected another; a session keeps its record there")
+        if not uncompress or received.is_dir():
+            return super().add_session(data_file, expiry, False, session_id)
+        folder = Path(tempfile.mkdtemp())
+        try:
+            unpack(received, folder)
+            return super().add_session(str(folder), expiry, False, session_id)
+        except ValueError as error:
+            raise HTTPException(400, str(error)) from error
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            if received.parent.parent == Path(tempfile.gettempdir()):
+                shutil.rmtree(received.parent, ignore_errors=True)  # MONAI Label leaves it there after an error
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Unpack a tar or zip file that somebody sent: files and folders only, each below the folder, of limited size.
+
+    Args:
+        archive: the file, compressed or not.
+        folder: where to.
+
+    Raises:
+        ValueError: if it is no such archive, is damaged, or a member is a link or a device, lies elsewhere, or is one
+            too many or too large.
+    """
+    try:
+        if zipfile.is_zipfile(archive):
+            with zipfile.ZipFile(archive) as packed:
+                _write_all(_zip_members(packed), archive, folder)
+        elif tarfile.is_tarfile(archive):
+            with tarfile.open(archive) as packed_tar:
+                _write_all(_tar_members(packed_tar), archive, folder)
+        else:
+            raise ValueError(f"{archive.name}: expected a zip or tar archive")
+    except _DAMAGE as error:
+        raise ValueError(f"{archive.name}: the archive cannot be unpacked: {error}") from error
+
+
+def _zip_members(packed: zipfile.ZipFile) -> Iterator[tuple[str, IO[bytes] | None]]:
+    for member in packed.infolist():
+        kind = stat.S_IFMT(member.external_attr >> 16)
+        if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+            raise ValueError(f"{shown(member.filename)}: expected files and folders only, got a link or a device")
+        yield member.filename, None if member.is_dir() else packed.open(member)
+
+
+def _tar_members(packed: tarfile.TarFile) -> Iterator[tuple[str, IO[bytes] | None]]:
+    for member in packed:
+        if not (member.isreg() or member.isdir()):
+            raise ValueError(f"{shown(member.name)}: expected files and folders only, got a link or a device")
+        yield member.name, None if member.isdir() else packed.extractfile(member)
+
+
+def _write_all(members: Iterator[tuple[str, Any]], archive: Path, folder: Path) -> None:
+    left = _MOST_BYTES
+    for number, (name, content) in enumerate(members, start=1):
+        if number > _MOST_FILES:
+            raise ValueError(f"{archive.name}: expected at most {_MOST_FILES} files, it holds more")
+        path = inside(folder, name, archive.name)
+        if content is None:
+            path.mkdir(parents=True, exist_ok=True)
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with content, open(path, "xb") as file:
+            while chunk := content.read(_CHUNK):
+                left -= len(chunk)
+                if left < 0:
+                    raise ValueError(f"{archive.name}: expected at most {_MOST_BYTES >> 30} GB once unpacked")
+                file.write(chunk)
