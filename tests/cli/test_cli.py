@@ -34,7 +34,7 @@ COMMANDS = [
 ]
 # nibabel itself imports scipy, but none of its parts.
 TRAINING = {"monai", "torch", "ignite", "pandas", "matplotlib", "IPython", "tqdm.notebook", "scipy.ndimage"}
-IMAGES = {"numpy", "nibabel", "SimpleITK", "PIL", "scipy", "tqdm"}
+FILES = {"numpy", "nibabel", "SimpleITK", "PIL", "scipy", "tqdm", "ruamel.yaml", "safetensors"}
 RUN_AND_LIST_MODULES = """
 import sys
 from monai_essa.cli import main
@@ -114,12 +114,12 @@ def every_format(volumes: Path, folder: Path) -> Path:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_what_reads_no_image_imports_no_library_for_images(arguments: list[str], expected: str, files) -> None:
+def test_what_reads_no_image_imports_no_library_for_files(arguments: list[str], expected: str, files) -> None:
     done = in_fresh_interpreter(*(files.adapters[0] if word == "ADAPTER" else word for word in arguments))
     assert (done.code, done.err) == (0, "")
     assert expected in done.out
     assert "monai_essa.cli" in done.modules
-    assert done.modules & (TRAINING | IMAGES) == set()
+    assert done.modules & (TRAINING | FILES) == set()
 
 
 def test_a_datalist_is_made_without_what_training_needs(volumes: Path, tmp_path: Path) -> None:
