@@ -16,7 +16,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ from monai_essa.adaptation import adapt, enabled_adaptation, is_adapted, method_
 from monai_essa.adapter_base import base_identity, check_same_base, check_same_claims, file_name, network_name
 from monai_essa.adapter_record import FORMAT_VERSION, KEY, check_card, read_header, seal_record
 from monai_essa.adapter_tensors import check_values, sha256_of_all
+from monai_essa.files import written_whole
 from monai_essa.methods.method import AdaptationMethod
 from monai_essa.network_parts import unwrapped
 from monai_essa.network_snapshot import unchanged_on_error
@@ -111,11 +111,8 @@ def save_adapter(network: nn.Module, path: str | Path, preprocessing: Mapping[st
         "tensors_sha256": sha256_of_all(tensors),
     }
     sealed = seal_record(content, f"{path} was not written")
-    temporary = path.with_name(f".{path.name}.part")
-    with open(temporary, "wb") as file:
-        file.write(save(tensors, metadata={KEY: json.dumps(sealed)}))
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    with written_whole(path) as temporary:
+        temporary.write_bytes(save(tensors, metadata={KEY: json.dumps(sealed)}))
     return path
 
 

@@ -9,8 +9,10 @@ a child may be an ``nn.Identity`` placeholder, and MONAI 1.5 builds a real cross
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch.nn as nn
 from monai.networks.blocks import TransformerBlock
@@ -18,9 +20,9 @@ from monai.networks.blocks.crossattention import CrossAttentionBlock
 from monai.networks.blocks.selfattention import SABlock
 from monai.networks.nets.swin_unetr import SwinTransformerBlock, WindowAttention
 
-from monai_essa.network_parts import dead_parameters, part_of
+from monai_essa.network_parts import check_known, dead_parameters, encoder_prefix, part_of
 
-__all__ = ["BlockParts", "Rows", "transformer_blocks"]
+__all__ = ["BlockParts", "Rows", "patch_voxels", "transformer_blocks"]
 
 _ATTENTION = (SABlock, CrossAttentionBlock, WindowAttention)
 _SEPARATE = ("to_q", "to_k", "to_v")
@@ -68,7 +70,8 @@ def transformer_blocks(network: nn.Module) -> tuple[BlockParts, ...]:
         One :class:`BlockParts` for each attention layer that the forward pass uses; empty for a CNN.
 
     Raises:
-        TypeError: if a transformer block holds an attention class that is not known here.
+        TypeError: if the class of the network is unknown, or a transformer block holds an attention class that is not
+            known here.
 
     Example:
         >>> from monai.networks.nets import ViT
@@ -76,12 +79,30 @@ def transformer_blocks(network: nn.Module) -> tuple[BlockParts, ...]:
         >>> [block.output for block in transformer_blocks(net)]
         ['blocks.0.attn.out_proj', 'blocks.1.attn.out_proj']
     """
+    check_known(network)
     dead = dead_parameters(network)
     return tuple(
         _describe(network, path, attention)
         for path, attention in network.named_modules()
         if _is_attention(path, attention) and not _is_dead(path, attention, dead)
     )
+
+
+def patch_voxels(network: nn.Module) -> int:
+    """Count the voxels of a patch of a ViT, or of a network with one.
+
+    Args:
+        network: a network whose encoder has a patch embedding, plain or adapted.
+
+    Example:
+        >>> from monai.networks.nets import ViT
+        >>> patch_voxels(ViT(1, 32, 16, hidden_size=48, mlp_dim=96, num_layers=2, num_heads=4))
+        4096
+    """
+    embedding: Any = network.get_submodule(encoder_prefix(network) + "patch_embedding")
+    if embedding.proj_type == "conv":
+        return math.prod(embedding.patch_embeddings.weight.shape[2:])
+    return math.prod(embedding.patch_embeddings[0].axes_lengths.values())
 
 
 def _is_attention(path: str, module: nn.Module) -> bool:

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 
 import torch.nn as nn
 
+from monai_essa.lean_marks import check_not_lean
 from monai_essa.methods.method import AdaptationMethod
-from monai_essa.network_parts import dead_parameters
+from monai_essa.network_parts import check_known, dead_parameters
 from monai_essa.outside import check_pattern
 
 __all__ = ["also_train_names", "claimed_tensors"]
@@ -22,13 +23,17 @@ def claimed_tensors(network: nn.Module, methods: Sequence[AdaptationMethod]) -> 
     """Name the tensors that methods train, act on or add.
 
     Raises:
-        ValueError: if a method other than HeadOnly matches nothing, or two methods claim one tensor.
+        TypeError: if the class of the network is unknown, so that nobody can say what is its encoder.
+        ValueError: if the network is lean (lean comes after ``adapt``), a method other than HeadOnly matches nothing,
+            or two methods claim one tensor.
     """
+    check_known(network)
+    check_not_lean(network, "adapt")
     claimed: dict[str, AdaptationMethod] = {}
     for method in methods:
         names = method.claims(network)
         if not names and type(method).__name__ != "HeadOnly":
-            raise ValueError(f"{method} matches no layer of {type(network).__name__} ; the README says what fits what")
+            raise ValueError(f"{method} matches no layer of {type(network).__name__}; the README says what fits what")
         for name in names:
             if name in claimed:
                 raise ValueError(f"{claimed[name]} and {method} both claim '{name}'; let one method act on each tensor")

@@ -10,16 +10,17 @@ It lies below ``adapt`` because :func:`monai_essa.merge` and adapter files want 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 import torch.nn as nn
 from torch.utils.hooks import RemovableHandle
 
-__all__ = ["LeanForward", "plain_state", "store_frozen", "take_lean_off"]
+__all__ = ["LeanForward", "check_not_lean", "check_still_frozen", "plain_state", "store_frozen", "take_lean_off"]
 
 _KEPT = "_monai_essa_full_precision"
+_CONVERTED = "_apply"  # through which nn.Module.to(), double() and the like convert the tensors of a module
 
 
 class LeanForward(functools.partial[Any]):
@@ -41,6 +42,9 @@ class LeanForward(functools.partial[Any]):
 def store_frozen(module: nn.Module, dtype: torch.dtype) -> None:
     """Store the frozen ``weight`` of a layer in fewer bits; the value that it had is kept on the CPU.
 
+    The kept value follows the module to another number format: after ``network.double()`` the weight is the exact one
+    in double precision, as if it had never been stored otherwise.
+
     Args:
         module: a layer whose ``weight`` does not learn; one that is stored so already is left alone.
         dtype: for example ``torch.bfloat16``.
@@ -50,11 +54,46 @@ def store_frozen(module: nn.Module, dtype: torch.dtype) -> None:
         return
     hook = module.register_load_state_dict_pre_hook(_follow_loaded)
     vars(module)[_KEPT] = (weight.detach().to("cpu", copy=True), hook)
+    vars(module)[_CONVERTED] = functools.partial(_follow_converted, module)
     weight.data = weight.data.to(dtype)
 
 
+def check_still_frozen(module: nn.Module) -> None:
+    """Check, before a forward pass, that a weight that is stored in fewer bits does not learn.
+
+    Raises:
+        RuntimeError: if it learns since: its steps would be lost when the full-precision value comes back.
+    """
+    if _KEPT in vars(module) and module.weight.requires_grad and torch.is_grad_enabled():
+        raise RuntimeError(
+            f"the weight of {type(module).__name__}({module.extra_repr()}) learns, but lean(frozen_dtype=...) stored "
+            f"it as {str(module.weight.dtype).removeprefix('torch.')} while it was frozen; call lean again after "
+            "what learns was changed"
+        )
+
+
+def check_not_lean(network: nn.Module, step: str) -> None:
+    """Check that no part of a network is lean.
+
+    Args:
+        network: any module.
+        step: what has to come before lean training, for the message.
+
+    Raises:
+        ValueError: if a module of it is lean.
+
+    Example:
+        >>> check_not_lean(nn.Linear(2, 2), "adapt")
+    """
+    if any(_KEPT in vars(module) or _is_lean(module) for module in network.modules()):
+        raise ValueError(
+            f"{type(network).__name__} is lean, and lean comes after {step}; call lean(network, off=True), "
+            f"then {step}, then lean again"
+        )
+
+
 def plain_state(network: nn.Module) -> dict[str, torch.Tensor]:
-    """Give the state dict with frozen weights as they were before they were stored in fewer bits.
+    """Return the state dict with frozen weights as they were before they were stored in fewer bits.
 
     Example:
         >>> layer = nn.Linear(2, 2).requires_grad_(False)
@@ -71,13 +110,34 @@ def plain_state(network: nn.Module) -> dict[str, torch.Tensor]:
 def take_lean_off(network: nn.Module) -> None:
     """Give every module its own forward pass and its frozen weight in full precision back; in place."""
     for module in network.modules():
-        if isinstance(vars(module).get("forward"), LeanForward):
+        if _is_lean(module):
             del vars(module)["forward"]
-    for _, module, (weight, hook) in _stored(network):
-        stored: torch.Tensor = module.weight.data  # type: ignore[assignment]
-        module.weight.data = weight.to(stored.device)
-        hook.remove()
-        del vars(module)[_KEPT]
+    for _, module, _ in _stored(network):
+        _restore(module)
+
+
+def _is_lean(module: nn.Module) -> bool:
+    return isinstance(vars(module).get("forward"), LeanForward)
+
+
+def _restore(module: nn.Module) -> None:
+    weight, hook = vars(module).pop(_KEPT)
+    stored: torch.Tensor = module.weight.data  # type: ignore[assignment]
+    module.weight.data = weight.to(stored.device)
+    hook.remove()
+    del vars(module)[_CONVERTED]
+
+
+def _follow_converted(module: nn.Module, convert: Callable[[torch.Tensor], torch.Tensor], *args: Any) -> nn.Module:
+    """Convert the kept value with the module; a weight that is no longer in fewer bits is restored."""
+    before = module.weight.dtype
+    type(module)._apply(module, convert, *args)
+    weight, hook = vars(module)[_KEPT]
+    converted = convert(weight)
+    vars(module)[_KEPT] = (converted if converted.is_meta else converted.cpu(), hook)
+    if module.weight.dtype != before:
+        _restore(module)
+    return module
 
 
 def _stored(network: nn.Module) -> Iterator[tuple[str, nn.Module, tuple[torch.Tensor, RemovableHandle]]]:
@@ -91,5 +151,5 @@ def _follow_loaded(module: nn.Module, state: dict[str, torch.Tensor], prefix: st
     new = state.get(f"{prefix}weight")
     stored: torch.Tensor = module.weight  # type: ignore[assignment]
     if new is not None and new.shape == stored.shape and not torch.equal(new.to(stored), stored):
-        _, hook = vars(module)[_KEPT]
-        vars(module)[_KEPT] = (new.detach().to("cpu", torch.float32, copy=True), hook)
+        kept, hook = vars(module)[_KEPT]
+        vars(module)[_KEPT] = (new.detach().to(kept, copy=True), hook)

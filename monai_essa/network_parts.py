@@ -17,35 +17,72 @@ from monai.networks.blocks import TransformerBlock
 from monai.networks.blocks.convolutions import Convolution
 from monai.networks.blocks.dynunet_block import UnetBasicBlock, UnetResBlock
 from monai.networks.nets import UNETR, MaskedAutoEncoderViT, SegResNet, SegResNetDS, SwinUNETR, UNet, ViT, ViTAutoEnc
+from monai.networks.nets.segresnet_ds import SegResEncoder
+from monai.networks.nets.swin_unetr import SwinTransformer
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-__all__ = ["dead_parameters", "encoder_layers", "encoder_prefix", "part_of", "undone_layers", "unwrapped"]
+__all__ = [
+    "check_known",
+    "dead_parameters",
+    "encoder_layers",
+    "encoder_prefix",
+    "part_of",
+    "undone_layers",
+    "unwrapped",
+]
 
 
 @dataclass(frozen=True)
 class _Parts:
-    """How a network class names its parts: the encoder's prefix, and patterns for the start of a parameter name."""
+    """How a network class names its parts.
 
-    encoder: str
-    decoder: str = "(?!)"  # matches nothing
-    head: str = "(?!)"
+    Attributes:
+        prefix: of all names of the encoder, and of nothing else; empty where the encoder is no module of its own.
+        head: pattern for the start of a name of the output layer.
+        encoder: pattern for the start of a name of the encoder, after the prefix. All else is the decoder, so that what
+            a subclass adds is never taken for a part of the encoder.
+    """
+
+    prefix: str
+    head: str
+    encoder: str = ""
 
 
-# The first entry that fits is taken: subclasses stand before their base.
+_TOKENS = r"(patch_embedding|blocks|norm)\.|cls_token$"
 _PARTS: dict[type[nn.Module], _Parts] = {
-    ViT: _Parts("", head=r"classification_head\."),
-    ViTAutoEnc: _Parts("", decoder=r"conv3d_transpose\.", head=r"conv3d_transpose_1\."),
-    MaskedAutoEncoderViT: _Parts("", decoder="decoder_|mask_tokens", head=r"decoder_pred\."),
+    ViT: _Parts("", head=r"classification_head\.", encoder=_TOKENS),
+    ViTAutoEnc: _Parts("", head=r"conv3d_transpose_1\.", encoder=_TOKENS),
+    MaskedAutoEncoderViT: _Parts("", head=r"decoder_pred\.", encoder=_TOKENS),
     UNETR: _Parts("vit.", head=r"out\."),
     SwinUNETR: _Parts("swinViT.", head=r"out\."),
-    SegResNet: _Parts("", decoder="up_layers|up_samples", head="conv_final"),
+    SegResNet: _Parts("", head=r"conv_final\.", encoder=r"(convInit|down_layers)\."),
     SegResNetDS: _Parts("encoder.", head=r"up_layers\.\d+\.head\."),
     # Its levels are nested: each is (down, skip connection around the next level, up). The first "up" is the head.
-    UNet: _Parts("", decoder=r"model(\.1\.submodule)+\.2\.", head=r"model\.2\."),
-    # A classifier: an encoder with a pooling, a norm and a linear layer after it.
-    nn.Sequential: _Parts("encoder.", head=""),
+    UNet: _Parts("", head=r"model\.2\.", encoder=r"model\.(?!(1\.submodule\.)*2\.)"),
 }
+_CLASSIFIER = _Parts("encoder.", head="")
+_CLASSIFIER_CHILDREN = ("encoder", "pool", "head_norm", "head")
+# Encoders that are no module of their own in their network are a Sequential in a classifier, with these children.
+_GATHERED = ({"convInit", "down_layers"}, {"convInit", "dropout", "down_layers"}, {"model"})
+
+
+def check_known(network: nn.Module) -> None:
+    """Check that the parts of a network are known, by its class or a base of its class.
+
+    Known are MONAI's networks with an encoder that this package can name, and what
+    :func:`monai_essa.networks.classification_network` returns. Guessing would train or load the wrong tensors.
+
+    Args:
+        network: plain or adapted.
+
+    Raises:
+        TypeError: if it is of another class; the message lists those that are known.
+
+    Example:
+        >>> check_known(SegResNet(init_filters=8, blocks_down=(1, 1), blocks_up=(1,)))
+    """
+    _parts(network)
 
 
 def unwrapped(network: nn.Module) -> nn.Module:
@@ -72,12 +109,19 @@ def unwrapped(network: nn.Module) -> nn.Module:
 
 
 def encoder_prefix(network: nn.Module) -> str:
-    """Give the prefix of the encoder's parameter names: ``"vit."``, ``"swinViT."``, or ``""`` for a bare encoder."""
-    return _parts(network).encoder
+    """Return the prefix of the encoder's parameter names: ``"vit."``, ``"swinViT."``, or ``""`` for a bare encoder.
+
+    Raises:
+        TypeError: if the class of the network is unknown, as :func:`check_known` says.
+    """
+    return _parts(network).prefix
 
 
 def part_of(network: nn.Module, name: str) -> str:
     """Tell whether a parameter belongs to the ``"encoder"``, the ``"decoder"`` or the ``"head"`` of its network.
+
+    Raises:
+        TypeError: if the class of the network is unknown, as :func:`check_known` says.
 
     Example:
         >>> net = UNETR(1, 2, 32, 4, 48, 96, 4, spatial_dims=2)
@@ -85,11 +129,9 @@ def part_of(network: nn.Module, name: str) -> str:
         ('encoder', 'head')
     """
     parts = _parts(network)
-    if parts.encoder and name.startswith(parts.encoder):
+    if name.startswith(parts.prefix) and re.match(parts.encoder, name.removeprefix(parts.prefix)):
         return "encoder"
-    if re.match(parts.head, name):
-        return "head"
-    return "decoder" if parts.encoder or re.match(parts.decoder, name) else "encoder"
+    return "head" if re.match(parts.head, name) else "decoder"
 
 
 def encoder_layers(network: nn.Module, kinds: tuple[type[nn.Module], ...]) -> tuple[str, ...]:
@@ -102,11 +144,15 @@ def encoder_layers(network: nn.Module, kinds: tuple[type[nn.Module], ...]) -> tu
     Returns:
         Paths in the order of the network's modules.
 
+    Raises:
+        TypeError: if the class of the network is unknown, as :func:`check_known` says.
+
     Example:
         >>> net = SegResNet(init_filters=8, blocks_down=(1, 1), blocks_up=(1,))
         >>> encoder_layers(net, (nn.Conv3d,))[:2]
         ('convInit.conv', 'down_layers.0.1.conv1.conv')
     """
+    check_known(network)
     dead = dead_parameters(network)
     return tuple(
         path
@@ -155,4 +201,23 @@ def _convolutions_with_norms(module: nn.Module) -> Iterator[tuple[str, nn.Module
 
 
 def _parts(network: nn.Module) -> _Parts:
-    return next((parts for kind, parts in _PARTS.items() if isinstance(network, kind)), _Parts(""))
+    for kind, parts in _PARTS.items():
+        if isinstance(network, kind):
+            return parts
+    if _is_classifier(network):
+        return _CLASSIFIER
+    raise TypeError(
+        f"expected a {', '.join(kind.__name__ for kind in _PARTS)} or the result of classification_network, "
+        f"got {type(network).__name__}; pass the network itself, not a container around it, or make its class a "
+        "subclass of the one that it extends"
+    )
+
+
+def _is_classifier(network: nn.Module) -> bool:
+    """Tell by structure, since a classifier is of stock classes only and may come from a bundle's inference.yaml."""
+    children = dict(network.named_children())
+    if type(network) is not nn.Sequential or tuple(children) != _CLASSIFIER_CHILDREN:
+        return False
+    encoder = children["encoder"]
+    gathered = type(encoder) is nn.Sequential and {name for name, _ in encoder.named_children()} in _GATHERED
+    return gathered or isinstance(encoder, (ViT, SwinTransformer, SegResEncoder))

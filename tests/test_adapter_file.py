@@ -318,9 +318,9 @@ def test_two_methods_that_are_equal_are_one_line(tmp_path):
 def test_peft_methods_load_too_and_a_refusal_leaves_no_trace(tmp_path):
     method = PeftLibrary({"peft_type": "LORA", "r": 2, "target_modules": ["linear1"]})
     path = saved(moved(adapt(vit(), method)), tmp_path)
-    for rank in (3, 10**9):
+    for rank, reason in ((3, "shape"), (10**9, "expected a whole number")):
         config = rewritten(path, lambda record, rank=rank: record["methods"][0]["values"]["config"].update(r=rank))
-        assert "shape" in refused(vit(), config)
+        assert reason in refused(vit(), config)
     load_adapter(vit(), path)
 
 

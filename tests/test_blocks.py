@@ -17,6 +17,13 @@ from monai_essa.blocks import Rows, transformer_blocks
 from monai_essa.network_parts import dead_parameters, encoder_prefix, part_of
 
 
+def vit_of(block: nn.Module) -> ViT:
+    """A ViT whose only block is the given one."""
+    net = ViT(1, 16, 8, 24, 48, 1, 4)
+    net.blocks[0] = block
+    return net
+
+
 def test_fused_projection_is_three_ranges_of_rows():
     block = transformer_blocks(ViT(1, 32, 16, 24, 48, 2, 4))[1]
     assert (block.query, block.key, block.value) == tuple(
@@ -28,22 +35,25 @@ def test_fused_projection_is_three_ranges_of_rows():
 
 
 def test_separate_projections_and_cross_attention():
-    net = nn.Sequential(TransformerBlock(24, 48, 4, with_cross_attention=True, use_combined_linear=False))
+    net = vit_of(TransformerBlock(24, 48, 4, with_cross_attention=True, use_combined_linear=False))
     own, cross = transformer_blocks(net)
-    assert own.key == Rows("0.attn.to_k", 0, 24)
-    assert cross.path == "0.cross_attn" and cross.output == "0.cross_attn.out_proj"
-    assert cross.norms == ("0.norm_cross_attn",) and cross.mlp == ()
+    assert own.key == Rows("blocks.0.attn.to_k", 0, 24)
+    assert cross.path == "blocks.0.cross_attn" and cross.output == "blocks.0.cross_attn.out_proj"
+    assert cross.norms == ("blocks.0.norm_cross_attn",) and cross.mlp == ()
     assert not dead_parameters(net)
 
 
 def test_identity_is_never_a_target():
-    (block,) = transformer_blocks(nn.Sequential(TransformerBlock(24, 48, 4, include_fc=False)))
+    (block,) = transformer_blocks(vit_of(TransformerBlock(24, 48, 4, include_fc=False)))
     assert block.output is None
 
 
 def test_lone_attention_is_found():
-    (block,) = transformer_blocks(SpatialAttentionBlock(spatial_dims=2, num_channels=32))
-    assert block.path == "attn" and block.output == "attn.out_proj" and block.mlp == ()
+    net = SegResNet(2, init_filters=8, blocks_down=(1, 1), blocks_up=(1,))
+    net.down_layers[1].append(SpatialAttentionBlock(spatial_dims=2, num_channels=16, norm_num_groups=8))
+    (block,) = transformer_blocks(net)
+    assert block.path == "down_layers.1.2.attn" and block.output == "down_layers.1.2.attn.out_proj"
+    assert block.mlp == () and block.role == "encoder"
 
 
 @pytest.mark.parametrize("v2", [True, False])

@@ -8,10 +8,18 @@ from __future__ import annotations
 import copy
 import pickle
 
+import pytest
 import torch
 import torch.nn as nn
 
-from monai_essa.lean_marks import LeanForward, plain_state, store_frozen, take_lean_off
+from monai_essa.lean_marks import (
+    LeanForward,
+    check_not_lean,
+    check_still_frozen,
+    plain_state,
+    store_frozen,
+    take_lean_off,
+)
 
 
 def doubled(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
@@ -82,3 +90,56 @@ def test_its_own_stored_weights_loaded_again_are_no_new_value():
     net.load_state_dict(copy.deepcopy(net.state_dict()))
     take_lean_off(net)
     assert torch.equal(net[0].weight, before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_a_conversion_to_another_format_reaches_the_exact_value(dtype):
+    net = nn.Sequential(nn.Linear(7, 5, bias=False), nn.Linear(5, 3)).requires_grad_(False)
+    before = {name: value.to(dtype) for name, value in net.state_dict().items()}
+    store_frozen(net[0], torch.bfloat16)
+    twin = copy.deepcopy(net).to(dtype)
+    assert all(torch.equal(plain_state(twin)[name], value) for name, value in before.items())
+    take_lean_off(twin)
+    assert {value.dtype for value in twin.state_dict().values()} == {dtype}
+    assert all(torch.equal(twin.state_dict()[name], value) for name, value in before.items())
+    assert "_apply" not in vars(twin[0]) and net[0].weight.dtype == torch.bfloat16
+
+
+def test_a_move_to_another_device_leaves_the_weight_stored():
+    layer = nn.Linear(7, 5).requires_grad_(False)
+    store_frozen(layer, torch.bfloat16)
+    assert layer.to("meta").weight.dtype == torch.bfloat16
+
+
+def test_a_state_dict_that_is_loaded_meanwhile_keeps_the_format_of_the_network():
+    net, new = nn.Sequential(nn.Linear(7, 5)).double().requires_grad_(False), nn.Sequential(nn.Linear(7, 5))
+    store_frozen(net[0], torch.bfloat16)
+    net.load_state_dict(new.state_dict())
+    take_lean_off(net)
+    assert torch.equal(net[0].weight, new[0].weight.double())
+
+
+def test_a_stored_weight_may_not_learn():
+    layer = nn.Linear(7, 5).requires_grad_(False)
+    store_frozen(layer, torch.bfloat16)
+    check_still_frozen(layer)
+    layer.weight.requires_grad_(True)
+    with pytest.raises(RuntimeError, match=r"^[^\n]*call lean again after what learns was changed$"):
+        check_still_frozen(layer)
+    take_lean_off(layer)
+    check_still_frozen(layer)
+
+
+@pytest.mark.parametrize(
+    "mark", [lambda layer: store_frozen(layer, torch.bfloat16), lambda layer: LeanForward(doubled, layer).put_on()]
+)
+def test_a_lean_part_is_found_and_a_plain_network_passes(mark):
+    net = nn.Sequential(nn.Linear(3, 2)).requires_grad_(False)
+    check_not_lean(net, "adapt")
+    mark(net[0])
+    with pytest.raises(
+        ValueError, match=r"^Sequential is lean, and lean comes after adapt; call lean\(network, off=True"
+    ):
+        check_not_lean(net, "adapt")
+    take_lean_off(net)
+    check_not_lean(net, "adapt")

@@ -5,14 +5,29 @@
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
+from collections.abc import Callable
 
 import pytest
 import torch
 import torch.nn as nn
-from monai.networks.nets import SegResNet, SegResNetDS, SwinUNETR, UNet, ViT
+from monai.networks.nets import UNETR, BasicUNet, DynUNet, SegResNet, SegResNetDS, SegResNetVAE, SwinUNETR, UNet, ViT
 
-from monai_essa.network_parts import dead_parameters, encoder_layers, encoder_prefix, part_of, undone_layers, unwrapped
+from monai_essa import adapt, load_weights
+from monai_essa.blocks import transformer_blocks
+from monai_essa.methods import APLA, SSF, BitFit, FullTuning, HeadOnly, LoRA, PeftLibrary, choose_columns
+from monai_essa.network_parts import (
+    check_known,
+    dead_parameters,
+    encoder_layers,
+    encoder_prefix,
+    part_of,
+    undone_layers,
+    unwrapped,
+)
+from monai_essa.networks import classification_network, encoder_view
+from monai_essa.pretext import MAE, SimMIM
 
 CNNS = {
     "segresnet": lambda: SegResNet(3, init_filters=8, blocks_down=(1, 1, 1), blocks_up=(1, 1)),
@@ -47,11 +62,105 @@ def test_decoder_and_head_of_a_unet():
     assert part_of(CNNS["segresnet-ds"](), "up_layers.1.head.weight") == "head"
 
 
-def test_classifier_is_an_encoder_and_a_head():
-    net = nn.Sequential(OrderedDict(encoder=ViT(1, 16, 8, 24, 48, 1, 4), norm=nn.LayerNorm(24), head=nn.Linear(24, 2)))
+def vit() -> ViT:
+    return ViT(1, 16, 8, 24, 48, 1, 4)
+
+
+CLASSIFIERS = {
+    "vit": vit,
+    "unetr": lambda: UNETR(1, 2, 32, 4, 24, 48, 4, spatial_dims=2),
+    "swin": lambda: SwinUNETR(1, 2, feature_size=12, spatial_dims=2),
+    "segresnet-dropout": lambda: SegResNet(2, 8, dropout_prob=0.1, blocks_down=(1, 1), blocks_up=(1,)),
+    **{kind: CNNS[kind] for kind in ("segresnet", "segresnet-ds", "unet")},
+}
+
+
+@pytest.mark.parametrize("kind", CLASSIFIERS)
+def test_classifier_is_an_encoder_and_a_head(kind, tmp_path):
+    net = classification_network(CLASSIFIERS[kind](), 2)
     assert encoder_prefix(net) == "encoder."
-    assert (part_of(net, "encoder.norm.weight"), part_of(net, "head.weight")) == ("encoder", "head")
-    assert encoder_layers(net, (nn.LayerNorm,))[-1] == "encoder.norm"
+    parts = {part_of(net, name) for name, _ in net.named_parameters() if name.startswith("encoder.")}
+    assert (parts, part_of(net, "head_norm.bias"), part_of(net, "head.weight")) == ({"encoder"}, "head", "head")
+    torch.save(net.state_dict(), tmp_path / "model.pt")
+    assert load_weights(net, tmp_path / "model.pt").encoder_share == 1
+    assert part_of(adapt(net, FullTuning()), "head.weight") == "head"
+
+
+class WithExtra(ViT):
+    """A network of somebody else on top of a known class."""
+
+    def __init__(self) -> None:
+        super().__init__(1, 16, 8, 24, 48, 1, 4, classification=True)
+        self.age_head = nn.Linear(24, 1)
+
+
+def test_subclass_is_known_and_what_it_adds_is_no_encoder():
+    net = WithExtra()
+    assert part_of(net, "age_head.bias") == "decoder" and part_of(net, "cls_token") == "encoder"
+    assert not {name for name in BitFit().claims(net) if "head" in name}
+    vae = SegResNetVAE((16, 16, 16), init_filters=8, blocks_down=(1, 1), blocks_up=(1,))
+    encoder = {name.partition(".")[0] for name, _ in vae.named_parameters() if part_of(vae, name) == "encoder"}
+    assert encoder == {"convInit", "down_layers"}
+    assert part_of(vae, "conv_final.0.weight") == "head" and part_of(vae, "vae_conv_final.conv.weight") == "decoder"
+
+
+def _sequence(**children: nn.Module) -> nn.Sequential:
+    return nn.Sequential(OrderedDict(children))
+
+
+UNKNOWN: dict[str, Callable[[], nn.Module]] = {
+    "basic-unet": lambda: BasicUNet(2, 1, 2, features=(4, 4, 4, 4, 4, 4)),
+    "dynunet": lambda: DynUNet(2, 1, 2, [3, 3, 3], [1, 2, 2], [2, 2], filters=[4, 8, 8]),
+    "container": lambda: nn.Sequential(vit()),
+    "own-classifier": lambda: _sequence(encoder=vit(), norm=nn.LayerNorm(24), head=nn.Linear(24, 2)),
+    "own-encoder": lambda: _sequence(
+        encoder=nn.Sequential(nn.Conv2d(1, 8, 3)), pool=nn.Identity(), head_norm=nn.LayerNorm(8), head=nn.Linear(8, 2)
+    ),
+    "submodule": lambda: SwinUNETR(1, 2, feature_size=12, spatial_dims=2).swinViT,
+}
+ENTRIES: dict[str, Callable[[nn.Module], object]] = {
+    **{
+        f"adapt-{type(method).__name__}": lambda net, method=method: adapt(net, method)
+        for method in (APLA(), LoRA(targets=("conv",)), BitFit(), SSF(), FullTuning())
+    },
+    "adapt-head": lambda net: adapt(net, HeadOnly(), also_train=[".*"]),
+    "encoder-view": encoder_view,
+    "mae": MAE,
+    "simmim": SimMIM,
+    "classifier": lambda net: classification_network(net, 2),
+    "columns": lambda net: choose_columns(net, 1),
+    "blocks": transformer_blocks,
+    "layers": lambda net: encoder_layers(net, (nn.Conv2d,)),
+    "parts": check_known,
+}
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+@pytest.mark.parametrize("kind", UNKNOWN)
+def test_unknown_network_is_refused_in_one_line_that_names_the_known_ones(kind, entry):
+    net = UNKNOWN[kind]()
+    modules, learning = list(net.modules()), [parameter.requires_grad for parameter in net.parameters()]
+    name = type(net).__name__
+    with pytest.raises(TypeError, match=rf"^expected a ViT, .*SegResNetDS, UNet or .*, got {name}; pass the [^\n]*$"):
+        ENTRIES[entry](net)
+    assert list(net.modules()) == modules
+    assert [parameter.requires_grad for parameter in net.parameters()] == learning
+
+
+@pytest.mark.parametrize("kind", UNKNOWN)
+def test_weights_and_methods_of_peft_refuse_an_unknown_network_too(kind, tmp_path):
+    net = UNKNOWN[kind]()
+    torch.save(net.state_dict(), tmp_path / "net.pt")
+    with pytest.raises(TypeError, match=f"got {type(net).__name__}; pass the network itself"):
+        load_weights(net, tmp_path / "net.pt")
+    pytest.importorskip("peft")
+    with pytest.raises(TypeError, match=f"got {type(net).__name__}; pass the network itself"):
+        adapt(net, PeftLibrary({"peft_type": "LORA", "target_modules": ".*"}))
+
+
+def test_classifier_has_no_view_but_its_network_has():
+    with pytest.raises(TypeError, match=re.escape("got a classifier (Sequential); pass the network that it was made")):
+        encoder_view(classification_network(vit(), 2))
 
 
 def test_layers_leave_out_decoders_placeholders_and_what_is_dead():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import random
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -200,7 +201,7 @@ def listed_path(value: str, base: Path) -> str:
         '/data/images/p1.nii.gz'
     """
     path = (base / value).absolute()
-    if "\\" in value and not path.exists():
+    if "\\" in value and not os.path.exists(path):  # which, unlike Path.exists, says no to a name that is too long
         path = (base / value.replace("\\", "/")).absolute()
     return str(path)
 
@@ -296,7 +297,7 @@ def _path(value: Any, base: Path, where: str) -> Any:
     if not isinstance(value, str):
         return value
     path = Path(listed_path(value, base))
-    if not _file_of(path).exists():
+    if not os.path.exists(_file_of(path)):
         siblings = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
         msg = f"{where}: {path} does not exist{_near(path.name, siblings)}; correct the path or give base_dir"
         raise FileNotFoundError(msg)

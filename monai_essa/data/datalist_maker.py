@@ -14,6 +14,7 @@ from typing import Any
 from monai_essa.data.case_search import CaseRules, find_cases
 from monai_essa.data.case_studies import Case, Cases, LeftOut
 from monai_essa.data.splits import DEFAULT_SHARES, split_patients
+from monai_essa.files import written_whole
 
 __all__ = ["make_datalist", "split_cases", "write_datalist"]
 
@@ -92,7 +93,7 @@ def split_cases(
 
 
 def write_datalist(datalist: Mapping[str, Any], path: str | Path) -> Path:
-    """Write a datalist with paths relative to its own folder, under a temporary name that is then renamed.
+    """Write a datalist with paths relative to its own folder, whole or not at all.
 
     Args:
         datalist: as :func:`make_datalist` returns it.
@@ -111,12 +112,8 @@ def write_datalist(datalist: Mapping[str, Any], path: str | Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     base = path.parent.resolve()
     relative = {key: _relative(value, base) if isinstance(value, list) else value for key, value in datalist.items()}
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(relative, indent=1) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    with written_whole(path) as temporary:
+        temporary.write_text(json.dumps(relative, indent=1) + "\n", encoding="utf-8")
     return path
 
 

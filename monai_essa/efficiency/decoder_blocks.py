@@ -9,7 +9,8 @@ before them gave; a convolution that learns finds its input in this way, and one
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 import torch.nn as nn
@@ -22,16 +23,9 @@ __all__ = ["fits_decoder_block", "residual_block", "up_block"]
 
 
 def fits_decoder_block(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Tell whether a module is a residual block, or an upsampling block around one, that may be run twice.
-
-    A batch norm that learns may not: it would count a batch twice in its running statistics.
-    """
+    """Tell whether a module is a residual block, or an upsampling block around one."""
     residual = module.conv_block if isinstance(module, UnetrUpBlock) else module
-    return (
-        isinstance(module, kind)
-        and isinstance(residual, UnetResBlock)
-        and not any(_counts_batches(norm) for norm in residual.modules())
-    )
+    return isinstance(module, kind) and isinstance(residual, UnetResBlock)
 
 
 def residual_block(block: UnetResBlock, x: Tensor) -> Tensor:
@@ -51,13 +45,22 @@ def up_block(block: UnetrUpBlock, inp: Tensor, skip: Tensor) -> Tensor:
     return residual_block(block.conv_block, torch.cat((block.transp_conv(inp), skip), dim=1))
 
 
-def _counts_batches(norm: nn.Module) -> bool:
-    counts = getattr(norm, "running_mean", None) is not None
-    return counts and any(parameter.requires_grad for parameter in norm.parameters())
+def _again(function: Callable[..., Tensor], block: UnetResBlock, *inputs: Tensor) -> Tensor:
+    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), _uncounted(block)
+
+    return checkpoint(function, block, *inputs, use_reentrant=False, context_fn=contexts)
 
 
-def _again(function: Callable[..., Tensor], *inputs: object) -> Tensor:
-    return checkpoint(function, *inputs, use_reentrant=False)
+@contextmanager
+def _uncounted(block: nn.Module) -> Iterator[None]:
+    """Put the running statistics of the block's norms back at the end: the first run has counted the batch already."""
+    counted = [(buffer, buffer.clone()) for buffer in block.buffers()]
+    try:
+        yield
+    finally:
+        for buffer, value in counted:
+            buffer.copy_(value)
 
 
 def _activation(block: UnetResBlock, hidden: Tensor) -> Tensor:

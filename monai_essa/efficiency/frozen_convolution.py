@@ -13,6 +13,9 @@ import torch.nn as nn
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from monai_essa.lean_marks import check_still_frozen
+from monai_essa.methods.apla import as_autocast_would
+
 __all__ = ["fits_frozen_convolution", "frozen_convolution"]
 
 _KINDS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -28,21 +31,33 @@ def fits_frozen_convolution(module: nn.Module) -> bool:
     )
 
 
-def frozen_convolution(layer: nn.Conv3d | nn.ConvTranspose3d, x: Tensor) -> Tensor:
+def frozen_convolution(layer: Any, x: Tensor, *output_size: Any) -> Tensor:
     """Compute what the layer computes, and keep its weight alone for the backward pass.
 
-    torch keeps the input of every convolution, although the gradient of the input needs the weight only.
+    torch keeps the input of every convolution, although the gradient of the input needs the weight only. A layer that
+    learns since, weight or bias, runs torch's own forward pass and gets its gradient.
 
     Args:
-        layer: a convolution of any number of dimensions, transposed or not, that does not learn.
-        x: (B, C, spatial...).
+        layer: a convolution of any number of dimensions, transposed or not.
+        x: (B, C, spatial...), or one image without the batch axis.
+        output_size: of a transposed convolution, where it is given.
+
+    Raises:
+        RuntimeError: if the weight learns since it was stored in fewer bits.
     """
-    if torch.is_autocast_enabled(x.device.type):
-        # A custom function is opaque to autocast: cast here, where autograd casts the gradients back.
-        x = x.to(torch.get_autocast_dtype(x.device.type))
+    if output_size:
+        resized: Tensor = type(layer).forward(layer, x, *output_size)
+        return resized
+    check_still_frozen(layer)
+    (x,) = as_autocast_would(x)
     weight, bias = layer.weight.to(x.dtype), None if layer.bias is None else layer.bias.to(x.dtype)
     settings = (layer.stride, layer.padding, layer.dilation, layer.transposed, layer.output_padding, layer.groups)
-    return _FrozenConvolution.apply(x, weight, bias, settings)
+    batch = x if x.dim() == weight.dim() else x[None]
+    if weight.requires_grad or (bias is not None and bias.requires_grad):
+        y = torch.convolution(batch, weight, bias, *settings)
+    else:
+        y = _FrozenConvolution.apply(batch, weight, bias, settings)
+    return y if batch is x else y[0]
 
 
 class _FrozenConvolution(torch.autograd.Function):

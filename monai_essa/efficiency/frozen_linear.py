@@ -9,6 +9,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from monai_essa.lean_marks import check_still_frozen
+
 __all__ = ["stored_linear"]
 
 
@@ -17,7 +19,11 @@ def stored_linear(layer: nn.Linear, x: torch.Tensor) -> torch.Tensor:
 
     Under autocast nothing is left to cast. Outside of it, in a figure or a validation in fp32, the weight is brought to
     the type of the input for the moment.
+
+    Raises:
+        RuntimeError: if the weight learns since it was stored.
     """
-    if torch.is_autocast_enabled(x.device.type):
+    check_still_frozen(layer)
+    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:  # which autocast leaves alone
         return F.linear(x, layer.weight, layer.bias)
     return F.linear(x, layer.weight.to(x.dtype), layer.bias)

@@ -36,9 +36,12 @@ def lean(
 ) -> nn.Module:
     """Make training cheaper without changing what is computed. In place; the same object is returned.
 
-    Classes and state-dict keys stay as they are, and :func:`monai_essa.merge` gives the plain network. Call it after
-    ``adapt``, since what does not learn is treated apart, and on the objective rather than the network where a pretext
-    decoder should be lean too. Calling it again replaces what was chosen before.
+    Classes and state-dict keys stay as they are, and :func:`monai_essa.merge` returns the plain network. Call it after
+    ``adapt``, which refuses a lean network, and on the objective rather than the network where a pretext decoder should
+    be lean too. Calling it again replaces what was chosen before.
+
+    What learns may change later, as when layers are unfrozen one after another: each layer decides in its forward pass.
+    A weight that ``frozen_dtype`` has stored cannot begin to learn, and the forward pass says so: call ``lean`` again.
 
     Without any option: attention by torch's fused kernel in ViT, UNETR, MAE and Swin blocks; convolutions that do not
     learn keep no input; decoder blocks of UNETR and SwinUNETR keep the outputs of their convolutions alone.
@@ -48,8 +51,9 @@ def lean(
         attention: ``"sdpa"``, or ``"stock"`` for MONAI's own.
         recompute: ``"mlp"`` computes each MLP again in the backward pass, ``"block"`` all of a transformer block but
             its attention. Exact.
-        frozen_dtype: number format in which frozen weights of linear and convolution layers are stored; give that of
-            autocast, which then has nothing to cast. What they were is kept on the CPU. Adapter layers keep theirs.
+        frozen_dtype: number format in which frozen weights of linear and convolution layers are stored; pass that of
+            autocast, which then has nothing to cast. What they were is kept on the CPU. Adapter layers keep theirs. A
+            network that is converted later, as by ``double()``, gets the exact weights back in the new format.
         residual_dtype: with ``recompute="block"``, number format in which the input of each block is kept for the
             backward pass. The gradient is taken at the rounded input.
         off: undo all of it.

@@ -53,7 +53,7 @@ def use_recipe(objective: nn.Module, recipe: str, precision: str = "fp32") -> nn
 
 
 def autocast_dtype(precision: str) -> torch.dtype | None:
-    """Give the number format of autocast for a precision of the bundles; None for ``"fp32"``, which needs none.
+    """Return the number format of autocast for a precision of the bundles; None for ``"fp32"``, which needs none.
 
     Raises:
         ValueError: if the precision is unknown.

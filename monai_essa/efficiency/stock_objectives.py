@@ -16,6 +16,7 @@ from monai.networks.nets import MaskedAutoEncoderViT, ViT
 from torch import Tensor
 
 from monai_essa.losses import normalise_patches, patchify
+from monai_essa.pretext import masked_count
 
 __all__ = ["StockMAE", "StockSegmentation", "StockSimMIM", "foreach_adamw"]
 
@@ -114,4 +115,4 @@ class StockSegmentation(nn.Module):
 
 def _mask(tokens: Tensor, ratio: float) -> Tensor:
     ranks = torch.rand(tokens.shape[:2], device=tokens.device).argsort(1)
-    return ranks < int(ratio * tokens.shape[1])
+    return ranks < masked_count(tokens.shape[1], ratio)

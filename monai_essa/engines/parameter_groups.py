@@ -12,7 +12,9 @@ import torch.nn as nn
 __all__ = ["parameter_groups"]
 
 # Embeddings and tokens are values, not weights of a linear map: decay would pull them to zero.
-_NO_DECAY = frozenset({"cls_token", "mask_token", "mask_tokens", "position_embeddings", "relative_position_bias_table"})
+_NO_DECAY = frozenset(
+    {"cls_token", "mask_token", "mask_tokens", "position_embeddings", "prompts", "relative_position_bias_table"}
+)
 
 
 def parameter_groups(
@@ -21,7 +23,8 @@ def parameter_groups(
     """Sort the trainable tensors of an objective into groups for ``torch.optim.AdamW``.
 
     Biases, norms (all 1-D tensors), tokens and position embeddings do not decay, as in the authors' code of MAE (He et
-    al., CVPR 2022), SimMIM (Xie et al., CVPR 2022) and ESSA. Frozen tensors are in no group, so they get no state.
+    al., CVPR 2022), SimMIM (Xie et al., CVPR 2022) and ESSA; nor do VPT's prompts, which are tokens. Frozen tensors are
+    in no group, so they get no state.
 
     Args:
         objective: a pretext or supervised objective, or a network. Its ``head_parameters()``, if it has them, are the

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch.nn as nn
 from ignite.engine import Engine, Events
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from monai_essa.files import written_whole
@@ -85,13 +86,22 @@ def load_pretext_head(objective: nn.Module, path: str | Path) -> nn.Module:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file was written by another objective.
+        ValueError: if the file is damaged, or was written by another objective or one of other sizes; the objective is
+            then as it was.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"no pretext head at {path}; it is written beside model.pt when a stage ends")
-    keys = objective.load_state_dict(load_file(path), strict=False)
-    missing = [name for name in keys.missing_keys if not name.startswith("encoder.")]
-    if missing or keys.unexpected_keys:
-        differ = (missing + list(keys.unexpected_keys))[0]
-        raise ValueError(f"{path} was written by another objective ('{differ}'); give the objective of that run")
+    try:
+        theirs = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged or no safetensors file ({error}); copy it again") from error
+    ours = {name: tensor for name, tensor in objective.state_dict().items() if not name.startswith("encoder.")}
+    for name in sorted(ours.keys() | theirs.keys()):
+        there, here = (tuple(head[name].shape) if name in head else "none" for head in (theirs, ours))
+        if there != here:
+            raise ValueError(
+                f"{path} was written by another objective: '{name}' is {there} there and {here} here; "
+                "take the objective of that run, or a new head"
+            )
+    objective.load_state_dict(theirs, strict=False)
     return objective

@@ -122,15 +122,18 @@ class EssaLabelApp(MONAILabelApp):
         """Refuse a request that the training would refuse, before a process is started for it.
 
         Args:
-            model: name of the trainer; None: ``values`` has the fields for each one under its name.
+            model: name of the trainer; None: all, and ``values`` has what is for one of them alone under its name.
             values: of the request.
 
         Raises:
             HTTPException: with status 404 for an unknown name.
             ValueError: as :meth:`SiteTraining.checked` says.
         """
-        for name, fields in ({model: values} if model is not None else values).items():
-            _known("training", name, self._trainers).checked(fields)
+        if model is not None:
+            _known("training", model, self._trainers).checked(values)
+            return
+        for name, task in self._trainers.items():
+            task.checked(_fields_of(name, self._trainers, values))
 
     def check_inference(self, model: str, values: Mapping[str, Any]) -> None:
         """Refuse a request that the inference would refuse; as :meth:`check_training`."""
@@ -138,9 +141,10 @@ class EssaLabelApp(MONAILabelApp):
 
     def check_scoring(self, method: str | None, values: Mapping[str, Any]) -> None:
         """Refuse a request that the scoring would refuse; as :meth:`check_training`."""
-        for name, fields in ({method: values} if method is not None else values).items():
-            _known("scoring", name, self._scoring_methods)
-            scoring_record().check(fields, "scoring")
+        if method is not None:
+            _known("scoring", method, self._scoring_methods)
+        for name in self._scoring_methods:
+            scoring_record().check(_fields_of(name, self._scoring_methods, values), "scoring")
 
     def check_strategy(self, strategy: str, values: Mapping[str, Any]) -> None:
         """Refuse a request for the next volume that names no strategy of this app, or has unknown fields."""
@@ -216,6 +220,13 @@ def _known(kind: str, name: Any, tasks: Mapping[str, Any]) -> Any:
     if not isinstance(name, str) or name not in tasks:
         raise HTTPException(404, f"{kind} {shown(name)}: expected one of {', '.join(tasks)}")
     return tasks[name]
+
+
+def _fields_of(name: str, tasks: Mapping[str, Any], values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what a request says to one of several tasks: what is under no task's name, and what is under its own."""
+    own = values.get(name, {})
+    shared = {field: value for field, value in values.items() if field not in tasks}
+    return {**shared, **own} if isinstance(own, Mapping) else own
 
 
 def _check_bundle_name(name: str) -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -35,7 +36,7 @@ class PatchReconstruction:
         gradient_weight: lambda, the weight of the gradient difference, which sharpens edges; 0 leaves it out.
 
     Raises:
-        ValueError: if ``error`` has another value or ``gradient_weight`` is negative.
+        ValueError: if ``error`` has another value or ``gradient_weight`` is negative or not finite.
 
     Example:
         >>> import torch
@@ -51,8 +52,8 @@ class PatchReconstruction:
     def __post_init__(self) -> None:
         if self.error not in _NORMS:
             raise ValueError(f"expected error to be one of {sorted(_NORMS)}, got {self.error!r}")
-        if self.gradient_weight < 0:
-            raise ValueError(f"expected a gradient_weight of 0 or more, got {self.gradient_weight}")
+        if not 0 <= self.gradient_weight < math.inf:
+            raise ValueError(f"expected a finite gradient_weight of 0 or more, got {self.gradient_weight}")
 
     def __call__(
         self, prediction: Tensor, target: Tensor, patch_size: Sequence[int], weights: Tensor | None = None

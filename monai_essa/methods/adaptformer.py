@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 import torch.nn as nn
@@ -19,7 +19,8 @@ from monai.networks.blocks import MLPBlock
 
 from monai_essa.blocks import transformer_blocks
 from monai_essa.methods.adoption import adopt, original_of
-from monai_essa.methods.method import NotMergeable
+from monai_essa.methods.method import NotMergeable, check_above_zero, check_dropout, check_value
+from monai_essa.outside import Number
 
 __all__ = ["AdaptFormer", "AdaptFormerMLP"]
 
@@ -30,7 +31,7 @@ _ADDED = ("adaptformer_down", "adaptformer_down_bias", "adaptformer_up", "adaptf
 class AdaptFormer:
     r"""AdaptFormer (arXiv 2205.13535, section 3.2): a bottleneck parallel to the MLP of every encoder block.
 
-    .. math:: y = MLP(x) + s \, (ReLU(x W_{down} + b_{down}) W_{up} + b_{up})
+    .. math:: y = MLP(x) + s \, (drop(ReLU(x W_{down} + b_{down})) W_{up} + b_{up})
 
     with x the normalised input of the MLP, as in the paper's formula (its official code takes x before the norm).
     :math:`W_{down}` starts Kaiming-uniform, :math:`W_{up}` and both biases at zero, so that the network starts at its
@@ -39,6 +40,11 @@ class AdaptFormer:
     Args:
         bottleneck: width of the bottleneck; the paper's is 64.
         scale: s, the weight of the bottleneck's output; the paper's is 0.1.
+        dropout: share of the bottleneck that is dropped in training; the paper's formula has none, its official code
+            0.1.
+
+    Raises:
+        ValueError: if a value is out of its range.
 
     Example:
         >>> from monai.networks.nets import ViT
@@ -50,10 +56,12 @@ class AdaptFormer:
 
     bottleneck: int = 64
     scale: float = 0.1
+    dropout: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.bottleneck < 1 or not 0 < self.scale < math.inf:
-            raise ValueError(f"bottleneck must be >= 1 and scale above 0, got {self.bottleneck} and {self.scale}")
+        check_value(self, "bottleneck", Number(1, whole=True))
+        check_above_zero(self, "scale")
+        check_dropout(self)
 
     def claims(self, network: nn.Module) -> set[str]:
         """Name the tensors that are added to the MLP of every encoder block."""
@@ -62,8 +70,8 @@ class AdaptFormer:
     def inject(self, network: nn.Module) -> set[str]:
         """Replace each MLP by :class:`AdaptFormerMLP` and name the tensors of its bottleneck."""
         for path in _mlps(network):
-            layer = AdaptFormerMLP(network.get_submodule(path), self.bottleneck, self.scale)  # type: ignore[arg-type]
-            network.set_submodule(path, layer)
+            mlp: Any = network.get_submodule(path)
+            network.set_submodule(path, AdaptFormerMLP(mlp, self.bottleneck, self.scale, self.dropout))
         return self.claims(network)
 
 
@@ -76,6 +84,7 @@ class AdaptFormerMLP(MLPBlock):
         mlp: the pretrained MLP; its tensors are shared, not copied.
         bottleneck: width of the bottleneck.
         scale: weight of the bottleneck's output.
+        dropout: of the bottleneck, in training only.
 
     Example:
         >>> layer = AdaptFormerMLP(MLPBlock(4, 16), bottleneck=2, scale=0.1)
@@ -83,11 +92,12 @@ class AdaptFormerMLP(MLPBlock):
         (torch.Size([1, 3, 4]), torch.Size([2, 4]), torch.Size([4, 2]))
     """
 
-    def __init__(self, mlp: MLPBlock, bottleneck: int, scale: float) -> None:
+    def __init__(self, mlp: MLPBlock, bottleneck: int, scale: float, dropout: float = 0.0) -> None:
         adopt(self, mlp)
         weight = mlp.linear1.weight
         width = weight.shape[1]
         self.adaptformer_scale = scale
+        self.adaptformer_dropout = dropout
         self.adaptformer_down = nn.Parameter(weight.new_empty(bottleneck, width))
         self.adaptformer_down_bias = nn.Parameter(weight.new_zeros(bottleneck))
         self.adaptformer_up = nn.Parameter(weight.new_zeros(width, bottleneck))
@@ -97,13 +107,14 @@ class AdaptFormerMLP(MLPBlock):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Compute MLP(x) plus the scaled bottleneck; x (..., D) -> (..., D)."""
         hidden = F.relu(F.linear(x, self.adaptformer_down, self.adaptformer_down_bias))  # (..., bottleneck)
+        hidden = F.dropout(hidden, self.adaptformer_dropout, self.training)
         return super().forward(x) + self.adaptformer_scale * F.linear(
             hidden, self.adaptformer_up, self.adaptformer_up_bias
         )
 
     def plain(self) -> nn.Module:
-        """Give the pretrained MLP, sharing its tensors."""
-        return original_of(self, MLPBlock, (*_ADDED, "adaptformer_scale"))
+        """Return the pretrained MLP, sharing its tensors."""
+        return original_of(self, MLPBlock, (*_ADDED, "adaptformer_scale", "adaptformer_dropout"))
 
     def merged(self) -> NoReturn:
         """Refuse: no plain MLP computes this."""
@@ -113,8 +124,9 @@ class AdaptFormerMLP(MLPBlock):
         )
 
     def extra_repr(self) -> str:
-        """Say the size of the bottleneck and its weight."""
-        return f"bottleneck={len(self.adaptformer_down)}, scale={self.adaptformer_scale}"
+        """Say the size of the bottleneck, its weight and its dropout."""
+        size = f"bottleneck={len(self.adaptformer_down)}, scale={self.adaptformer_scale}"
+        return f"{size}, dropout={self.adaptformer_dropout}"
 
 
 def _mlps(network: nn.Module) -> list[str]:

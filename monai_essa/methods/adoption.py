@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Let an adapter layer take the place of a MONAI module under the same names, and give that module back."""
+"""Let an adapter layer take the place of a module under the same names, and make that module again."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ _BOUND = "forward"  # a forward pass that lean training put on the module runs t
 def adopt(layer: nn.Module, original: nn.Module) -> None:
     """Initialise an adapter layer with all that a module holds: the same tensors, children, hooks and settings.
 
-    State-dict keys, attributes such as ``in_features`` and hooks of the user stay as they were; what the adapter adds
-    or replaces from here on does not reach the original.
+    State-dict keys, attributes such as ``in_features`` and hooks of the user stay as they were; tensors and children
+    that the adapter adds or replaces from here on do not reach the original. Hooks belong to both: one that is
+    registered or removed on either is on both.
 
     Args:
         layer: the adapter layer, in its constructor; in place of ``super().__init__()``.
@@ -44,7 +45,7 @@ def original_of(layer: nn.Module, kind: type[nn.Module], added: tuple[str, ...])
     Args:
         layer: a layer that called :func:`adopt`.
         kind: class of the original.
-        added: names of the attributes that the adapter added.
+        added: names of the attributes, tensors and children that the adapter added.
     """
     original = kind.__new__(kind)
     adopt(original, layer)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -17,10 +18,21 @@ import torch.nn.functional as F
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from monai_essa.blocks import BlockParts, transformer_blocks
+from monai_essa.methods.adoption import adopt, original_of
+from monai_essa.methods.method import check_value
+from monai_essa.outside import ListOf, Number, shown
 
-__all__ = ["APLA", "APLALinear"]
+__all__ = ["APLA", "APLALinear", "as_autocast_would"]
 
-Columns = int | float | Mapping[int | str, Sequence[int]] | None
+_ADDED = ("kind", "columns", "rows", "row_biases")
+Columns = int | float | Mapping[Any, Sequence[int]] | None
+
+
+class BlockColumns(dict[str, tuple[int, ...]]):
+    """Columns by block, in a form that hashes, as a frozen dataclass of plain values has to, and that JSON takes."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(frozenset(self.items()))
 
 
 @dataclass(frozen=True)
@@ -34,8 +46,12 @@ class APLA:
     Args:
         columns: which columns learn. None: all of W_O, with no new module (the paper's "full"). An int: that many,
             drawn at random for each block. A float in (0, 1]: that fraction. A mapping from the block's position
-            among the encoder blocks, or its path, to column indices; blocks that are not named stay frozen.
+            among the encoder blocks, or its path, to column indices; blocks that are not named stay frozen. It is kept
+            with text for names and tuples for indices, so that what YAML or JSON says is equal to what Python says.
         seed: of the ``torch.Generator`` that draws the columns.
+
+    Raises:
+        ValueError: if ``columns`` is none of these, or the seed is no whole number.
 
     Example:
         >>> from monai.networks.nets import ViT
@@ -47,6 +63,10 @@ class APLA:
 
     columns: Columns = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "columns", _checked(self.columns))
+        check_value(self, "seed", Number(0, 2**63 - 1, whole=True))
 
     def claims(self, network: nn.Module) -> set[str]:
         """Name weight and bias of W_O in every encoder block that learns."""
@@ -66,8 +86,8 @@ class APLA:
 
     def _targets(self, network: nn.Module) -> list[tuple[str, torch.Tensor]]:
         blocks = [block for block in transformer_blocks(network) if block.role == "encoder" and block.output]
-        if isinstance(self.columns, Mapping) and blocks:
-            return [_given_columns(network, blocks, key, columns) for key, columns in self.columns.items()]
+        if isinstance(self.columns, Mapping):
+            return _given_columns(network, blocks, self.columns) if blocks else []
         generator = torch.Generator().manual_seed(self.seed)
         targets = []
         for block in blocks:
@@ -80,6 +100,7 @@ class APLA:
 class APLALinear(nn.Module):
     """A linear layer of which only some output features learn, in one matrix product and without a copy of the rest.
 
+    It has all attributes and hooks of the layer whose place it takes, and none of its class: no other method finds it.
     ``weight`` and ``bias`` keep their names and pretrained values and are never written to. ``rows`` (r, in) and
     ``row_biases`` (r,) hold the learned values of the output features ``columns`` (r,), a saved buffer.
 
@@ -93,39 +114,75 @@ class APLALinear(nn.Module):
         (torch.Size([1, 6]), torch.Size([2, 4]))
     """
 
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+    columns: torch.Tensor
+
     def __init__(self, linear: nn.Linear, columns: torch.Tensor) -> None:
-        super().__init__()
-        self.weight = linear.weight
-        self.bias = linear.bias
+        adopt(self, linear)
+        self.kind = type(linear)
         columns = columns.to(linear.weight.device)
-        self.columns: torch.Tensor
         self.register_buffer("columns", columns)
         self.rows = nn.Parameter(linear.weight.detach()[columns].clone())
         self.row_biases = None if linear.bias is None else nn.Parameter(linear.bias.detach()[columns].clone())
-        self.register_load_state_dict_pre_hook(_follow_new_base)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Compute y = x W^T + b with the learned rows in place; x (..., in) -> (..., out)."""
-        tensors = (x, self.weight, self.bias, self.rows, self.row_biases)
-        if torch.is_autocast_enabled(x.device.type):
-            # A custom function is opaque to autocast: cast here, where autograd casts the gradients back.
-            dtype = torch.get_autocast_dtype(x.device.type)
-            tensors = tuple(None if tensor is None else tensor.to(dtype) for tensor in tensors)  # type: ignore[assignment]
+        tensors = as_autocast_would(x, self.weight, self.bias, self.rows, self.row_biases)
         return _RowsLinear.apply(*tensors, self.columns)
 
-    def plain(self) -> nn.Linear:
-        """Give the pretrained layer, sharing its tensors."""
-        return _linear(self.weight, self.bias)
+    def plain(self) -> nn.Module:
+        """Return the pretrained layer, sharing its tensors and hooks."""
+        return original_of(self, self.kind, _ADDED)
 
-    def merged(self) -> nn.Linear:
-        """Give a plain layer whose weight and bias hold the learned rows."""
-        weight = _with_rows(self.weight, self.columns, self.rows)
-        bias = None if self.bias is None else _with_rows(self.bias, self.columns, self.row_biases)
-        return _linear(nn.Parameter(weight.detach()), None if bias is None else nn.Parameter(bias.detach()))
+    def merged(self) -> nn.Module:
+        """Return a plain layer whose weight and bias hold the learned rows."""
+        layer = self.plain()
+        layer.weight = nn.Parameter(_with_rows(self.weight, self.columns, self.rows).detach())
+        if self.bias is not None:
+            layer.bias = nn.Parameter(_with_rows(self.bias, self.columns, self.row_biases).detach())
+        return layer
 
     def extra_repr(self) -> str:
         """Say the layer's size and how many of its output features learn."""
         return f"in_features={self.weight.shape[1]}, out_features={self.weight.shape[0]}, columns={len(self.columns)}"
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+        self._follow_new_base(state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    @torch.no_grad()
+    def _follow_new_base(self, state: Mapping[str, Any], prefix: str) -> None:
+        """When a plain state dict is loaded, the learned rows start from the new weight, as they did at injection."""
+        if f"{prefix}rows" in state:
+            return
+        for name, rows in (("weight", self.rows), ("bias", self.row_biases)):
+            new = state.get(prefix + name)
+            if new is not None and rows is not None and new.shape[0] == len(self.weight):
+                rows.copy_(new[self.columns.to(new.device)])
+
+
+def as_autocast_would(*tensors: Any) -> tuple[Any, ...]:
+    """Cast the tensors of an operation as autocast does, for a custom autograd function, which it cannot see.
+
+    Autograd casts the gradients back. As in torch, float64 stays what it is.
+
+    Args:
+        tensors: floating-point tensors of one device, or None.
+
+    Returns:
+        The same tensors; within autocast those of fp32 and fewer bits in its number format.
+
+    Example:
+        >>> with torch.autocast("cpu", torch.bfloat16):
+        ...     [each.dtype for each in as_autocast_would(torch.ones(1), torch.ones(1, dtype=torch.float64))]
+        [torch.bfloat16, torch.float64]
+    """
+    kind = tensors[0].device.type
+    if not torch.is_autocast_enabled(kind):
+        return tensors
+    dtype = torch.get_autocast_dtype(kind)
+    return tuple(each if each is None or each.dtype == torch.float64 else each.to(dtype) for each in tensors)
 
 
 class _RowsLinear(torch.autograd.Function):
@@ -155,8 +212,8 @@ class _RowsLinear(torch.autograd.Function):
         x, weight, rows, columns = ctx.saved_tensors  # type: ignore[attr-defined]
         needs_x, _, _, needs_rows, needs_biases, _ = ctx.needs_input_grad  # type: ignore[attr-defined]
         grad_x = grad @ _with_rows(weight, columns, rows) if needs_x else None
-        chosen = grad.flatten(0, -2)[:, columns] if needs_rows or needs_biases else grad  # (tokens, r)
-        grad_rows = chosen.t() @ x.flatten(0, -2) if needs_rows else None
+        chosen = grad.reshape(-1, len(weight))[:, columns] if needs_rows or needs_biases else grad  # (tokens, r)
+        grad_rows = chosen.t() @ x.reshape(-1, weight.shape[1]) if needs_rows else None
         return grad_x, None, None, grad_rows, chosen.sum(0) if needs_biases else None, None
 
 
@@ -164,45 +221,51 @@ def _with_rows(tensor: torch.Tensor, columns: torch.Tensor, rows: torch.Tensor |
     return tensor if rows is None else tensor.index_copy(0, columns, rows)
 
 
-def _linear(weight: torch.Tensor, bias: torch.Tensor | None) -> nn.Linear:
-    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
-    layer.weight, layer.bias = weight, bias  # type: ignore[assignment]
-    return layer
+def _checked(columns: Columns) -> Columns:
+    if isinstance(columns, Mapping) and columns:
+        return BlockColumns({str(block): _indices(block, given) for block, given in columns.items()})
+    count = isinstance(columns, int) and not isinstance(columns, bool) and columns >= 1
+    if columns is None or count or (isinstance(columns, float) and 0 < columns <= 1):
+        return columns
+    raise ValueError(
+        "APLA, columns: expected None, a count from 1, a fraction in (0, 1] with a decimal point or a mapping from "
+        f"blocks to indices, got {shown(columns)}"
+    )
 
 
-def _follow_new_base(layer: nn.Module, state: dict[str, torch.Tensor], prefix: str, *_: object) -> None:
-    """When a plain state dict is loaded, the learned rows start from the new weight, as they did at injection."""
-    if not isinstance(layer, APLALinear) or f"{prefix}rows" in state:
-        return
-    for name, rows in (("weight", layer.rows), ("bias", layer.row_biases)):
-        new = state.get(prefix + name)
-        if new is not None and rows is not None and new.shape[0] == layer.weight.shape[0]:
-            rows.detach().copy_(new[layer.columns.to(new.device)])
+def _indices(block: int | str, given: Sequence[int]) -> tuple[int, ...]:
+    where = f"APLA, columns of block {shown(block)}"
+    indices = ListOf(Number(0, whole=True), shortest=1).check(list(given) if isinstance(given, range) else given, where)
+    if len(set(indices)) != len(indices):
+        raise ValueError(f"{where}: expected each index once, got {shown(given)}")
+    return tuple(indices)
 
 
-def _count(columns: Columns, width: int, path: str) -> int:
+def _count(columns: int | float | None, width: int, path: str) -> int:
     if columns is None:
         return width
     if isinstance(columns, float):
-        if not 0 < columns <= 1:
-            raise ValueError(f"columns as a fraction must be in (0, 1], got {columns}; give an int for a count")
         return max(1, round(columns * width))
-    if isinstance(columns, bool) or not isinstance(columns, int) or not 1 <= columns <= width:
-        raise ValueError(f"columns must be between 1 and {width}, the width of '{path}', got {columns!r}")
+    if columns > width:
+        raise ValueError(f"columns must be between 1 and {width}, the width of '{path}', got {columns}")
     return columns
 
 
 def _given_columns(
-    network: nn.Module, blocks: list[BlockParts], key: int | str, columns: Sequence[int]
-) -> tuple[str, torch.Tensor]:
+    network: nn.Module, blocks: list[BlockParts], columns: Mapping[Any, Sequence[int]]
+) -> list[tuple[str, torch.Tensor]]:
     named = {name: block for i, block in enumerate(blocks) for name in (str(i), block.path)}
-    if str(key) not in named:
-        raise ValueError(
-            f"columns name the block {key!r}; expected 0 to {len(blocks) - 1} or a path like '{blocks[0].path}'"
-        )
-    path = str(named[str(key)].output)
-    width = network.get_parameter(f"{path}.weight").shape[0]
-    indices = torch.as_tensor(list(columns), dtype=torch.int64)
-    if not len(indices) or len(indices.unique()) != len(indices) or indices.min() < 0 or indices.max() >= width:
-        raise ValueError(f"columns of block {key!r} must be unique and in 0 to {width - 1}, got {list(columns)[:8]}")
-    return path, indices
+    targets: dict[str, torch.Tensor] = {}
+    for key, indices in columns.items():
+        if key not in named:
+            raise ValueError(
+                f"columns name the block {key}; expected 0 to {len(blocks) - 1} or a path like '{blocks[0].path}'"
+            )
+        path = str(named[key].output)
+        width = len(network.get_parameter(f"{path}.weight"))
+        if max(indices) >= width:
+            raise ValueError(f"columns of block {key} must be in 0 to {width - 1}, got {max(indices)}")
+        if path in targets:
+            raise ValueError(f"columns name the block '{named[key].path}' twice, by its position and by its path")
+        targets[path] = torch.tensor(indices)
+    return list(targets.items())

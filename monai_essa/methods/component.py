@@ -16,8 +16,10 @@ from monai.networks.blocks import PatchEmbed, PatchEmbeddingBlock
 
 from monai_essa.blocks import BlockParts, Rows, transformer_blocks
 from monai_essa.methods.apla import APLALinear
+from monai_essa.methods.method import check_value
 from monai_essa.methods.norm_tuning import NormTuning
 from monai_essa.network_parts import encoder_layers
+from monai_essa.outside import Choice
 
 __all__ = ["ComponentTuning"]
 
@@ -48,8 +50,7 @@ class ComponentTuning:
     component: str
 
     def __post_init__(self) -> None:
-        if self.component not in _COMPONENTS:
-            raise ValueError(f"component must be one of {', '.join(_COMPONENTS)}, got {self.component!r}")
+        check_value(self, "component", Choice(_COMPONENTS))
 
     def claims(self, network: nn.Module) -> set[str]:
         """Name weight and bias of each layer of this kind."""

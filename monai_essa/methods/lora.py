@@ -17,8 +17,11 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from monai_essa.blocks import BlockParts, Rows, transformer_blocks
-from monai_essa.methods.lora_conv import LoRAConv
+from monai_essa.methods.adoption import adopt, original_of
+from monai_essa.methods.lora_conv import ADDED, LoRAConv
+from monai_essa.methods.method import check_above_zero, check_dropout, check_value
 from monai_essa.network_parts import encoder_layers
+from monai_essa.outside import Choice, ListOf, Number
 
 __all__ = ["LoRA", "LoRALinear"]
 
@@ -31,7 +34,8 @@ class LoRA:
 
     .. math:: y = W x + b + \frac{\alpha}{r} B A x, \quad A \in R^{r \times in},\ B \in R^{out \times r}
 
-    A starts Kaiming-uniform and B at zero, so that the network starts at its base. Queries, keys and values have an A
+    A starts Kaiming-uniform, as in the official code (the paper says Gaussian), and B at zero, so that the network
+    starts at its base. Queries, keys and values have an A
     and a B each, also where MONAI fuses them in one qkv layer.
 
     Args:
@@ -40,6 +44,9 @@ class LoRA:
         targets: of ``"q"``, ``"k"``, ``"v"``, ``"o"`` (W_O) and ``"mlp"`` (both layers) in every block, and ``"conv"``,
             every 2-D and 3-D convolution without groups, for CNNs. The paper adapts q and v.
         dropout: on the input of A, in training only.
+
+    Raises:
+        ValueError: if a value is out of its range, or a target is unknown.
 
     Example:
         >>> from monai.networks.nets import ViT
@@ -55,11 +62,11 @@ class LoRA:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        unknown = [target for target in self.targets if target not in _TARGETS]
-        if isinstance(self.targets, str) or unknown or not self.targets:
-            raise ValueError(f"targets must be a list drawn from {', '.join(_TARGETS)}, got {self.targets!r}")
-        if self.rank < 1 or not 0 <= self.dropout < 1:
-            raise ValueError(f"rank must be >= 1 and dropout in [0, 1), got {self.rank} and {self.dropout}")
+        check_value(self, "rank", Number(1, whole=True))
+        check_above_zero(self, "alpha")
+        check_value(self, "targets", ListOf(Choice(_TARGETS), shortest=1))
+        object.__setattr__(self, "targets", tuple(dict.fromkeys(self.targets)))  # a YAML list is as good as a tuple
+        check_dropout(self)
 
     def claims(self, network: nn.Module) -> set[str]:
         """Name the weight of each layer that gets an update; its bias stays free for another method."""
@@ -109,6 +116,8 @@ class LoRA:
 class LoRALinear(nn.Module):
     """A frozen linear layer with low-rank updates of one or more ranges of its output features.
 
+    It has all attributes and hooks of the layer whose place it takes, and none of its class: no other method finds it.
+
     Args:
         linear: the pretrained layer; its tensors are shared, not copied.
         updates: the rows that each named update acts on.
@@ -123,12 +132,14 @@ class LoRALinear(nn.Module):
         (torch.Size([1, 12]), torch.Size([2, 4]), torch.Size([4, 2]))
     """
 
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+
     def __init__(
         self, linear: nn.Linear, updates: dict[str, Rows], rank: int, alpha: float, dropout: float = 0.0
     ) -> None:
-        super().__init__()
-        self.weight = linear.weight
-        self.bias = linear.bias
+        adopt(self, linear)
+        self.kind = type(linear)
         self.updates = dict(updates)
         self.scale = alpha / rank
         self.dropout = nn.Dropout(dropout)
@@ -149,20 +160,19 @@ class LoRALinear(nn.Module):
             y = y + F.pad(update, (rows.start, y.shape[-1] - rows.stop))
         return y
 
-    def plain(self) -> nn.Linear:
-        """Give the pretrained layer, sharing its tensors."""
-        layer = nn.Linear(self.weight.shape[1], self.weight.shape[0], bias=self.bias is not None, device="meta")
-        layer.weight, layer.bias = self.weight, self.bias
-        return layer
+    def plain(self) -> nn.Module:
+        """Return the pretrained layer, sharing its tensors and hooks."""
+        return original_of(self, self.kind, (*ADDED, "updates"))
 
-    def merged(self) -> nn.Linear:
-        """Give a plain layer with weight W + (alpha / rank) B A."""
+    def merged(self) -> nn.Module:
+        """Return a plain layer with weight W + (alpha / rank) B A."""
         weight = self.weight.detach().clone()
         for name, rows in self.updates.items():
             weight[rows.start : rows.stop] += self.scale * self.lora_B[name].detach() @ self.lora_A[name].detach()
         layer = self.plain()
         layer.weight = nn.Parameter(weight)
-        layer.bias = None if self.bias is None else nn.Parameter(self.bias.detach().clone())
+        if self.bias is not None:
+            layer.bias = nn.Parameter(self.bias.detach().clone())
         return layer
 
     def extra_repr(self) -> str:

@@ -6,18 +6,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-__all__ = ["LoRAConv"]
+from monai_essa.methods.adoption import adopt, original_of
 
-_ARGUMENTS = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation")
+__all__ = ["ADDED", "LoRAConv"]
+
+ADDED = ("kind", "scale", "dropout", "lora_A", "lora_B")
+"""Attributes that an update adds to a layer, linear or convolution."""
+
+_CONVOLVE: dict[int, Callable[..., torch.Tensor]] = {2: F.conv2d, 3: F.conv3d}
 
 
 class LoRAConv(nn.Module):
     r"""A frozen convolution plus a narrow one of the same kernel and geometry, followed by a 1x1 one.
+
+    It has all attributes and hooks of the layer whose place it takes, and none of its class: no other method finds it.
 
     .. math:: y = W * x + b + \frac{\alpha}{r} B * (A * x), \quad A \in R^{r \times in \times k^d},\
               B \in R^{out \times r \times 1^d}
@@ -37,14 +45,15 @@ class LoRAConv(nn.Module):
         (torch.Size([1, 8, 4, 4, 4]), torch.Size([2, 2, 3, 3, 3]), torch.Size([8, 2, 1, 1, 1]))
     """
 
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+    kernel_size: tuple[int, ...]
+
     def __init__(self, conv: nn.Conv2d | nn.Conv3d, rank: int, alpha: float, dropout: float = 0.0) -> None:
-        super().__init__()
         if conv.groups != 1 or conv.padding_mode != "zeros":
             raise ValueError(f"LoRA needs a convolution with groups=1 and padding_mode='zeros', got {conv}")
-        self.weight = conv.weight
-        self.bias = conv.bias
+        adopt(self, conv)
         self.kind = type(conv)
-        self.arguments = {name: getattr(conv, name) for name in _ARGUMENTS}
         self.scale = alpha / rank
         self.dropout = nn.Dropout(dropout)
         self.lora_A = nn.Parameter(conv.weight.new_empty(rank, *conv.weight.shape[1:]))
@@ -53,26 +62,24 @@ class LoRAConv(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Compute W * x + b plus the scaled update; x (B, in, spatial...) -> (B, out, spatial...)."""
-        convolve = F.conv2d if x.dim() == 4 else F.conv3d
-        geometry = [self.arguments[name] for name in ("stride", "padding", "dilation")]
+        convolve = _CONVOLVE[len(self.kernel_size)]
+        geometry = (self.stride, self.padding, self.dilation)
         narrow = convolve(self.dropout(x), self.lora_A, None, *geometry)  # (B, r, spatial...)
         return convolve(x, self.weight, self.bias, *geometry) + self.scale * convolve(narrow, self.lora_B)
 
-    def plain(self) -> nn.Conv2d | nn.Conv3d:
-        """Give the pretrained layer, sharing its tensors."""
-        layer = self.kind(**self.arguments, bias=self.bias is not None, device="meta")
-        layer.weight, layer.bias = self.weight, self.bias
-        return layer
+    def plain(self) -> nn.Module:
+        """Return the pretrained layer, sharing its tensors and hooks."""
+        return original_of(self, self.kind, ADDED)
 
-    def merged(self) -> nn.Conv2d | nn.Conv3d:
-        """Give a plain layer with weight W + (alpha / rank) B A."""
+    def merged(self) -> nn.Module:
+        """Return a plain layer with weight W + (alpha / rank) B A."""
         update = self.lora_B.detach().flatten(1) @ self.lora_A.detach().flatten(1)  # (out, in k^d)
         layer = self.plain()
         layer.weight = nn.Parameter(self.weight.detach() + self.scale * update.view_as(self.weight))
-        layer.bias = None if self.bias is None else nn.Parameter(self.bias.detach().clone())
+        if self.bias is not None:
+            layer.bias = nn.Parameter(self.bias.detach().clone())
         return layer
 
     def extra_repr(self) -> str:
         """Say the layer's size and the rank."""
-        channels = f"{self.arguments['in_channels']}, {self.arguments['out_channels']}"
-        return f"{channels}, kernel_size={self.arguments['kernel_size']}, rank={len(self.lora_A)}"
+        return f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, rank={len(self.lora_A)}"

@@ -9,7 +9,9 @@ from typing import Protocol, runtime_checkable
 
 import torch.nn as nn
 
-__all__ = ["AdapterLayer", "AdaptationMethod", "NotMergeable"]
+from monai_essa.outside import Check, Number
+
+__all__ = ["AdapterLayer", "AdaptationMethod", "NotMergeable", "check_above_zero", "check_dropout", "check_value"]
 
 
 class NotMergeable(RuntimeError):
@@ -37,11 +39,43 @@ class AdapterLayer(Protocol):
     """
 
     def plain(self) -> nn.Module:
-        """Give the layer that stood here, sharing the frozen tensors."""
+        """Return the layer that stood here, sharing the frozen tensors."""
 
     def merged(self) -> nn.Module:
-        """Give a plain layer with tensors of its own that computes what this layer computes in eval mode.
+        """Return a plain layer with tensors of its own that computes what this layer computes in eval mode.
 
         Raises:
             NotMergeable: if no plain layer does.
         """
+
+
+def check_value(method: AdaptationMethod, name: str, check: Check) -> None:
+    """Check a value of a method at its construction, and keep it in the form that the check returns.
+
+    Raises:
+        ValueError: if the value does not fit; the message names the method and the value.
+    """
+    value = check.check(getattr(method, name), f"{type(method).__name__}, {name}")
+    object.__setattr__(method, name, value)
+
+
+def check_above_zero(method: AdaptationMethod, name: str) -> None:
+    """Check that a value of a method is a finite number above zero.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    check_value(method, name, Number(0))
+    if not getattr(method, name):
+        raise ValueError(f"{type(method).__name__}, {name}: expected a number above 0, got {getattr(method, name)!r}")
+
+
+def check_dropout(method: AdaptationMethod, name: str = "dropout") -> None:
+    """Check that a value of a method is a share in [0, 1): with 1 nothing would be left to learn from.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    check_value(method, name, Number(0, 1))
+    if getattr(method, name) == 1:
+        raise ValueError(f"{type(method).__name__}, {name}: expected a share below 1, got {getattr(method, name)!r}")

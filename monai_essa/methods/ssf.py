@@ -31,11 +31,14 @@ class SSF:
     .. math:: y \leftarrow \gamma \odot y + \beta
 
     with a :math:`\gamma` and a :math:`\beta` for each output channel of every linear layer, 2-D or 3-D convolution and
-    norm that has parameters. They start at 1 and 0 (the official code draws them close to that), so that the network
-    starts at its base; everything else stays frozen, the running statistics of batch norms included.
+    norm that has parameters: in a ViT the places of the official code, which are the patch embedding, qkv, W_O, both
+    layers of the MLP and all norms, the final one included. Everything else stays frozen, the running statistics of
+    batch norms included.
 
-    A layer without bias gets no :math:`\beta`, so that merging changes no key. Left out are convolutions whose scale
-    and shift a parameterless instance norm takes back at once.
+    Two things differ from the official code. They start at 1 and 0, not at :math:`N(1, 0.02^2)` and
+    :math:`N(0, 0.02^2)`, so that the network starts at its base. A layer without bias gets no :math:`\beta`, so that
+    merging changes no key; MONAI builds qkv so unless ``qkv_bias=True``. Left out are convolutions whose scale and
+    shift a parameterless instance norm takes back at once.
 
     Example:
         >>> from monai.networks.nets import ViT
@@ -95,11 +98,11 @@ class SSFLayer(nn.Module):
         return torch.addcmul(self._along_channels(self.ssf_shift, y), y, scale)
 
     def plain(self) -> nn.Module:
-        """Give the pretrained layer, sharing its tensors."""
+        """Return the pretrained layer, sharing its tensors."""
         return original_of(self, self.kind, ("kind", "ssf_scale", "ssf_shift"))
 
     def merged(self) -> nn.Module:
-        """Give a plain layer with weight scale * W and bias scale * b + shift."""
+        """Return a plain layer with weight scale * W and bias scale * b + shift."""
         layer = self.plain()
         scale = self.ssf_scale.detach()
         layer.weight = nn.Parameter(self.weight.detach() * scale.view(-1, *[1] * (self.weight.dim() - 1)))
@@ -114,7 +117,10 @@ class SSFLayer(nn.Module):
         return f"{self.kind.__name__}: {self.plain().extra_repr()}"
 
     def _along_channels(self, values: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        axes = 1 if issubclass(self.kind, _CHANNELS_LAST) else y.dim() - 1
+        if issubclass(self.kind, _CHANNELS_LAST):
+            axes = 1
+        else:  # of a norm (C,) all but the batch; of a convolution (C', C, kernel...) also without a batch
+            axes = y.dim() - 1 if self.weight.dim() == 1 else self.weight.dim() - 1
         return values.to(y.dtype).view(-1, *[1] * (axes - 1))
 
 

@@ -8,6 +8,7 @@ Jia et al., "Visual Prompt Tuning", arXiv 2203.12119.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -16,10 +17,11 @@ import torch.nn as nn
 from monai.networks.blocks import TransformerBlock
 from monai.networks.nets import ViT, ViTAutoEnc
 
-from monai_essa.blocks import transformer_blocks
+from monai_essa.blocks import patch_voxels, transformer_blocks
 from monai_essa.methods.adoption import adopt, original_of
-from monai_essa.methods.method import NotMergeable
+from monai_essa.methods.method import NotMergeable, check_value
 from monai_essa.network_parts import encoder_prefix
+from monai_essa.outside import Number
 from monai_essa.switch import switch
 
 __all__ = ["VPT", "PromptedBlock"]
@@ -34,7 +36,12 @@ class VPT:
 
     Prompts enter in front of all tokens, the class token included, and are gone when the encoder hands its tokens on,
     so that a UNETR keeps its grid: also from the hidden states that it takes as skips. Every block attends over all
-    tokens alike, hence their place does not matter. Prompts start Xavier-uniform over the matrix (tokens, D).
+    tokens alike, hence their place does not matter. Prompts do not decay (:func:`monai_essa.engines.parameter_groups`).
+
+    Prompts start as in the official code, which takes the bound of a Xavier-uniform patch embedding of RGB images, and
+    so does this one whatever the channels of the images are:
+
+    .. math:: P \sim U(-b, b), \quad b = \sqrt{6 / (3\,|patch| + D)}, \quad |patch| \text{ voxels of a patch}
 
     **The adapted network does not start at its base**: prompts take a share of the attention from the first step on.
     It cannot be merged either: export the adapted network.
@@ -61,8 +68,7 @@ class VPT:
     deep: bool = True
 
     def __post_init__(self) -> None:
-        if self.tokens < 1:
-            raise ValueError(f"tokens must be >= 1, got {self.tokens}")
+        check_value(self, "tokens", Number(1, whole=True))
         switch("deep", self.deep)
 
     def claims(self, network: nn.Module) -> set[str]:
@@ -72,12 +78,12 @@ class VPT:
 
     def inject(self, network: nn.Module) -> set[str]:
         """Replace the blocks that prompts enter or leave by :class:`PromptedBlock` and name the prompts."""
-        paths = _blocks(network)
+        paths, bound = _blocks(network), _bound(network)
         for path in paths if self.deep else dict.fromkeys((paths[0], paths[-1])):
             enter = self.tokens if self.deep or path == paths[0] else 0
             leave = self.tokens if self.deep or path == paths[-1] else 0
-            block = PromptedBlock(network.get_submodule(path), enter, leave)  # type: ignore[arg-type]
-            network.set_submodule(path, block)
+            block: Any = network.get_submodule(path)
+            network.set_submodule(path, PromptedBlock(block, enter, leave, bound))
         trunk = network.get_submodule(encoder_prefix(network).rstrip("."))
         if not self.deep and isinstance(trunk, (ViT, ViTAutoEnc)):
             # Before other hooks, which expect what a ViT gives: a classifier takes the tokens from it.
@@ -92,18 +98,20 @@ class PromptedBlock(TransformerBlock):
         block: the pretrained block; its tensors are shared, not copied.
         enter: prompts of its own that are put in front of the tokens; 0 for none.
         leave: tokens at the front that are dropped from its output.
+        bound: prompts start uniform between minus this and this.
 
     Example:
-        >>> block = PromptedBlock(TransformerBlock(24, 48, 4), enter=3, leave=3)
+        >>> block = PromptedBlock(TransformerBlock(24, 48, 4), enter=3, leave=3, bound=0.1)
         >>> block(torch.ones(1, 5, 24)).shape, block.prompts.shape
         (torch.Size([1, 5, 24]), torch.Size([3, 24]))
     """
 
-    def __init__(self, block: TransformerBlock, enter: int, leave: int) -> None:
+    def __init__(self, block: TransformerBlock, enter: int, leave: int, bound: float) -> None:
         adopt(self, block)
         self.leave = leave
         weight = block.norm1.weight
-        self.prompts = nn.Parameter(nn.init.xavier_uniform_(weight.new_empty(enter, len(weight)))) if enter else None
+        prompts = weight.detach().new_empty(enter, len(weight)).uniform_(-bound, bound)
+        self.prompts = nn.Parameter(prompts) if enter else None
 
     def forward(
         self, x: torch.Tensor, context: torch.Tensor | None = None, attn_mask: torch.Tensor | None = None
@@ -130,7 +138,7 @@ class PromptedBlock(TransformerBlock):
         return super().forward(x, context=context)[:, self.leave :]
 
     def plain(self) -> nn.Module:
-        """Give the pretrained block, sharing its tensors."""
+        """Return the pretrained block, sharing its tensors."""
         return original_of(self, TransformerBlock, ("prompts", "leave"))
 
     def merged(self) -> NoReturn:
@@ -143,6 +151,11 @@ class PromptedBlock(TransformerBlock):
     def extra_repr(self) -> str:
         """Say how many prompts enter and leave."""
         return f"enter={0 if self.prompts is None else len(self.prompts)}, leave={self.leave}"
+
+
+def _bound(network: nn.Module) -> float:
+    width = network.get_parameter(f"{_blocks(network)[0]}.norm1.weight").shape[0]
+    return math.sqrt(6 / (3 * patch_voxels(network) + width))
 
 
 def _blocks(network: nn.Module) -> list[str]:

@@ -14,6 +14,7 @@ import torch.nn as nn
 from monai.networks.nets import UNETR, MaskedAutoEncoderViT, SegResNet, SegResNetDS, SwinUNETR, UNet, ViT, ViTAutoEnc
 from torch import Tensor
 
+from monai_essa.network_parts import check_known
 from monai_essa.networks.convolutional_encoder import segresnet_ds_encoder, segresnet_encoder, unet_encoder
 from monai_essa.networks.encoder_parts import encoder_trunk
 from monai_essa.networks.feature_map_encoder import FeatureMapEncoder
@@ -43,16 +44,17 @@ def encoder_view(network: nn.Module, grid: Sequence[int] | None = None) -> Token
         >>> import torch
         >>> from monai.networks.nets import ViT
         >>> net = ViT(1, 32, 8, hidden_size=48, mlp_dim=96, num_layers=2, num_heads=4)
-        >>> view = encoder_view(net)
+        >>> view = encoder_view(net, grid=(4, 4, 4))
         >>> view.encode(view.embed(torch.zeros(2, 1, 16, 32, 32))).shape
         torch.Size([2, 32, 48])
     """
     for kind, view in _VIEWS.items():
         if isinstance(network, kind):
             return view(network) if grid is None else _with_grid(network, view(network), grid)
+    check_known(network)
     raise TypeError(
-        f"expected one of {', '.join(kind.__name__ for kind in _VIEWS)}, got {type(network).__name__}; "
-        f"give the network itself, not a container around it"
+        f"expected one of {', '.join(kind.__name__ for kind in _VIEWS)}, got a classifier ({type(network).__name__}); "
+        "pass the network that it was made of"
     )
 
 

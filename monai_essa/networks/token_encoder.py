@@ -98,8 +98,18 @@ class TokenEncoder:
         Returns:
             Final tokens (B, N', D). A class token takes part where the network has one, and is left out here.
         """
+        return self.encode_all(tokens)[:, -tokens.shape[1] :]
+
+    def encode_all(self, tokens: Tensor) -> Tensor:
+        """Do what :meth:`encode` does, and leave the class token in front where the network has one.
+
+        Args:
+            tokens: (B, N', D).
+
+        Returns:
+            Final tokens (B, N', D), or (B, 1 + N', D) with the class token.
+        """
         trunk = encoder_trunk(self.network)
-        count = tokens.shape[1]
         if (class_token := getattr(trunk, "cls_token", None)) is not None:
             tokens = torch.cat([class_token.expand(len(tokens), -1, -1), tokens], dim=1)
         for block in trunk.blocks:
@@ -107,7 +117,7 @@ class TokenEncoder:
         # MaskedAutoEncoderViT has no ``norm``: its final norm is the last of its blocks.
         if (norm := getattr(trunk, "norm", None)) is not None:
             tokens = norm(tokens)
-        return tokens[:, -count:]
+        return tokens
 
 
 def _same_grid(count: int, grid: tuple[int, ...]) -> tuple[int, ...]:

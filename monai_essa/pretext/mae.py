@@ -115,7 +115,7 @@ class MAE(nn.Module):
         block_cells = math.prod(self.block)
         count = masked_count(tokens.shape[1] // block_cells, self.mask_ratio) * block_cells
         visible, masked = split_cells(mask, count)
-        encoded = view.encode(gather_cells(tokens, visible))  # (B, N - M, D)
+        encoded = view.encode_all(gather_cells(tokens, visible))  # (B, [1 +] N - M, D)
 
         return MaskedPrediction(self.decoder(encoded, visible, masked, grid), masked, view.patch_size)
 

@@ -19,6 +19,8 @@ from monai_essa.pretext.masking import gather_cells
 
 __all__ = ["MAEDecoder", "TokenDecoder"]
 
+_EPSILON = 1e-6
+
 
 @dataclass(frozen=True)
 class MAEDecoder:
@@ -45,6 +47,11 @@ class TokenDecoder(nn.Module):
     every other place, fixed sine-cosine positions are added, and transformer blocks run over all. Positions are
     computed for the grid of the crop, so crops of any size go through. Only masked tokens reach the output layer.
 
+    As in the official code, linear layers start Xavier-uniform with biases of zero and the mask token normal with a
+    deviation of 0.02, norms add 1e-6 to the variance, and a class token of the encoder goes first, without a position.
+    An encoder without one, which MONAI's ViT is unless ``classification=True``, has none to pass on: the paper finds
+    that it works as well (appendix A.1).
+
     Args:
         in_features: width D of the encoder's tokens.
         out_features: values V of a patch.
@@ -70,15 +77,16 @@ class TokenDecoder(nn.Module):
         self.mask_token = nn.Parameter(torch.empty(hidden_size))
         self.embed = nn.Linear(in_features, hidden_size)
         self.blocks = nn.ModuleList(_block(hidden_size, num_heads) for _ in range(depth))
-        self.norm = nn.LayerNorm(hidden_size)
+        self.norm = nn.LayerNorm(hidden_size, eps=_EPSILON)
         self.predict = nn.Linear(hidden_size, out_features)
-        nn.init.normal_(self.mask_token, std=0.02)  # as in the authors' code
+        self.apply(_start_xavier_uniform)
+        nn.init.normal_(self.mask_token, std=0.02)
 
     def forward(self, encoded: Tensor, visible: Tensor, masked: Tensor, grid: Sequence[int]) -> Tensor:
         """Predict the masked patches.
 
         Args:
-            encoded: tokens of the visible patches (B, N - M, D).
+            encoded: tokens of the visible patches (B, N - M, D), or a class token and these (B, 1 + N - M, D).
             visible: their numbers (B, N - M) in row-major order of the grid.
             masked: numbers of the patches to predict (B, M).
             grid: patches along each axis, N in all.
@@ -86,13 +94,18 @@ class TokenDecoder(nn.Module):
         Returns:
             Predicted patches (B, M, V).
         """
-        tokens = self.embed(encoded).to(self.mask_token.dtype)  # (B, N - M, W)
+        tokens = self.embed(encoded).to(self.mask_token.dtype)  # (B, [1 +] N - M, W)
+        front = tokens.shape[1] - visible.shape[1]  # class tokens: one or none
+        class_token, tokens = tokens[:, :front], tokens[:, front:]
+
+        # Fill the grid, add positions, run the blocks.
         places = visible[..., None].expand_as(tokens)
         tokens = self.mask_token.expand(len(tokens), math.prod(grid), -1).scatter(1, places, tokens)  # (B, N, W)
-        tokens = tokens + self._positions(grid)
+        tokens = torch.cat([class_token, tokens + self._positions(grid)], dim=1)
         for block in self.blocks:
             tokens = block(tokens)
-        return self.predict(self.norm(gather_cells(tokens, masked)))
+
+        return self.predict(self.norm(gather_cells(tokens[:, front:], masked)))
 
     def _positions(self, grid: Sequence[int]) -> Tensor:
         with self.mask_token.device:
@@ -105,4 +118,11 @@ def _block(hidden_size: int, num_heads: int) -> TransformerBlock:
     # MONAI builds these for cross-attention, which no forward pass here reaches; DDP would wait for their gradients.
     block.register_module("norm_cross_attn", nn.Identity())
     block.register_module("cross_attn", nn.Identity())
+    block.norm1.eps = block.norm2.eps = _EPSILON
     return block
+
+
+def _start_xavier_uniform(layer: nn.Module) -> None:
+    if isinstance(layer, nn.Linear):
+        nn.init.xavier_uniform_(layer.weight)
+        nn.init.zeros_(layer.bias)

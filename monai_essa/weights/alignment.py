@@ -167,24 +167,21 @@ def _alignment(
             keys.setdefault(key_map.rename(name.removeprefix(outer)), key)
     roots = {name.partition(".")[0] for name in needed}
     of_encoder = inside if apart else {name for name in inside if _belongs(name, network, roots)}
-    return Alignment(
-        key_map, _as_in_the_file(outer, plain), keys, places, needed, frozenset(of_encoder), frozenset(doubles)
-    )
+    prefix = _as_in_the_file(outer, {key: plain[key] for name, key in keys.items() if name in places})
+    return Alignment(key_map, prefix, keys, places, needed, frozenset(of_encoder), frozenset(doubles))
 
 
 def _belongs(name: str, network: nn.Module, roots: set[str]) -> bool:
     """Whether a tensor of a file belongs to the encoder, where nothing but its name tells it from decoder and head."""
-    known = name.partition(".")[0] in roots or _OF_SOME_ENCODERS.fullmatch(name)
-    return bool(known) and (bool(encoder_prefix(network)) or part_of(network, name) == "encoder")
+    if _OF_SOME_ENCODERS.fullmatch(name):
+        return True
+    known = name.partition(".")[0] in roots
+    return known and (bool(encoder_prefix(network)) or part_of(network, name) == "encoder")
 
 
 def _as_in_the_file(prefix: str, plain: dict[str, str]) -> str:
-    """Return the prefix with the wrappers' parts that all keys under it have."""
-    raw = {
-        prefix if key == name else _raw_prefix(key, prefix.count("."))
-        for key, name in plain.items()
-        if name.startswith(prefix)
-    }
+    """Return a prefix of names with the wrappers' parts that all the keys have; ``plain`` maps keys to names."""
+    raw = {prefix if key == name else _raw_prefix(key, prefix.count(".")) for key, name in plain.items()}
     return min(raw, key=len)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 import torch.nn as nn
 
+from monai_essa.lean_marks import check_not_lean
 from monai_essa.network_parts import unwrapped
 from monai_essa.networks import keep_grid
 from monai_essa.outside import Nullable, Text
@@ -81,8 +82,9 @@ def load_weights(
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if an argument is of another kind, if the file cannot be read or holds NaN, if the network is
-            adapted already, if the file's encoder is another one, or if several networks in it fit and ``prefix`` does
-            not say which one is meant; the message names the likely reason, and the network is as it was.
+            adapted or lean already, if the file's encoder is another one, or if several networks in it fit and
+            ``prefix`` does not say which one is meant; the message names the likely reason, and the network is as it
+            was.
 
     Example:
         >>> import tempfile
@@ -97,6 +99,7 @@ def load_weights(
     _PREFIX.check(prefix, "prefix")
     given = _grid(source_grid, "source_grid"), _grid(target_grid, "target_grid")
     refuse_unfit_network(network)
+    check_not_lean(network, "load_weights")
     file, key_maps = read_weight_file(path), _key_maps(source)
     found = alignments(file.tensors, network, key_maps, prefix)
     if not found:

@@ -239,3 +239,10 @@ def test_odd_values_are_one_line_with_file_and_field(text: str, line: str, tmp_p
     with pytest.raises(ValueError, match=line) as error:
         load_datalist(tmp_path / "bad.json", keys=("image",))
     assert str(error.value).startswith(str(tmp_path / "bad.json")) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("sign", ["", "\\"])
+def test_a_name_that_is_too_long_does_not_exist(sign: str, datalist: Path) -> None:
+    _rewrite(datalist, training=[{"image": f"images{sign}/{'x' * 300}.nii"}])
+    with pytest.raises(FileNotFoundError, match=r"training item 0\.image: .* does not exist"):
+        load_datalist(datalist, keys=("image",))

@@ -75,10 +75,33 @@ def test_an_upsampling_block_equals_monais(learns):
     compared(block, twin, low, torch.rand(1, 4, 8, 8, 8, dtype=torch.float64, requires_grad=True))
 
 
-def test_a_batch_norm_that_learns_and_blocks_of_another_kind_are_left_alone():
+@pytest.mark.parametrize("momentum", [0.1, None])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("learns", [False, True])
+def test_a_batch_norm_counts_each_batch_once(learns, training, momentum):
+    block = UnetResBlock(3, 4, 8, 3, 1, "batch").double().requires_grad_(learns).train(training)
+    for norm in (block.norm1, block.norm2, block.norm3):
+        norm.momentum = momentum
+    twin = copy.deepcopy(block)
+    LeanForward(residual_block, block).put_on()
+    compared(block, twin, torch.rand(2, 4, 6, 6, 6, dtype=torch.float64, requires_grad=True))
+    assert all(torch.equal(value, twin.state_dict()[name]) for name, value in block.state_dict().items())
+    assert all(norm.track_running_stats for norm in (block.norm1, block.norm2, block.norm3))
+
+
+@pytest.mark.parametrize("part", ["conv1", "conv2", "conv3", "norm1", "norm2"])
+def test_what_is_unfrozen_later_gets_the_gradient_of_monais_block(part):
+    block = UnetResBlock(3, 4, 8, 3, 1, ("group", {"num_groups": 2})).double().requires_grad_(False)
+    twin = copy.deepcopy(block)
+    lean(block)
+    for net in (block, twin):
+        net.get_submodule(part).requires_grad_(True)
+    compared(block, twin, torch.rand(2, 4, 6, 6, 6, dtype=torch.float64, requires_grad=True))
+
+
+def test_blocks_of_another_kind_are_left_alone():
     block = UnetResBlock(3, 4, 4, 3, 1, "batch")
-    assert not fits_decoder_block(block, UnetResBlock)
-    assert fits_decoder_block(block.requires_grad_(False), UnetResBlock)
+    assert fits_decoder_block(block, UnetResBlock)
     assert not fits_decoder_block(block, UnetrUpBlock)
     assert not fits_decoder_block(UnetBasicBlock(3, 4, 4, 3, 1, "instance"), UnetResBlock)
     assert not fits_decoder_block(UnetrUpBlock(3, 6, 4, 3, 2, "instance", res_block=False), UnetrUpBlock)

@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import copy
+import re
 
 import pytest
 import torch
 from monai.networks.nets import UNETR, SegResNet, SwinUNETR, ViT
 
-from monai_essa import adapt, disable_adapter, lean, load_adapter, merge, save_adapter
+from monai_essa import adapt, disable_adapter, lean, load_adapter, load_weights, merge, save_adapter
 from monai_essa.lean_marks import LeanForward
 from monai_essa.methods import APLA, VPT, AdaptFormer, BitFit, FullTuning, LoRA
 
@@ -128,7 +129,9 @@ def test_stored_weights_also_work_without_autocast():
     assert (output - expected).norm() <= 3e-2 * expected.norm()
 
 
-@pytest.mark.parametrize("method", [VPT(tokens=3), AdaptFormer(bottleneck=4)], ids=lambda method: type(method).__name__)
+@pytest.mark.parametrize(
+    "method", [VPT(tokens=3), AdaptFormer(bottleneck=4, dropout=0)], ids=lambda method: type(method).__name__
+)
 def test_methods_that_replace_blocks_are_lean_too(method):
     net, twin, images = twins("UNETR", method, torch.float64)
     assert_equal_training(net, lean(twin, recompute="block"), images)
@@ -200,3 +203,55 @@ def test_training_with_it_leaves_frozen_tensors_bit_identical():
 def test_unknown_choices_are_refused(choice, message):
     with pytest.raises(ValueError, match=message):
         lean(NETWORKS["ViT"](), **choice)
+
+
+def test_each_step_refuses_a_network_on_which_lean_has_run(tmp_path):
+    net = lean(NETWORKS["UNETR"]().requires_grad_(False))
+    modules, before = list(net.modules()), copy.deepcopy(net.state_dict())
+    torch.save(NETWORKS["UNETR"]().state_dict(), tmp_path / "other.pt")
+    with pytest.raises(ValueError, match="^UNETR is lean, and lean comes after adapt"):
+        adapt(net, APLA(), also_train=["decoder.*"])
+    with pytest.raises(ValueError, match="^UNETR is lean, and lean comes after load_weights"):
+        load_weights(net, tmp_path / "other.pt")
+    assert list(net.modules()) == modules and not any(p.requires_grad for p in net.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "later", "recipe"),
+    [
+        ("UNETR", APLA(), "(decoder|encoder).*", "fast"),
+        ("UNETR", APLA(), "vit.*", "small"),
+        ("SwinUNETR, 2-D", LoRA(), ".*", "small"),
+        ("SegResNet", BitFit(), ".*", "fast"),
+        ("ViT", APLA(0.5), ".*norm.*", "mlp"),
+    ],
+)
+def test_what_is_unfrozen_after_lean_learns_as_in_plain_training(name, method, later, recipe):
+    net, twin, images = twins(name, method, torch.float64)
+    lean(twin, **RECIPES[recipe])
+    for network in (net, twin):
+        for path, parameter in network.named_parameters():
+            parameter.requires_grad_(parameter.requires_grad or re.fullmatch(later, path) is not None)
+    assert_equal_training(net, twin, images)
+
+
+def test_a_stored_weight_that_is_unfrozen_is_refused_until_lean_is_called_again():
+    net, twin, images = twins("UNETR", APLA())
+    lean(twin, frozen_dtype=torch.bfloat16)
+    for network in (net, twin):
+        network.decoder5.requires_grad_(True)
+    with pytest.raises(RuntimeError, match=r"^the weight of ConvTranspose3d\(.* learns, but lean[^\n]*$"):
+        twin(images)
+    gradients = [step(network, images)[1] for network in (lean(net), lean(twin))]
+    assert {name for name in gradients[1] if name.startswith("decoder5.")}
+    assert all(torch.equal(gradients[0][name], gradients[1][name]) for name in gradients[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_network_that_is_converted_while_lean_is_whole_in_the_new_format(dtype):
+    net, twin, _ = twins("UNETR", APLA(5))
+    lean(lean(twin, frozen_dtype=torch.bfloat16).to(dtype), off=True)
+    assert {value.dtype for value in twin.parameters()} == {dtype}
+    expected = net.to(dtype).state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in twin.state_dict().items())

@@ -110,4 +110,4 @@ def test_foreach_needs_temporaries_and_stored_weights_half_of_the_bytes():
 
 def test_an_objective_in_which_nothing_learns_is_refused():
     with pytest.raises(ValueError, match="nothing learns"):
-        step_cost(Supervised(adapt(nn.Sequential(vit()), HeadOnly()), nn.CrossEntropyLoss()), torch.rand(1))
+        step_cost(Supervised(adapt(vit(), HeadOnly()), nn.CrossEntropyLoss()), torch.rand(1))

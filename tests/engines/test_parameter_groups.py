@@ -6,8 +6,11 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn as nn
+from monai.networks.nets import ViT
 
+from monai_essa import adapt
 from monai_essa.engines.parameter_groups import parameter_groups
+from monai_essa.methods import VPT
 
 LR = 1.0e-3
 DECAY = 0.1
@@ -35,6 +38,16 @@ def rates(objective: nn.Module, **arguments: float) -> dict[str, tuple[float, fl
 def test_weights_decay_and_biases_norms_and_tokens_do_not() -> None:
     decayed = {name for name, (_, decay) in rates(Objective()).items() if decay == DECAY}
     assert decayed == {"encoder.0.weight", "head.weight"}
+
+
+def test_prompts_are_tokens_and_do_not_decay() -> None:
+    network = adapt(ViT(1, 16, 8, 24, 48, 2, 4, spatial_dims=2), VPT(tokens=2), also_train=["norm.*"])
+    assert {name for name, (_, decay) in rates(network).items() if decay == 0} == {
+        "blocks.0.prompts",
+        "blocks.1.prompts",
+        "norm.weight",
+        "norm.bias",
+    }
 
 
 def test_frozen_tensors_are_in_no_group_and_the_others_in_one() -> None:

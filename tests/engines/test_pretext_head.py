@@ -38,6 +38,28 @@ def test_head_of_another_objective_is_refused(tmp_path):
         load_pretext_head(MAE(vit()), tmp_path / "head.safetensors")
 
 
+@pytest.mark.parametrize(
+    ("objective", "differ"),
+    [
+        (lambda: SimMIM(ViT(1, 32, 8, 24, 48, 1, 4, spatial_dims=2), mask_unit=16), r"'head.predict.bias' is \(256,\)"),
+        (lambda: SimMIM(ViT(1, 32, 16, 48, 48, 1, 4, spatial_dims=2)), r"'head.predict.weight' is \(256, 24\) there"),
+        (lambda: MAE(vit()), "'decoder.blocks.0.* is none there and .* here"),
+    ],
+)
+def test_a_head_that_does_not_fit_is_refused_in_one_line_and_nothing_is_loaded(head_file, objective, differ):
+    fresh = objective()
+    before = {name: tensor.clone() for name, tensor in fresh.state_dict().items()}
+    with pytest.raises(ValueError, match=f"^[^\n]*head.safetensors was written by another objective: {differ}[^\n]*$"):
+        load_pretext_head(fresh, head_file)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in fresh.state_dict().items())
+
+
+def test_a_damaged_head_is_refused_in_one_line(head_file):
+    head_file.write_bytes(head_file.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"^[^\n]*head.safetensors is damaged[^\n]*copy it again$"):
+        load_pretext_head(SimMIM(vit()), head_file)
+
+
 def test_missing_head_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="no pretext head at"):
         load_pretext_head(SimMIM(vit()), tmp_path / "head.safetensors")

@@ -41,6 +41,17 @@ def test_a_bundle_with_a_name_that_is_code_is_refused(app: Path, studies: Path, 
         EssaLabelApp(str(app), str(studies), {})
 
 
+def test_all_trainers_are_told_at_once_as_3d_slicer_does(app: Path, studies: Path) -> None:
+    served = EssaLabelApp(str(app), str(studies), {})
+    served.check_training(None, {"client_id": None})
+    served.check_training(None, {"client_id": "c", "ball_segmentation": {"val_split": 0.5}})
+    with pytest.raises(ValueError, match="field 'val_split'"):
+        served.check_training(None, {"ball_segmentation": {"val_split": 5}})
+    with pytest.raises(ValueError, match="unknown field 'val_split'"):
+        served.check_training(None, {"ball_segmentation_ssa": {"val_split": 0.5}})
+    served.check_scoring(None, {"client_id": None, "epistemic": {"device": "cpu"}})
+
+
 def test_what_was_said_to_all_trainers_is_no_field_of_one(app: Path, studies: Path) -> None:
     """MONAI Label puts the fields for every trainer into the request of each."""
     served = EssaLabelApp(str(app), str(studies), {})

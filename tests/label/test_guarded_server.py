@@ -62,7 +62,7 @@ def test_code_in_a_request_starts_nothing(http: Any, tmp_path: Path) -> None:
         ("POST", f"/train/{MODEL}", {"adapter": "base"}, 400, "expected another name"),
         ("POST", f"/train/{MODEL}", [1], 400, "expected a JSON object"),
         ("POST", "/train/no_such", {}, 404, "expected one of"),
-        ("POST", "/train/", {"no_such": {}}, 404, "expected one of"),
+        ("POST", "/train/", {"no_such": {}}, 400, "unknown field 'no_such'"),
         ("POST", "/train/", {MODEL: 3}, 400, "expected a mapping"),
         ("POST", "/scoring/no_such", {}, 404, "expected one of epistemic"),
         ("POST", "/activelearning/no_such", {}, 404, "expected one of first"),

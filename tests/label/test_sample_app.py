@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 
 
-"""MONAI Label's own app for bundles, unchanged and offline, infers with a bundle and trains it."""
+"""MONAI Label's own app for bundles, unchanged and offline, infers and trains, by the commands of docs/label.md."""
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import subprocess
 import sys
@@ -22,40 +23,35 @@ pytest.importorskip("monailabel", reason="needs the extra [label], in an environ
 
 from monailabel.client.client import MONAILabelClient
 
-MODEL = "ball_segmentation"
-SHIM = Path(__file__).resolve().parents[2] / "monai_essa" / "label" / "torchvision_operators.py"
+MODEL = "spleen_segmentation"
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def sample_app(bundle: Path, tmp_path: Path) -> Path:
-    """The app as MONAI Label ships it, with the bundle in its folder model/."""
-    options = ("apps", "--download", "--name", "monaibundle", "--output", str(tmp_path))
-    subprocess.run([sys.executable, "-m", "monailabel.main", *options], check=True, capture_output=True)
-    shutil.copytree(bundle, tmp_path / "monaibundle" / "model" / MODEL)
-    return tmp_path / "monaibundle"
-
-
-@pytest.fixture
-def started(tmp_path: Path) -> str:
-    """A PYTHONPATH by which every process can import torchvision beside a CPU build of torch, as our app does."""
-    (tmp_path / "site").mkdir()
-    shutil.copy(SHIM, tmp_path / "site" / "sitecustomize.py")
-    with open(tmp_path / "site" / "sitecustomize.py", "a", encoding="utf-8") as file:
-        file.write("\n\ndeclare_operators()\n")
-    return f"{tmp_path / 'site'}:{SHIM.parents[2]}"
+def started(bundle: Path, studies: Path, tmp_path: Path) -> tuple[list[str], str]:
+    """The command that starts the app and the PYTHONPATH that it needs, after the other lines of docs/label.md."""
+    page = (ROOT / "docs" / "label.md").read_text(encoding="utf-8")
+    *lines, start = page.partition("### The unchanged")[2].partition("```bash\n")[2].partition("\n```")[0].splitlines()
+    shutil.copytree(bundle, tmp_path / MODEL)
+    for name, place in {"label-env": Path(sys.prefix), "monai_essa": ROOT / "monai_essa"}.items():
+        (tmp_path / name).symlink_to(place)
+    script = "\n".join(["set -e", *lines, 'printf %s "$PYTHONPATH"'])
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, check=True, capture_output=True, text=True)
+    command = shlex.split(
+        start.replace(" monaibundle ", f" {tmp_path / 'monaibundle'} ").replace(" scans ", f" {studies} ")
+    )
+    return [sys.executable, *command[1:]], f"{done.stdout.splitlines()[-1]}:{ROOT}"
 
 
 @pytest.mark.slow
 def test_the_unchanged_app_infers_and_trains(
-    sample_app: Path, studies: Path, truth: Path, started: str, open_server: Callable[..., Any], tmp_path: Path
+    started: tuple[list[str], str], studies: Path, truth: Path, open_server: Callable[..., Any], tmp_path: Path
 ) -> None:
-    options = ["--app", sample_app, "--studies", studies, "--host", "127.0.0.1", "--conf", "models", MODEL]
-    options += ["--conf", "zoo_source", "local", "--conf", "sam2", "false"]
-    command = [sys.executable, "-m", "monailabel.main", "start_server", *map(str, options)]
+    command, python_path = started
+    sample_app = tmp_path / "monaibundle"
     (tmp_path / "server").mkdir()
     log = tmp_path / "server" / "server.log"
-    # PYTHONUTF8: the app cannot read tqdm's bars in the locale of every machine.
-    with open_server(command, sample_app, studies, log, PYTHONPATH=started, PYTHONUTF8="1") as server:
+    with open_server(command, sample_app, studies, log, PYTHONPATH=python_path, PYTHONUTF8="1") as server:
         (tmp_path / "client").mkdir()
         client = MONAILabelClient(server.url, tmpdir=str(tmp_path / "client"))
         before = {}

@@ -183,7 +183,12 @@ def test_equal_settings_are_equal_and_copyable():
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"error": "mse"}, r"one of \['l1', 'l2'\], got 'mse'"), ({"gradient_weight": -1}, "0 or more, got -1")],
+    [
+        ({"error": "mse"}, r"one of \['l1', 'l2'\], got 'mse'"),
+        ({"gradient_weight": -1}, "0 or more, got -1"),
+        ({"gradient_weight": float("nan")}, "0 or more, got nan"),
+        ({"gradient_weight": float("inf")}, "0 or more, got inf"),
+    ],
 )
 def test_wrong_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):

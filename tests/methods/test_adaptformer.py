@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn as nn
-from monai.networks.blocks import MLPBlock, TransformerBlock
+from monai.networks.blocks import MLPBlock
 from monai.networks.nets import MaskedAutoEncoderViT, SwinUNETR, ViT
 
 from monai_essa import adapt, disable_adapter
@@ -19,13 +19,12 @@ BOTTLENECK = 3
 SCALE = 0.5
 
 
-class Net(nn.Module):
+class Net(ViT):
     def __init__(self) -> None:
-        super().__init__()
-        self.block = TransformerBlock(8, 16, 2)
+        super().__init__(1, 8, 8, 8, 16, 1, 2, spatial_dims=2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.block(x)
+        return self.blocks[0](x)
 
 
 def randomize(network: nn.Module) -> None:
@@ -44,11 +43,11 @@ def branch(mlp: nn.Module, x: torch.Tensor) -> torch.Tensor:
 def test_block_equals_the_formula_on_the_normalised_input():
     net, x = Net().double(), torch.randn(2, 5, 8, dtype=torch.float64)
     with torch.no_grad():
-        attended = x + net.block.attn(net.block.norm1(x))
-        normalised = net.block.norm2(attended)
-        base = attended + net.block.mlp(normalised)
-        randomize(adapt(net, AdaptFormer(BOTTLENECK, SCALE)))
-        torch.testing.assert_close(net(x), base + branch(net.block.mlp, normalised))
+        attended = x + net.blocks[0].attn(net.blocks[0].norm1(x))
+        normalised = net.blocks[0].norm2(attended)
+        base = attended + net.blocks[0].mlp(normalised)
+        randomize(adapt(net, AdaptFormer(BOTTLENECK, SCALE)).eval())
+        torch.testing.assert_close(net(x), base + branch(net.blocks[0].mlp, normalised))
 
 
 def test_only_the_bottleneck_gets_gradients():
@@ -57,7 +56,7 @@ def test_only_the_bottleneck_gets_gradients():
     net(torch.randn(2, 5, 8)).square().mean().backward()
     added = ("down", "down_bias", "up", "up_bias")
     assert {name for name, p in net.named_parameters() if p.grad is not None and p.grad.any()} == {
-        f"block.mlp.adaptformer_{name}" for name in added
+        f"blocks.0.mlp.adaptformer_{name}" for name in added
     }
 
 
@@ -83,7 +82,7 @@ def test_order_beside_lora_on_the_same_mlp_does_not_matter():
     methods, outputs, x = (AdaptFormer(BOTTLENECK), LoRA(rank=2, targets=("mlp",))), [], torch.randn(2, 5, 8)
     for order in (methods, methods[::-1]):
         torch.manual_seed(0)
-        net = Net()
+        net = Net().eval()
         base = net(x)
         randomize(adapt(net, order))
         outputs.append(net(x))
@@ -106,7 +105,35 @@ def test_adapted_network_exports_as_its_refusal_to_merge_promises():
         torch.testing.assert_close(torch.jit.trace(net, images, strict=False)(images)[0], expected)
 
 
-@pytest.mark.parametrize("values", [{"bottleneck": 0}, {"scale": 0.0}, {"scale": float("nan")}])
-def test_bad_values_are_refused(values):
-    with pytest.raises(ValueError, match="bottleneck must be >= 1 and scale above 0, got"):
+def test_the_bottleneck_is_dropped_between_its_layers_in_training_only():
+    layer, x = AdaptFormerMLP(MLPBlock(8, 16), bottleneck=6, scale=SCALE, dropout=0.5), torch.randn(2, 5, 8)
+    nn.init.normal_(layer.adaptformer_up)
+    torch.manual_seed(0)
+    trained = layer(x)
+    torch.manual_seed(0)
+    kept = nn.functional.dropout(torch.relu(x @ layer.adaptformer_down.T), 0.5)
+    expected = nn.functional.linear(kept, layer.adaptformer_up)
+    torch.testing.assert_close(trained, layer.plain()(x) + SCALE * expected)
+    torch.testing.assert_close(layer.eval()(x), layer.plain()(x) + branch(layer, x))
+    assert "adaptformer_dropout" not in vars(layer.plain())
+    assert AdaptFormer().dropout == 0.1
+    (placed,) = (part for part in adapt(Net(), AdaptFormer(2)).modules() if isinstance(part, AdaptFormerMLP))
+    assert placed.adaptformer_dropout == 0.1
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"bottleneck": 0}, "bottleneck: expected a whole number from 1 to inf, got 0"),
+        ({"bottleneck": True}, "bottleneck: expected a whole number from 1 to inf, got True"),
+        ({"bottleneck": "64"}, "bottleneck: expected a whole number from 1 to inf, got '64'"),
+        ({"scale": 0.0}, "scale: expected a number above 0, got 0.0"),
+        ({"scale": float("nan")}, "scale: expected a number from 0 to inf, got nan"),
+        ({"scale": float("inf")}, "scale: expected a number from 0 to inf, got inf"),
+        ({"dropout": 1}, "dropout: expected a share below 1, got 1"),
+        ({"dropout": -0.1}, "dropout: expected a number from 0 to 1, got -0.1"),
+    ],
+)
+def test_bad_values_are_refused(values, message):
+    with pytest.raises(ValueError, match=f"^AdaptFormer, {message}$"):
         AdaptFormer(**values)

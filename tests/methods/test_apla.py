@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import copy
+import json
+import pickle
 
 import pytest
 import torch
@@ -168,13 +170,9 @@ def test_count_of_columns(columns, count):
     ("columns", "message"),
     [
         (25, "between 1 and 24, the width of 'blocks.0.attn.out_proj', got 25"),
-        (0, "between 1 and 24"),
-        (True, "between 1 and 24"),
-        (0.0, r"in \(0, 1\], got 0.0"),
-        (1.5, r"in \(0, 1\], got 1.5"),
         ({2: [0]}, "block 2; expected 0 to 1"),
-        ({0: [24]}, "unique and in 0 to 23"),
-        ({0: [1, 1]}, "unique"),
+        ({0: [24]}, "columns of block 0 must be in 0 to 23, got 24"),
+        ({"0": [1], "blocks.0": [2]}, "name the block 'blocks.0' twice"),
     ],
 )
 def test_bad_columns_are_refused(columns, message):
@@ -182,6 +180,43 @@ def test_bad_columns_are_refused(columns, message):
     with pytest.raises(ValueError, match=message):
         adapt(net, APLA(columns=columns))
     assert all(parameter.requires_grad for parameter in net.parameters())
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (0, "a count from 1, .*, got 0$"),
+        (-3, "got -3$"),
+        (True, "got True$"),
+        ("8", "got '8'$"),
+        (0.0, "got 0.0$"),
+        (1.5, r"a fraction in \(0, 1\] .*, got 1.5$"),
+        (float("nan"), "got nan$"),
+        ([1, 2], r"a mapping from blocks to indices, got \[1, 2\]$"),
+        ({}, "got {}$"),
+        ({0: []}, "columns of block 0: expected a list of 1 to"),
+        ({0: 3}, "columns of block 0: expected a list .*, got 3$"),
+        ({0: "12"}, "columns of block 0: expected a list .*, got '12'$"),
+        ({0: [1, 1]}, r"columns of block 0: expected each index once, got \[1, 1\]$"),
+        ({0: [-1]}, r"columns of block 0\[0\]: expected a whole number from 0"),
+        ({0: [True]}, r"columns of block 0\[0\]: expected a whole number"),
+        ({0: [1.5]}, r"columns of block 0\[0\]: expected a whole number"),
+    ],
+)
+def test_columns_that_fit_no_network_are_refused_at_once(columns, message):
+    with pytest.raises(ValueError, match=f"^APLA, [^\n]*{message}"):
+        APLA(columns=columns)
+    with pytest.raises(ValueError, match="^APLA, seed: expected a whole number"):
+        APLA(seed=0.5)
+
+
+def test_columns_of_yaml_and_json_are_as_good_as_those_of_python():
+    ours = APLA(columns={0: range(2), "blocks.1": (4,)})
+    same = [APLA(columns={"blocks.1": [4], "0": [0, 1]}), APLA(columns=json.loads(json.dumps(ours.columns)))]
+    assert all(each == ours and hash(each) == hash(ours) for each in same)
+    assert APLA(columns={0: [1, 0]}) != APLA(columns={0: [0, 1]})
+    assert json.dumps(ours.columns) == '{"0": [0, 1], "blocks.1": [4]}'
+    assert copy.deepcopy(ours) == ours == pickle.loads(pickle.dumps(ours))  # noqa: S301
 
 
 def test_given_columns_leave_other_blocks_frozen():

@@ -23,23 +23,23 @@ from monai_essa.network_parts import encoder_layers
 peft = pytest.importorskip("peft", reason="the oracle is the peft package: pip install monai_essa[peft]")
 
 
-class Net(nn.Module):
+class Net(ViT):
     """One transformer block with a fused qkv (ours), or separate projections (peft cannot take rows of a qkv)."""
 
     def __init__(self, fused: bool) -> None:
-        super().__init__()
-        self.block = TransformerBlock(24, 48, 4, qkv_bias=True, use_combined_linear=fused)
+        super().__init__(1, 8, 8, 24, 48, 1, 4, spatial_dims=2)
+        self.blocks[0] = TransformerBlock(24, 48, 4, qkv_bias=True, use_combined_linear=fused)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.block(x)
+        return self.blocks[0](x)
 
 
 def fused_and_separate() -> tuple[Net, Net]:
     fused, separate = Net(True), Net(False)
     state = fused.state_dict()
     for kind in ("weight", "bias"):
-        for name, part in zip("qkv", state.pop(f"block.attn.qkv.{kind}").chunk(3), strict=True):
-            state[f"block.attn.to_{name}.{kind}"] = part
+        for name, part in zip("qkv", state.pop(f"blocks.0.attn.qkv.{kind}").chunk(3), strict=True):
+            state[f"blocks.0.attn.to_{name}.{kind}"] = part
     separate.load_state_dict(state)
     return fused, separate
 
@@ -49,9 +49,9 @@ def test_fused_query_and_value_equal_peft_on_separate_projections():
     adapt(ours, LoRA(rank=3, alpha=6, targets=("q", "v")))
     config = peft.LoraConfig(r=3, lora_alpha=6, target_modules=["to_q", "to_v"])
     theirs = peft.inject_adapter_in_model(config, theirs)
-    updates = ours.block.attn.qkv
+    updates = ours.blocks[0].attn.qkv
     for name in "qv":
-        layer = theirs.get_submodule(f"block.attn.to_{name}")
+        layer = theirs.get_submodule(f"blocks.0.attn.to_{name}")
         for side, matrix in (("A", updates.lora_A[name]), ("B", updates.lora_B[name])):
             with torch.no_grad():
                 matrix.copy_(torch.randn_like(matrix))
@@ -63,7 +63,7 @@ def test_fused_query_and_value_equal_peft_on_separate_projections():
     ours_out.square().mean().backward()
     theirs_out.square().mean().backward()
     for name in "qv":
-        layer = theirs.get_submodule(f"block.attn.to_{name}")
+        layer = theirs.get_submodule(f"blocks.0.attn.to_{name}")
         torch.testing.assert_close(updates.lora_A[name].grad, layer.lora_A["default"].weight.grad, rtol=1e-6, atol=1e-6)
         torch.testing.assert_close(updates.lora_B[name].grad, layer.lora_B["default"].weight.grad, rtol=1e-6, atol=1e-6)
 
@@ -74,7 +74,7 @@ def test_output_projection_and_mlp_equal_peft():
     adapt(ours, LoRA(rank=2, alpha=1, targets=("o", "mlp")))
     config = peft.LoraConfig(r=2, lora_alpha=1, target_modules=["attn.out_proj", "mlp.linear1", "mlp.linear2"])
     theirs = peft.inject_adapter_in_model(config, theirs)
-    for path in ("block.attn.out_proj", "block.mlp.linear1", "block.mlp.linear2"):
+    for path in ("blocks.0.attn.out_proj", "blocks.0.mlp.linear1", "blocks.0.mlp.linear2"):
         mine, other = ours.get_submodule(path), theirs.get_submodule(path)
         with torch.no_grad():
             for matrix in (mine.lora_A["all"], mine.lora_B["all"]):
@@ -115,16 +115,34 @@ def test_dropout_acts_in_training_only():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"rank": 0}, "rank must be >= 1"),
-        ({"dropout": 1.0}, r"dropout in \[0, 1\)"),
-        ({"targets": ("q", "w")}, "drawn from q, k, v, o, mlp, conv, got"),
-        ({"targets": "qv"}, "must be a list"),
-        ({"targets": ()}, "must be a list"),
+        ({"rank": 0}, "rank: expected a whole number from 1 to inf, got 0"),
+        ({"rank": 2.5}, "rank: expected a whole number from 1 to inf, got 2.5"),
+        ({"rank": True}, "rank: expected a whole number from 1 to inf, got True"),
+        ({"rank": "8"}, "rank: expected a whole number from 1 to inf, got '8'"),
+        ({"alpha": 0}, "alpha: expected a number above 0, got 0"),
+        ({"alpha": -1}, "alpha: expected a number from 0 to inf, got -1"),
+        ({"alpha": float("inf")}, "alpha: expected a number from 0 to inf, got inf"),
+        ({"dropout": 1.0}, "dropout: expected a share below 1, got 1.0"),
+        ({"dropout": float("nan")}, "dropout: expected a number from 0 to 1, got nan"),
+        ({"targets": ("q", "w")}, r"targets\[1\]: expected one of 'q', 'k', 'v', 'o', 'mlp', 'conv'; got 'w'"),
+        ({"targets": [["q"]]}, r"targets\[0\]: expected one of .*; got \['q'\]"),
+        ({"targets": "qv"}, "targets: expected a list of 1 to .*, got 'qv'"),
+        ({"targets": {"q": 1}}, "targets: expected a list of 1 to .*"),
+        ({"targets": ()}, "targets: expected a list of 1 to .*"),
     ],
 )
 def test_bad_values_are_refused(arguments, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"^LoRA, {message}$"):
         LoRA(**arguments)
+
+
+def test_targets_of_yaml_are_as_good_as_those_of_python(tmp_path):
+    from_yaml = LoRA(rank=4.0, targets=["q", "v", "q"])
+    assert from_yaml == LoRA(rank=4) and hash(from_yaml) == hash(LoRA(rank=4)) and from_yaml.targets == ("q", "v")
+    assert repr(from_yaml) == repr(LoRA(rank=4)) and type(from_yaml.rank) is int
+    net = adapt(ViT(1, 32, 16, 24, 48, 2, 4), from_yaml)
+    path = save_adapter(net, tmp_path / "adapter.safetensors")
+    load_adapter(adapt(merge(net), LoRA(rank=4)), path)
 
 
 def test_rank_above_the_width_is_refused():

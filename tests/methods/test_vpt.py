@@ -11,13 +11,12 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn as nn
-from monai.networks.blocks import TransformerBlock
 from monai.networks.blocks.selfattention import SABlock
 from monai.networks.nets import UNETR, MaskedAutoEncoderViT, SwinUNETR, ViT, ViTAutoEnc
 
 from monai_essa import adapt, disable_adapter
 from monai_essa.methods import APLA, VPT, LoRA
-from monai_essa.networks import encoder_view
+from monai_essa.networks import classification_network, encoder_view
 
 PROMPTS = 2
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
@@ -30,11 +29,10 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 IMAGES = (2, 1, 32, 32)
 
 
-class Net(nn.Module):
+class Net(ViT):
     def __init__(self, **attention: object) -> None:
-        super().__init__()
-        self.block = TransformerBlock(24, 48, 4)
-        self.block.attn = SABlock(24, 4, **attention)  # type: ignore[arg-type]
+        super().__init__(1, 32, 8, 24, 48, 1, 4, spatial_dims=2)
+        self.blocks[0].attn = SABlock(24, 4, **attention)  # type: ignore[arg-type]
 
 
 def pair(kind: str, deep: bool) -> tuple[nn.Module, nn.Module]:
@@ -117,11 +115,30 @@ def test_two_forwards_before_one_backward_add_their_gradients(deep):
         torch.testing.assert_close(both, first + second)
 
 
-def test_prompts_start_xavier_uniform_and_alone_get_gradients():
+@pytest.mark.parametrize(
+    ("network", "voxels"),
+    [
+        (lambda: ViT(1, 32, 8, 24, 48, 3, 4, spatial_dims=2), 8 * 8),
+        (lambda: ViT(2, 32, (8, 16, 4), 24, 48, 3, 4), 8 * 16 * 4),
+        (lambda: ViT(2, 32, (8, 16, 4), 24, 48, 3, 4, proj_type="perceptron"), 8 * 16 * 4),
+        (lambda: UNETR(1, 2, 32, 4, 24, 48, 4, spatial_dims=2), 16 * 16),
+        (lambda: classification_network(ViT(1, 32, 4, 24, 48, 3, 4, spatial_dims=2), 2), 4 * 4),
+    ],
+)
+@pytest.mark.parametrize("deep", [True, False])
+def test_prompts_start_within_the_bound_of_the_patches(network, voxels, deep):
+    net = adapt(network(), VPT(tokens=30, deep=deep))
+    prompts = [p.detach() for name, p in net.named_parameters() if name.endswith(".prompts")]
+    bound = (6 / (3 * voxels + 24)) ** 0.5  # the official code, for RGB images
+    assert len(prompts) >= 3 if deep else len(prompts) == 1
+    for prompt in prompts:
+        assert 0.95 * bound < prompt.abs().max() <= bound
+        assert float(prompt.std()) == pytest.approx(bound / 3**0.5, rel=0.1)
+
+
+def test_prompts_alone_get_gradients():
     net = adapt(ViT(1, 32, 8, 24, 48, 3, 4, spatial_dims=2), VPT(tokens=10))
     prompts = [p for name, p in net.named_parameters() if name.endswith(".prompts")]
-    limit = (6 / (10 + 24)) ** 0.5
-    assert len(prompts) == 3 and all(0.95 * limit < p.abs().max() <= limit for p in prompts)
     net(torch.rand(IMAGES))[0].square().mean().backward()
     assert [p for p in net.parameters() if p.grad is not None] == prompts
 
@@ -184,6 +201,7 @@ def test_blocks_without_a_place_for_prompts_are_refused(network, why):
 def test_attention_mask_and_zero_prompts_are_refused():
     net = adapt(Net(), VPT(PROMPTS))
     with pytest.raises(ValueError, match=r"expected no attention mask, got \(1, 16\)"):
-        net.block(torch.zeros(1, 16, 24), attn_mask=torch.ones(1, 16))
-    with pytest.raises(ValueError, match="tokens must be >= 1, got 0"):
-        VPT(tokens=0)
+        net.blocks[0](torch.zeros(1, 16, 24), attn_mask=torch.ones(1, 16))
+    for tokens in (0, 1.5, True, "10"):
+        with pytest.raises(ValueError, match=f"^VPT, tokens: expected a whole number from 1 to inf, got {tokens!r}$"):
+            VPT(tokens=tokens)

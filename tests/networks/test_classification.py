@@ -192,7 +192,7 @@ def test_networks_and_poolings_that_do_not_fit_are_refused() -> None:
     for network in (MaskedAutoEncoderViT(1, 16, 8, **WIDTH), ViTAutoEnc(1, (16,) * 2, (4,) * 2, spatial_dims=2)):
         with pytest.raises(TypeError, match=f"{type(network).__name__} has no forward of its own: load its weights"):
             classification_network(network, 2)
-    with pytest.raises(TypeError, match="expected one of ViT, .*, got Linear"):
+    with pytest.raises(TypeError, match="expected a ViT, .*, got Linear"):
         classification_network(nn.Linear(2, 2), 2)
     with pytest.raises(ValueError, match="pooling must be one of mean, attention, flatten, got 'max'"):
         classification_network(NETWORKS["ViT"][0](), 2, "max")

@@ -39,7 +39,7 @@ def test_swin_is_viewed_as_feature_maps(use_v2):
 
 @pytest.mark.parametrize("network", [BasicUNet(), nn.DataParallel(nn.Identity())], ids=["BasicUNet", "DataParallel"])
 def test_other_network_is_named_in_the_error(network):
-    with pytest.raises(TypeError, match=f"got {type(network).__name__}; give the network itself"):
+    with pytest.raises(TypeError, match=f"got {type(network).__name__}; pass the network itself"):
         encoder_view(network)
 
 

@@ -81,6 +81,17 @@ def test_subset_of_tokens_gives_a_subset():
     assert view.encode(view.embed(torch.randn(2, 1, 32, 32, 32))[:, :5]).shape == (2, 5, 48)
 
 
+@pytest.mark.parametrize("classification", [False, True])
+def test_class_token_is_in_front_where_it_is_asked_for(classification):
+    view = encoder_view(vit(classification=classification))
+    tokens = view.embed(torch.randn(2, 1, 32, 32, 32))[:, :5]
+
+    everything = view.encode_all(tokens)
+
+    assert everything.shape == (2, 5 + classification, 48)
+    assert torch.equal(everything[:, -5:], view.encode(tokens))
+
+
 @pytest.mark.parametrize("shape", [(16, 16, 16), (8, 8, 8), (8, 32, 64), (48, 40, 32)])
 def test_other_crops_get_interpolated_positions(shape):
     view = encoder_view(vit(), grid=(4, 4, 4))

@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn as nn
+from monai.networks.nets import ViT
 
 from monai_essa.losses import PatchReconstruction
 from monai_essa.pretext import MAE, MAEDecoder
@@ -26,9 +27,11 @@ def literal_mae(objective: MAE, image: torch.Tensor, masked: list[int]) -> float
     tokens = [torch.einsum("cij,dcij->d", patch, projection.weight) + projection.bias for patch in patches]
     visible = [n for n in range(16) if n not in masked]
     hidden = torch.stack([tokens[n] + embedding.position_embeddings[0, n] for n in visible])[None]
+    class_token = getattr(vit, "cls_token", hidden[:, :0])  # (1, 1, D), or none
+    hidden = torch.cat([class_token, hidden], dim=1)
     for block in vit.blocks:
         hidden = block(hidden)
-    hidden = decoder.embed(vit.norm(hidden))[0]
+    first, hidden = decoder.embed(vit.norm(hidden))[0].split([class_token.shape[1], len(visible)])
 
     # Mask tokens fill the empty places, then positions are added: the first half of them along the second axis.
     rows = []
@@ -38,10 +41,10 @@ def literal_mae(objective: MAE, image: torch.Tensor, masked: list[int]) -> float
         angles = [torch.tensor([place[axis] * f for f in frequencies], dtype=torch.float64) for axis in (1, 0)]
         position = torch.cat([wave(angle) for angle in angles for wave in (torch.sin, torch.cos)])
         rows.append((hidden[visible.index(n)] if n in visible else decoder.mask_token) + position)
-    rows = torch.stack(rows)[None]
+    rows = torch.cat([first, torch.stack(rows)])[None]
     for block in decoder.blocks:
         rows = block(rows)
-    predictions = decoder.predict(decoder.norm(rows))[0]
+    predictions = decoder.predict(decoder.norm(rows))[0, len(first) :]
 
     errors = []
     for n in masked:
@@ -51,8 +54,12 @@ def literal_mae(objective: MAE, image: torch.Tensor, masked: list[int]) -> float
     return float(sum(errors) / len(errors))
 
 
-def test_loss_is_the_literal_transcription_of_the_paper(build_network):
-    objective = MAE(build_network("vit_2d"), decoder=DECODER).double()
+@pytest.mark.parametrize("classification", [False, True])
+def test_loss_is_the_literal_transcription_of_the_paper(classification):
+    network = ViT(2, 32, 8, 48, 64, 2, 4, spatial_dims=2, classification=classification)
+    if classification:
+        nn.init.normal_(network.cls_token)
+    objective = MAE(network, decoder=DECODER).double()
     images = torch.randn(2, 2, 32, 32, dtype=torch.float64)
 
     with torch.no_grad():
@@ -79,7 +86,7 @@ def test_encoder_sees_visible_tokens_only(build_network, network, visible):
     objective(torch.randn(1, channels, *[32] * (2 if network == "vit_2d" else 3)), generator=seeded())
 
     tokens = {"vit": 64, "vit_2d": 16}.get(network, 8)
-    assert set(counts) == {visible, -tokens}
+    assert set(counts) == {visible, -tokens - (network == "vit_class_token")}
 
 
 def test_default_masks_three_quarters_and_compares_normalised_patches(build_network):
@@ -129,5 +136,5 @@ def test_wrong_settings_are_refused_at_once(build_network, settings, message):
 
 
 def test_container_around_the_network_is_refused(build_network):
-    with pytest.raises(TypeError, match="got Sequential; give the network itself"):
+    with pytest.raises(TypeError, match="got Sequential; pass the network itself"):
         MAE(nn.Sequential(build_network("vit")))

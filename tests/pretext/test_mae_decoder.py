@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn as nn
 
 from monai_essa.pretext.mae_decoder import TokenDecoder
 
@@ -18,6 +19,33 @@ def decoder(depth: int = 1) -> TokenDecoder:
 
 def test_only_masked_patches_are_predicted():
     assert decoder()(torch.randn(2, 3, 10), VISIBLE, MASKED, (2, 2, 2)).shape == (2, 5, 64)
+
+
+def test_it_starts_as_the_official_code_does():
+    module = TokenDecoder(48, 64, spatial_dims=2, hidden_size=64, depth=2, num_heads=2)
+
+    linears = [layer for layer in module.modules() if isinstance(layer, nn.Linear)]
+    assert len(linears) == 2 + 2 * 4
+    for layer in linears:
+        bound, weight = (6 / (layer.in_features + layer.out_features)) ** 0.5, layer.weight.detach()
+        assert 0.95 * bound < weight.abs().max() <= bound
+        assert float(weight.std()) == pytest.approx(bound / 3**0.5, rel=0.05)
+        assert not layer.bias.any()
+    assert {layer.eps for layer in module.modules() if isinstance(layer, nn.LayerNorm)} == {1e-6}
+    assert float(module.mask_token.detach().std()) == pytest.approx(0.02, rel=0.5)
+
+
+def test_a_class_token_goes_through_the_blocks_without_a_position_and_is_not_predicted():
+    module, encoded = decoder(depth=1), torch.randn(2, 4, 10)
+
+    seen = []
+    module.blocks[0].register_forward_pre_hook(lambda _block, inputs: seen.append(inputs[0]))
+    with_token = module(encoded, VISIBLE, MASKED, (2, 2, 2))
+    without = module(encoded[:, 1:], VISIBLE, MASKED, (2, 2, 2))
+
+    assert with_token.shape == without.shape == (2, 5, 64)
+    assert torch.equal(seen[0][:, 0], module.embed(encoded)[:, 0]) and torch.equal(seen[0][:, 1:], seen[1])
+    assert not torch.allclose(with_token, without)
 
 
 def test_without_blocks_masked_tokens_know_their_place_and_nothing_else():

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,13 +17,21 @@ def seeded(seed: int = 0, device: str = "cpu") -> torch.Generator:
 
 @pytest.mark.parametrize(
     ("cells", "ratio", "count"),
-    [(216, 0.75, 162), (10, 0.6, 6), (7, 0.5, 3), (27, 0.99, 26), (8, 0.01, 1), (2, 0.9, 1)],
+    [(216, 0.75, 162), (10, 0.6, 6), (27, 0.6, 17), (7, 0.5, 4), (100, 0.07, 7), (100, 0.9, 90), (27, 0.99, 26)]
+    + [(8, 0.01, 1), (2, 0.9, 1), (8, 1e-12, 1)],
 )
-def test_count_is_rounded_down_and_leaves_a_cell_of_each_kind(cells, ratio, count):
+def test_count_is_rounded_up_and_leaves_a_cell_of_each_kind(cells, ratio, count):
     assert masked_count(cells, ratio) == count
 
 
-@pytest.mark.parametrize("ratio", [0, 1, -0.1, 75])
+@pytest.mark.parametrize("ratio", [0.25, 0.4, 0.5, 0.6, 0.75])
+def test_count_is_that_of_the_official_code_of_mae_and_simmim(ratio):
+    for cells in range(4, 300):
+        expected = min(cells - int(cells * (1 - ratio)), cells - 1)
+        assert masked_count(cells, ratio) == expected == min(int(np.ceil(cells * ratio)), cells - 1)
+
+
+@pytest.mark.parametrize("ratio", [0, 1, -0.1, 75, True, "0.75", float("nan")])
 def test_ratio_outside_its_range_is_refused(ratio):
     with pytest.raises(ValueError, match=f"mask ratio between 0 and 1, both left out, got {ratio}"):
         check_ratio(ratio)
@@ -74,7 +83,7 @@ def test_generator_leaves_the_global_state_alone():
 
 
 def test_every_cell_is_masked_equally_often():
-    mask = random_mask(4000, (3, 3), 0.34, seeded())
+    mask = random_mask(4000, (3, 3), 0.33, seeded())
 
     # 3 of 9 cells: 1/3, standard deviation 0.0075.
     assert torch.allclose(mask.float().mean(0), torch.full((3, 3), 1 / 3), atol=0.03)

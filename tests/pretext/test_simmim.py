@@ -65,8 +65,8 @@ def test_loss_is_the_mean_absolute_error_of_masked_voxels(build_network):
 
     error = (shown["prediction"] - images).abs()[shown["mask"].bool()]
     assert torch.allclose(loss, error.mean(), rtol=1e-5)
-    # 4 of 8 units, int(0.6 * 8), of 16 voxels: the patches of 8 voxels are masked in eights.
-    assert shown["mask"].sum() == 2 * 4 * 16**3
+    # 5 of 8 units, 0.6 * 8 rounded up, of 16 voxels: the patches of 8 voxels are masked in eights.
+    assert shown["mask"].sum() == 2 * 5 * 16**3
 
 
 def test_prediction_is_drawn_where_it_was_made(build_network):
@@ -94,7 +94,7 @@ def test_default_loss_is_l1(build_network):
 def test_crops_of_other_sizes_go_through(build_network):
     objective = SimMIM(build_network("unetr"))
 
-    assert objective.predict(torch.randn(1, 1, 48, 16, 64), seeded()).patches.shape == (1, 7, 16**3)
+    assert objective.predict(torch.randn(1, 1, 48, 16, 64), seeded()).patches.shape == (1, 8, 16**3)
 
 
 def test_image_that_no_unit_divides_is_refused(build_network):

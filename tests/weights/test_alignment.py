@@ -68,6 +68,12 @@ def test_a_whole_network_and_an_encoder_beside_it_are_two(build: Build) -> None:
     assert [each.keys["norm.weight"] for each in found] == ["vit.norm.weight", "norm.weight"]
 
 
+def test_a_network_above_another_has_its_own_prefix(build: Build) -> None:
+    names = list(build("vit").state_dict())
+    keys = [start + name for start in ("net.module.", "net.ema.module.") for name in names]
+    assert [each.prefix for each in alignments(keys, build("vit"), KEY_MAPS)] == ["net.module.", "net.ema.module."]
+
+
 @pytest.mark.parametrize("prefix", ["student", "student.", "student.module", "student.backbone."])
 def test_a_given_prefix_chooses_with_or_without_wrappers(prefix: str, build: Build) -> None:
     names = list(build("vit").state_dict())
