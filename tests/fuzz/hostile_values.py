@@ -21,12 +21,6 @@ MARKER = Path(tempfile.gettempdir()) / f"monai_essa_fuzz_{os.getpid()}"
 
 _TOUCH = f"__import__('pathlib').Path({str(MARKER)!r}).touch()"
 CODE = f"${_TOUCH}"
-COMPONENTS = (
-    {"_target_": "os.system", "command": f"touch {MARKER}"},
-    {"_target_": "pathlib.Path.touch", "self": CODE},
-    {"_target_": "builtins.exec", "_args_": [_TOUCH]},
-    {"_requires_": [CODE], "_desc_": CODE, "_mode_": "debug"},
-)
 TEXTS = (
     *(CODE, f" {CODE}", f"$@network {CODE}", "@network", "%configs/train.yaml", "%train.yaml#network", "a@#b", "$x_{$"),
     *(f"CT\nbatch_size: {CODE}", f"CT\u2028spacing: {CODE}", f"x\x85y: {CODE}", f"# {CODE}", "a: b", "- a", "[", "{}"),
@@ -66,6 +60,21 @@ NUMBERS = (
 )
 
 
+def _odd(number: int) -> Any:
+    """Make a value anew each time, since an edit changes it: what MONAI would build, or what is large or deep."""
+    odd: tuple[Any, ...] = (
+        {"_target_": "os.system", "command": f"touch {MARKER}"},
+        {"_target_": "pathlib.Path.touch", "self": CODE},
+        {"_target_": "builtins.exec", "_args_": [_TOUCH]},
+        {"_requires_": [CODE], "_desc_": CODE, "_mode_": "debug"},
+        _nested(40),
+        _nested(300),
+        [[]],
+        [0] * 3000,
+    )
+    return odd[number]
+
+
 def _nested(depth: int) -> Any:
     value: Any = {}
     for _ in range(depth):
@@ -92,7 +101,7 @@ def values() -> st.SearchStrategy[Any]:
     nested = st.recursive(
         scalars(), lambda parts: st.lists(parts, max_size=4) | st.dictionaries(texts(), parts, max_size=3), max_leaves=6
     )
-    return scalars() | nested | st.sampled_from([*COMPONENTS, _nested(40), _nested(300), [[]], [0] * 3000])
+    return scalars() | nested | st.integers(0, 7).map(_odd)
 
 
 def edited(draw: Draw, good: Any, most: int = 3) -> Any:
