@@ -156,7 +156,8 @@ def load_adapter(
         part: ``"all"``, or ``"method"`` for the methods' tensors alone (stages hand over so: the next one trains its
             own decoder and head); what was left is logged.
         also_train: on a fresh base, what trains beside the methods from here on; default: with ``part="all"`` what the
-            file says, with ``part="method"`` nothing.
+            file says, with ``part="method"`` nothing. Unless it is given, ``part="all"`` refuses a file that lacks a
+            tensor which learns in the network.
         methods: classes of methods that are not the library's own.
 
     Returns:
@@ -183,6 +184,8 @@ def load_adapter(
             default = file.record["also_train"] if part == "all" else ()
             adapt(network, chosen, default if also_train is None else also_train)
         named = _fitting(inner, file, wanted)
+        if part == "all" and also_train is None:
+            _check_all_learned(inner, file)
     _copy_in(inner, named)
     left = sorted(set(file.tensors) - wanted)
     if left:
@@ -278,6 +281,17 @@ def _fitting(network: nn.Module, file: AdapterFile, wanted: set[str]) -> dict[st
         )
     _check_indices(network, named, file)
     return named
+
+
+def _check_all_learned(network: nn.Module, file: AdapterFile) -> None:
+    """Check that the file has a value for all that learns here: what it lacks would stay as another adapter left it."""
+    here = {file_name(network, name) for name in enabled_adaptation(network).changing}
+    lacking = sorted(here - set(file.tensors))
+    if lacking:
+        raise ValueError(
+            f"{file.path} lacks '{lacking[0]}' ({len(lacking)} tensors), which learns here; load part='method' to keep "
+            "what this network has, or use a base that is built and adapted like the file's"
+        )
 
 
 def _copy_in(network: nn.Module, named: Mapping[str, torch.Tensor]) -> None:

@@ -148,6 +148,22 @@ def test_a_failed_save_leaves_the_file_that_was_there(tmp_path):
     assert path.read_bytes() == before
 
 
+def test_a_file_without_what_learns_here_is_refused_unless_the_method_alone_is_wanted(tmp_path):
+    path = saved(moved(adapt(unetr(vit()), APLA(columns=3))), tmp_path)
+    net = moved(adapt(unetr(vit()), APLA(columns=3), also_train=[r"out\..*"]))
+    assert "lacks 'network:out.conv.conv.bias' (2 tensors), which learns here" in refused(net, path)
+    before = net.out.conv.conv.bias.clone()
+    assert torch.equal(load_adapter(net, path, part="method").out.conv.conv.bias, before)
+
+
+def test_a_decoder_with_more_to_learn_than_the_file_holds_is_refused(tmp_path):
+    path = saved(moved(adapt(unetr(vit()), APLA(columns=3), also_train=[r"decoder2\..*"])), tmp_path)
+    other = UNETR(1, 2, 32, 4, 24, 48, 4, spatial_dims=2, norm_name=("instance", {"affine": True}))
+    other.vit.load_state_dict(vit().state_dict())
+    assert "lacks 'network:decoder2" in refused(other, path)
+    load_adapter(other, path, also_train=[r"decoder2\..*"])
+
+
 @dataclasses.dataclass(frozen=True)
 class NormOnly:
     """A method from outside the library."""

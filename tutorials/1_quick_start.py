@@ -84,24 +84,26 @@ scans, unseen = (
 # %%
 import torch
 from monai.networks.nets import ViT
-from monai.transforms import Compose, LoadImage, NormalizeIntensity, Orientation, ResizeWithPadOrCrop, Spacing
+from monai.transforms import Compose, LoadImaged, Orientationd, ResizeWithPadOrCropd, ScaleIntensityd, Spacingd
 
 from monai_essa import adapt, load_weights, merge, save_adapter, summary
 from monai_essa.data import VolumeReader
 from monai_essa.engines import load_pretext_head
 from monai_essa.methods import APLA
 from monai_essa.pretext import MAE, MAEDecoder
+from monai_essa.transforms import ClipForegroundPercentilesd
 
-read = Compose(
+read = Compose(  # as the bundle read the scans of scanner A; background is 0, and so is what is padded
     [
-        LoadImage(reader=VolumeReader(), ensure_channel_first=True),
-        Orientation("RAS", labels=None),
-        Spacing(data.card.spacing),
-        NormalizeIntensity(),
-        ResizeWithPadOrCrop(SHAPE, mode="minimum"),
+        LoadImaged("image", reader=VolumeReader, ensure_channel_first=True),
+        Orientationd("image", "RAS", labels=None),
+        Spacingd("image", data.card.spacing),
+        ClipForegroundPercentilesd("image"),
+        ScaleIntensityd("image", channel_wise=True),
+        ResizeWithPadOrCropd("image", SHAPE),
     ]
 )
-images = torch.stack([read(path).as_tensor() for path in scans])  # (N, 1, x, y, z)
+images = torch.stack([read({"image": path})["image"].as_tensor() for path in scans])  # (N, 1, x, y, z)
 
 network = ViT(1, SHAPE, patch_size=8, hidden_size=96, mlp_dim=384, num_layers=6, num_heads=6, qkv_bias=True)
 print(load_weights(network, "pretrained/model.pt"))
@@ -145,7 +147,7 @@ def build() -> ViT:
 before = MAE(build(), decoder=MAEDecoder(**decoder))
 before.encoder.load_state_dict(torch.load("pretrained/model.pt", weights_only=True))
 load_pretext_head(before, "pretrained/pretext_head.safetensors")
-held_out = torch.stack([read(path).as_tensor() for path in unseen])
+held_out = torch.stack([read({"image": path})["image"].as_tensor() for path in unseen])
 
 
 @torch.no_grad()

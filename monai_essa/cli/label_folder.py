@@ -11,6 +11,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from monai_essa.outside import NAME, Text
+
 __all__ = ["make_label_folder"]
 
 _MAIN = '''\
@@ -38,7 +40,7 @@ def make_label_folder(folder: Path, bundles: Sequence[Path], link: bool = False)
     Raises:
         FileExistsError: if the folder exists.
         FileNotFoundError: if a bundle has no weights or no config that MONAI Label reads.
-        ValueError: if a bundle is of another task, or its name says so.
+        ValueError: if a bundle is of another task, or its name says so or is no plain name.
 
     Example:
         >>> make_label_folder(Path("spleen_app"), [Path("spleen_ct_segmentation")])  # doctest: +SKIP
@@ -65,7 +67,7 @@ def make_label_folder(folder: Path, bundles: Sequence[Path], link: bool = False)
 
 
 def _check(bundle: Path) -> None:
-    name = bundle.resolve().name
+    name = Text(NAME, 100).check(bundle.resolve().name, f"the name of {bundle}")  # it gets into configurations
     for part in ("configs/metadata.json", "configs/inference.yaml", "configs/train.yaml", "models/model.pt"):
         if not (bundle / part).is_file():
             raise FileNotFoundError(

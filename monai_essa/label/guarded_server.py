@@ -116,7 +116,8 @@ async def _any_request(request: Request) -> dict[str, Any]:
                 _TEXT.check(value, shown(name))
         if request.headers.get("content-type", "").startswith(("multipart/", "application/x-www-form")):
             return _form_values(await request.form())
-        return _json_object(await request.body(), "body")
+        body = await request.body()
+        return {} if body.strip() in (b"", b"null") else _json_object(body, "body")
 
 
 async def _train_request(request: Request) -> AsyncIterator[None]:
@@ -172,7 +173,7 @@ def _form_values(form: FormData) -> dict[str, Any]:
         if isinstance(value, UploadFile) and not _is_file_name(value.filename):
             raise ValueError(f"{shown(name)}: expected the name of a file of at most 200 characters without a path")
     fields = {name: form.get(name) for name in _JSON_FIELDS}
-    found = [_json_object(text, name) for name, text in fields.items() if isinstance(text, str)]
+    found = [_json_object(text, name) for name, text in fields.items() if isinstance(text, str) and text]
     return found[0] if found else {}
 
 
@@ -184,12 +185,12 @@ def _json_object(text: str | bytes, where: str) -> dict[str, Any]:
     if len(text) > _LONGEST_JSON:
         raise ValueError(f"{where}: expected at most {_LONGEST_JSON} characters of JSON, got {len(text)}")
     try:
-        value = json.loads(text) if text.strip() else None
+        value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{where}: expected JSON, got {shown(text)}") from error
-    if value is not None and not isinstance(value, Mapping):
+    if not isinstance(value, Mapping):
         raise ValueError(f"{where}: expected a JSON object, got {shown(value)}")
-    return dict(value or {})
+    return dict(value)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ def volume_digests(items: Sequence[Item]) -> list[str]:
 
     Example:
         >>> volume_digests([{"image": "/studies/case_00.nii.gz"}])
-        ['7e51ff2e6c0ba9cf']
+        ['874f2ee12fdae91c']
     """
     return sorted(hashlib.sha256(Path(item["image"]).name.encode()).hexdigest()[:16] for item in items)
 

@@ -45,7 +45,9 @@ __all__ = [
     "train_record",
 ]
 
-_LONGEST_VALUE = 100_000  # of the JSON of a field that is kept as it came, such as the names of a label's segments
+_LONGEST_VALUE = (
+    100_000  # bytes of the JSON of a field that is kept as it came, such as the names of a label's segments
+)
 _RELATIVE_ID = re.compile(r"[@%]#")
 
 
@@ -79,11 +81,11 @@ class JSONValue:
     def check(self, value: Any, where: str) -> Any:
         """Return the value."""
         try:
-            size = len(json.dumps(value, allow_nan=False))
+            size = len(json.dumps(value, allow_nan=False, ensure_ascii=False).encode("utf-8"))
         except (TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"{where}: expected a JSON value, got {shown(value)}") from error
         if size > _LONGEST_VALUE:
-            raise ValueError(f"{where}: expected at most {_LONGEST_VALUE} characters of JSON, got {size}")
+            raise ValueError(f"{where}: expected at most {_LONGEST_VALUE} bytes of JSON, got {size}")
         return value
 
 

@@ -17,7 +17,7 @@ __all__ = ["check_images", "divide_shape", "encoder_trunk"]
 
 
 def encoder_trunk(network: nn.Module) -> Any:
-    """Give the encoder that a network holds (``network.vit``, ``network.swinViT``), or the network where it is one."""
+    """Return the encoder that a network holds (``network.vit``, ``network.swinViT``), or the network itself."""
     return network.get_submodule(encoder_prefix(network).rstrip("."))
 
 

@@ -62,7 +62,7 @@ class TokenEncoder:
         check_images(images, self.in_channels, self.spatial_dims)
 
     def grid(self, spatial_shape: Sequence[int]) -> tuple[int, ...]:
-        """Give the token grid of an image of this spatial shape; ValueError if the patch size does not divide it."""
+        """Return the token grid of an image of this spatial shape; ValueError if the patch size does not divide it."""
         return divide_shape(spatial_shape, self.patch_size, self.patch_size)
 
     def embed(self, images: Tensor) -> Tensor:

@@ -175,8 +175,7 @@ def _belongs(name: str, network: nn.Module, roots: set[str]) -> bool:
     """Whether a tensor of a file belongs to the encoder, where nothing but its name tells it from decoder and head."""
     if _OF_SOME_ENCODERS.fullmatch(name):
         return True
-    known = name.partition(".")[0] in roots
-    return known and (bool(encoder_prefix(network)) or part_of(network, name) == "encoder")
+    return name.partition(".")[0] in roots and (bool(encoder_prefix(network)) or part_of(network, name) == "encoder")
 
 
 def _as_in_the_file(prefix: str, plain: dict[str, str]) -> str:

@@ -86,7 +86,7 @@ def option_behind(name: str, others: Collection[str]) -> str | None:
 
 
 def named_shapes(names: Mapping[str, str], tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:
-    """Give the shapes by canonical name of tensors that go by other names: ``names`` maps the first to the second."""
+    """Return the shapes by canonical name of tensors that go by other names: ``names`` maps the first to the second."""
     return {name: tensors[key].shape for name, key in names.items()}
 
 

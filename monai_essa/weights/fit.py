@@ -36,7 +36,7 @@ class Fit:
 
 
 def fit(name: str, tensor: torch.Tensor, shape: Sequence[int], grids: Grids | None) -> Fit:
-    """Give a tensor the shape that the network needs, where a rule for it exists.
+    """Fit a tensor to the shape that the network needs, where a rule for it exists.
 
     Args:
         name: canonical.

@@ -44,21 +44,21 @@ class KeyMap:
     norm_eps: float | None = None
 
     def rename(self, key: str) -> str:
-        """Give the MONAI name of a key of the file, whose prefix is already gone."""
+        """Return the MONAI name of a key of the file, whose prefix is already gone."""
         for pattern, replacement in self.renames:
             key = re.sub(pattern, replacement, key)
         return key
 
     def why_ignored(self, name: str) -> str | None:
-        """Give the reason why a renamed tensor is not needed, or None where no rule says so."""
+        """Return the reason why a renamed tensor is not needed, or None where no rule says so."""
         return _reason(self.ignored, name)
 
     def why_optional(self, name: str) -> str | None:
-        """Give the reason why a network may have a tensor that the file lacks, or None where no rule says so."""
+        """Return the reason why a network may have a tensor that the file lacks, or None where no rule says so."""
         return _reason(self.optional, name)
 
     def folds_into(self, name: str) -> str | None:
-        """Give the path of the linear layer that takes a renamed scale in, or None where the tensor is no scale."""
+        """Return the path of the linear layer that takes a renamed scale in, or None where the tensor is no scale."""
         matches = ((re.fullmatch(pattern, name), layer) for pattern, layer in self.folds)
         return next((match.expand(layer) for match, layer in matches if match), None)
 

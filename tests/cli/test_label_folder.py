@@ -39,6 +39,13 @@ def test_a_bundle_that_monai_label_would_take_for_another_task_is_refused(unread
         make_label_folder(tmp_path / "app", [unread_bundle.rename(tmp_path / "lesion_detection")])
 
 
+@pytest.mark.parametrize("name", ["$spleen", "@spleen", "spleen#1"])
+def test_a_bundle_with_a_name_that_is_code_is_refused(unread_bundle: Path, name: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="the name of"):
+        make_label_folder(tmp_path / "app", [unread_bundle.rename(tmp_path / name)])
+    assert not (tmp_path / "app").exists()
+
+
 def test_a_bundle_of_another_task_is_refused(unread_bundle: Path, tmp_path: Path) -> None:
     path = unread_bundle / "configs" / "metadata.json"
     metadata = json.loads(path.read_text())

@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 def test_the_file_holds_what_learns():
     times = adapter_times(NETWORKS["ViT-tiny/16"], APLA(), 1, CPU)
     learned = 4 * 2 * (48 * 48 + 48)
-    assert learned < times.file_bytes < learned + 5000
+    assert learned < times.file_bytes < learned + 8000
     assert (len(times.swap.rounds), len(times.merging.rounds), len(times.base.rounds)) == (1, 1, 2)
 
 

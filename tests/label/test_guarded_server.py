@@ -96,6 +96,7 @@ def test_every_inference_that_cannot_be_is_answered_with_the_reason(http: Any, s
         (infer(http, image_path="/etc/hostname"), 400, "unknown field 'image_path'"),
         (http.post(f"/infer/{MODEL}?image=case_00", data={"params": "[1]"}), 400, "expected a JSON object"),
         (http.post(f"/infer/{MODEL}?image=case_00", data={"params": "{"}), 400, "expected JSON"),
+        (http.put("/datastore/image/info?image=case_00", data={"info": "null"}), 400, "expected a JSON object"),
         (
             http.post(f"/infer/{MODEL}", files={"file": ("../x.nii", b"1")}, data={"params": "{}"}),
             400,

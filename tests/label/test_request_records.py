@@ -111,7 +111,7 @@ def test_a_plain_value_has_no_code_in_any_part() -> None:
 def test_notes_may_say_anything_under_a_plain_name() -> None:
     notes = {"label_info": [{"name": "$5 @home"}], "segmentationMeta": {"comment": "@anna: see slice 4"}}
     assert info_record().check(notes, "info") == notes
-    for wrong in ({"../x": 1}, {"": 1}, [1], {"a": "x" * 100_001}):
+    for wrong in ({"../x": 1}, {"": 1}, [1], {"a": "x" * 100_001}, {"a": "\ud800"}):
         with pytest.raises(ValueError, match="info"):
             info_record().check(wrong, "info")
 

@@ -108,7 +108,7 @@ def unet(**changes: Any) -> nn.Module:
         (unet, {"num_res_units": 2}, {}, "none of its .* tensors has a name of UNet"),
         (unet, {"act": "relu"}, {}, "only in the network: 'model.0.adn.A.weight'"),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_another_cnn_is_refused_with_the_reason(
     make: Callable[..., nn.Module], file: dict[str, Any], network: dict[str, Any], match: str, write: Write
@@ -223,7 +223,9 @@ def test_values_that_are_not_finite_are_refused(build: Build, write: Write) -> N
     assert_refused(build("vit"), write(state), r"'blocks\.1\.attn\.qkv\.weight' would get NaN or infinity")
 
 
-@pytest.mark.parametrize("method", [APLA(), APLA(columns=4), LoRA()], ids=str)
+@pytest.mark.parametrize(
+    "method", [APLA(), APLA(columns=4), LoRA()], ids=lambda value: getattr(value, "__name__", str(value))
+)
 def test_an_adapted_network_is_refused(method: Any, build: Build, write: Write) -> None:
     path = write(build("vit").state_dict())
     with pytest.raises(ValueError, match=r"load before patching: adapt\(...\) comes after load_weights"):
