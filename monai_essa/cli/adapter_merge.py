@@ -15,6 +15,7 @@ from monai.bundle import ConfigParser
 
 from monai_essa.adaptation import adaptation_of, merge
 from monai_essa.adapter_file import load_adapter
+from monai_essa.cli.bundle_config import check_configs
 from monai_essa.files import written_whole
 from monai_essa.network_parts import dead_parameters, part_of
 from monai_essa.networks import state_with_grid
@@ -35,8 +36,9 @@ def network_of_config(config_files: Sequence[Path], values: Mapping[str, Any]) -
 
     Raises:
         FileNotFoundError: if a config does not exist.
-        ValueError: if the configs have no ``network_def``.
+        ValueError: if one is no config, or the configs have no ``network_def``.
     """
+    check_configs(config_files)
     parser = ConfigParser()
     parser.read_config([str(path) for path in config_files])
     parser.update(dict(values))

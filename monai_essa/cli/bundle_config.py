@@ -7,10 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from monai_essa.bundle_folder import bundle_folder
+from monai_essa.outside import shown
 
-__all__ = ["OVERLAYS", "find_bundle", "find_config", "overlay_names"]
+__all__ = ["OVERLAYS", "check_configs", "find_bundle", "find_config", "overlay_names"]
 
 # In the order in which they are merged: a network may ask for its objective.
 OVERLAYS = ("network", "images", "method", "objective", "intensity", "start")  # a later one wins
@@ -69,3 +73,35 @@ def overlay_names(bundle: Path, kind: str) -> list[str]:
         For example ``["swin_unetr", "unetr"]`` for ``network_swin_unetr.yaml`` and ``network_unetr.yaml``.
     """
     return sorted(path.stem.removeprefix(f"{kind}_") for path in (bundle / "configs").glob(f"{kind}_*.yaml"))
+
+
+def check_configs(files: Any) -> None:
+    """Check that config files are there and hold mappings, which MONAI's parser takes for granted.
+
+    Args:
+        files: one path or several, also as text with commas, as MONAI takes them; None for none.
+
+    Raises:
+        FileNotFoundError: if one is no regular file.
+        ValueError: if one is no text, neither YAML nor JSON, or no mapping.
+    """
+    if isinstance(files, str) and "," in files and not Path(files).is_file():
+        files = files.split(",")
+    for file in files if isinstance(files, (list, tuple)) else () if files is None else (files,):
+        if not isinstance(file, (str, Path)):
+            raise ValueError(f"{shown(file)}: expected the path of a config")
+        if not Path(file).is_file():
+            raise FileNotFoundError(f"{shown(str(file))}: no such config; paths are relative to the current folder")
+        content = _content(file)
+        if not isinstance(content, dict):
+            raise ValueError(f"{file}: expected a config, which is a mapping, got {shown(content)}; correct the file")
+
+
+def _content(file: str | Path) -> Any:
+    from monai.bundle import ConfigParser
+
+    try:
+        return ConfigParser.load_config_file(file)
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{file}: expected a config in YAML or JSON: {shown(reason)}; correct the file") from error

@@ -13,6 +13,7 @@ from typing import Any
 import torch.nn as nn
 from monai.bundle import ConfigParser
 
+from monai_essa.cli.bundle_config import check_configs
 from monai_essa.cli.data_commands import print_check
 from monai_essa.cli.trial_steps import Trial, try_steps
 from monai_essa.data import DataCheck, check_datalist
@@ -61,9 +62,7 @@ def dry_run(config_files: Sequence[str], values: Mapping[str, Any]) -> int:
 
 
 def _parser(config_files: Sequence[str], values: Mapping[str, Any]) -> ConfigParser:
-    for path in config_files:
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"{path}: no such config; paths are relative to the current folder")
+    check_configs(config_files)
     parser = ConfigParser()
     parser.read_config(list(config_files))
     parser.update(dict(values))

@@ -20,7 +20,7 @@ from monai.utils import ImageMetaKey
 from tqdm import tqdm
 
 from monai_essa.cli.adapter_merge import merge_adapter_file, network_of_config, save_weights
-from monai_essa.cli.bundle_config import find_bundle, find_config
+from monai_essa.cli.bundle_config import check_configs, find_bundle, find_config
 from monai_essa.cli.prediction_files import Image, first_path, result_names, whole_output
 from monai_essa.data.grid_writer import ScanGridWriter
 from monai_essa.data.picture import PICTURE_SUFFIXES
@@ -101,6 +101,7 @@ def predict(prediction: Prediction, inputs: Sequence[Image | Path], output: Path
 def _run(prediction: Prediction, images: Sequence[Image], names: Mapping[str, str], output: Path) -> int:
     """Run the config and return how many components of it save an image."""
     config = find_config(prediction.bundle, ("inference",))
+    check_configs(config)
     values = {"bundle_root": str(find_bundle(prediction.bundle)), "output_dir": str(output)} | dict(prediction.values)
     # The bundle's logging.conf would print every step between the lines of the progress bar.
     logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)

@@ -6,9 +6,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import functools
+import inspect
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from monai_essa.cli.bundle_config import check_configs
 from monai_essa.cli.command import Commands, add_command
 
 __all__ = ["add_to"]
@@ -42,8 +45,25 @@ def _run(arguments: argparse.Namespace) -> int:
     import fire
     from monai.bundle.scripts import run as run_bundle
 
-    fire.Fire(run_bundle, command=arguments.rest, name="monai-essa run")
+    @functools.wraps(run_bundle)  # for fire, which reads the options off the signature
+    def checked_run(*values: Any, **options: Any) -> None:
+        _check_files(inspect.signature(run_bundle).bind(*values, **options).arguments)
+        run_bundle(*values, **options)
+
+    fire.Fire(checked_run, command=arguments.rest, name="monai-essa run")
     return 0
+
+
+def _check_files(given: Mapping[str, Any]) -> None:
+    """Check the config files that options name, and those that the file of --args_file names."""
+    from monai.bundle import ConfigParser
+
+    listed = given.get("args_file") or {}  # a mapping is taken as it is
+    if not isinstance(listed, dict):
+        check_configs(listed)
+        listed = ConfigParser.load_config_file(listed) if isinstance(listed, str) else {}
+    for name in ("config_file", "meta_file"):
+        check_configs(listed.get(name) if given.get(name) is None else given[name])
 
 
 def _bundle_options(rest: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
@@ -60,6 +80,7 @@ def _bundle_options(rest: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
         args_file: str | None = None,
         **override: Any,
     ) -> None:
+        check_configs(args_file)
         options.update(update_kwargs(args=args_file, config_file=config_file, **override))
 
     fire.Fire(take, command=list(rest), name="monai-essa run --dry-run")

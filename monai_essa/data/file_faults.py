@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from monai_essa.outside import printable
+
 __all__ = ["DEFLATED", "PLAIN", "FileFault", "check_declared_size", "check_regular_file", "named_faults"]
 
 PLAIN = 1.0
@@ -22,7 +24,15 @@ _MOST_VOXELS = 2**32  # 1625 voxels a side; a whole-body CT has a fifth of that
 
 
 class FileFault(ValueError):
-    """A file that cannot be read as one volume; the message is one line that names it."""
+    """A file that cannot be read as one volume; the message is one printable line that names it.
+
+    Args:
+        message: the line. The name of a file may hold line breaks and codes that steer a terminal; their escapes stand
+            in their place.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 def check_regular_file(path: str | Path) -> None:
@@ -38,7 +48,7 @@ def check_regular_file(path: str | Path) -> None:
     try:
         mode = Path(path).stat().st_mode
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise FileNotFoundError(f"{path}: no such file; correct the path in the datalist") from error
+        raise FileNotFoundError(f"{printable(str(path))}: no such file; correct the path in the datalist") from error
     except (OSError, ValueError) as error:
         raise FileFault(f"{path}: not a path of a file ({_reason(error)}); correct the path in the datalist") from error
     if not stat.S_ISREG(mode):

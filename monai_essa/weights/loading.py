@@ -27,7 +27,7 @@ from monai_essa.weights.refusal import (
     refuse_unfit_network,
     refuse_unknown_names,
 )
-from monai_essa.weights.weight_file import read_weight_file
+from monai_essa.weights.weight_file import GRID, read_weight_file
 from monai_essa.weights.weight_report import WeightReport
 
 __all__ = ["load_weights"]
@@ -81,9 +81,10 @@ def load_weights(
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file cannot be read or holds NaN, if the network is adapted or lean already, if the file's
-            encoder is another one, or if several networks in it fit and ``prefix`` does not say which one is meant; the
-            message names the likely reason, and the network is as it was.
+        ValueError: if an argument is of another kind, if the file cannot be read or holds NaN, if the network is
+            adapted or lean already, if the file's encoder is another one, or if several networks in it fit and
+            ``prefix`` does not say which one is meant; the message names the likely reason, and the network is as it
+            was.
 
     Example:
         >>> import tempfile
@@ -96,13 +97,14 @@ def load_weights(
     """
     network, accept = unwrapped(network), check_accept(accept)
     _PREFIX.check(prefix, "prefix")
+    given = _grid(source_grid, "source_grid"), _grid(target_grid, "target_grid")
     refuse_unfit_network(network)
     check_not_lean(network, "load_weights")
     file, key_maps = read_weight_file(path), _key_maps(source)
     found = alignments(file.tensors, network, key_maps, prefix)
     if not found:
         refuse_unknown_names(file, network, alignments(file.tensors, network, key_maps), prefix)
-    grids = [find_grids(network, file, each, (source_grid, target_grid)) for each in found]
+    grids = [find_grids(network, file, each, given) for each in found]
     plans = [make_plan(file, network, *pair, accept) for pair in zip(found, grids, strict=True)]
     fitting = [plan for plan in plans if not plan.differences] or plans[:1]
     refuse_several(fitting, file, network)
@@ -111,6 +113,10 @@ def load_weights(
     report = fitting[0].report
     _logger.log(logging.INFO if report.encoder_share == 1 else logging.WARNING, "%s", report)
     return report
+
+
+def _grid(grid: Sequence[int] | None, name: str) -> tuple[int, ...] | None:
+    return None if grid is None else tuple(GRID.check(grid, name))
 
 
 def _carry_out(plan: Plan, network: nn.Module) -> None:

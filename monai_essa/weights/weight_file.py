@@ -19,13 +19,15 @@ from safetensors import safe_open
 
 from monai_essa.outside import ListOf, Number, shown
 
-__all__ = ["WeightFile", "read_weight_file"]
+__all__ = ["GRID", "WeightFile", "read_weight_file"]
+
+GRID = ListOf(Number(1, 100_000, whole=True), longest=3, shortest=2)
+"""Patches per axis."""
 
 _ADVICE = "re-save the state dict of the network as .safetensors, or by torch.save(network.state_dict(), path)"
 _DEEPEST = 50
 _MOST_ENTRIES = 200_000
 _LONGEST_NAME = 2000
-_GRID = ListOf(Number(1, 100_000, whole=True), longest=3, shortest=2)
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,7 @@ def _stated_grids(value: Any, path: str, name: str) -> Iterator[tuple[str, tuple
     metadata = getattr(value, "_metadata", None) if isinstance(value, Mapping) else None
     for module, facts in metadata.items() if isinstance(metadata, Mapping) else ():
         if isinstance(module, str) and isinstance(facts, Mapping) and "grid" in facts:
-            grid = _GRID.check(facts["grid"], f"{name}: the grid of {shown(module)}")
+            grid = GRID.check(facts["grid"], f"{name}: the grid of {shown(module)}")
             yield f"{path}.{module}" if path else module, tuple(grid)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from monai_essa.bundle_folder import bundle_folder
-from monai_essa.cli.bundle_config import OVERLAYS, find_bundle, find_config, overlay_names
+from monai_essa.cli.bundle_config import OVERLAYS, check_configs, find_bundle, find_config, overlay_names
 
 
 def test_a_name_is_a_bundle_that_ships() -> None:
@@ -54,3 +54,32 @@ def test_overlays_are_named_by_kind_in_order_of_the_alphabet(tmp_path: Path) -> 
         "network": ["segresnet", "vit"],
         "method": ["lora"],
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.json", "[1, 2]"),
+        ("a.yaml", "3"),
+        ("a.yaml", ""),
+        ("a.json", "{'a': "),
+        ("a.yaml", "a: [\n b: }"),
+        ("a.txt", "a: 1"),
+    ],
+)
+def test_a_file_that_is_no_config_is_refused_in_one_line(name: str, text: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match="expected a config") as caught:
+        check_configs([tmp_path / name])
+    assert str(caught.value).isprintable() and name in str(caught.value)
+
+
+def test_every_config_of_a_list_has_to_be_there(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("a: 1", encoding="utf-8")
+    check_configs(None)
+    check_configs(str(tmp_path / "a.yaml"))
+    for files in (f"{tmp_path / 'a.yaml'},b.yaml", ["b.yaml"], tmp_path):
+        with pytest.raises(FileNotFoundError, match="no such config; paths are relative to the current folder"):
+            check_configs(files)
+    with pytest.raises(ValueError, match="^3: expected the path of a config"):
+        check_configs([3])

@@ -122,3 +122,16 @@ def test_the_eight_lines_of_a_site_are_enough(volumes: Path, files, tmp_path: Pa
     assert "model.pt" in {path.name for path in before}
     assert main(command) == 1
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == before
+
+
+@pytest.mark.parametrize("dry", [["--dry-run"], []])
+@pytest.mark.parametrize("option", ["--config_file", "--args_file", "listed"])
+def test_a_config_that_is_no_mapping_is_one_line(dry: list[str], option: str, monai_essa, tmp_path: Path) -> None:
+    (tmp_path / "list.json").write_text("[1, 2]", encoding="utf-8")
+    (tmp_path / "site.json").write_text(json.dumps({"config_file": str(tmp_path / "list.json")}), encoding="utf-8")
+    named = ["--args_file", tmp_path / "site.json"] if option == "listed" else [option, tmp_path / "list.json"]
+    given = monai_essa("run", *dry, *named)
+    assert (given.code, len(given.err.splitlines())) == (1, 1)
+    assert given.err.startswith(
+        f"monai-essa: {tmp_path / 'list.json'}: expected a config, which is a mapping, got [1, 2]"
+    )

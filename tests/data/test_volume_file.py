@@ -303,3 +303,12 @@ def test_a_label_keeps_the_numbers_that_the_file_holds(name: str, make: Maker, t
     path = make(tmp_path / name)
     raw = np.asarray(Image.open(path)).T if name == "a.png" else VOXELS
     assert np.array_equal(open_volume(str(path), label=True).array, raw)
+
+
+@pytest.mark.parametrize("name", ["a\nb.nii", "a\x1b[2Jb.nrrd", "a\u202eb.png", "a\x85b.mha"])
+def test_a_name_that_does_not_print_is_shown_by_its_escapes(name: str, tmp_path: Path) -> None:
+    for error in (FileNotFoundError, ValueError):
+        with pytest.raises(error) as caught:
+            open_volume(str(tmp_path / name))
+        assert str(caught.value).isprintable()
+        (tmp_path / name).write_bytes(b"no image")

@@ -442,3 +442,10 @@ def test_a_decoder_that_fits_in_parts_is_told_tensor_by_tensor(build: Build, wri
     unfit = {entry.name for entry in report.missing}
     assert "decoder2.conv_block.conv1.conv.weight" in unfit and not unfit & report.loaded
     assert all("in the file" in entry.reason for entry in report.missing)
+
+
+@pytest.mark.parametrize("grid", [True, 8, "222", (2, 2.5, 2), (0, 2, 2), (2,), [[2], [2], [2]]])
+@pytest.mark.parametrize("name", ["source_grid", "target_grid"])
+def test_a_grid_is_a_few_whole_numbers(name: str, grid: Any, build: Build, write: Write) -> None:
+    with pytest.raises(ValueError, match=f"^{name}.*: expected a"):
+        load_weights(build("vit"), write(build("vit").state_dict()), **{name: grid})
