@@ -1,6 +1,7 @@
 # make test              ruff, mypy and pytest
 # make lint              ruff and mypy only
 # make test-oldest       the contract test on the lowest MONAI that setup.cfg allows
+# make fuzz [INPUTS=N]   the fuzz of tests/fuzz with N inputs a test and a new seed; `make test` runs it briefly
 # make test-label        servers of MONAI Label, in an environment of their own (Python 3.10 to 3.12)
 # make demo [DATA=DIR]   the whole path on the demo cohort, or on your MSD-style folder
 # make tutorials         executes the percent scripts of tutorials/ and writes their notebooks
@@ -9,18 +10,19 @@
 #
 # A target creates the environment that it needs, and installs again only when one of $(PINS) changed.
 # pip's own configuration decides where packages come from. Overridable: PYTHON (creates the environment), VENV,
-# LABEL_VENV, PYTEST_ARGS, DATA.
+# LABEL_VENV, PYTEST_ARGS, DATA, INPUTS.
 
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?= -n auto
 DATA ?=
+INPUTS ?= 5000
 PINS := setup.cfg pyproject.toml constraints.txt
 BIN := $(VENV)/bin
 LABEL_VENV ?= .venv-label
 LABEL_ARGS ?= -n 2 --dist loadfile
 
-.PHONY: test test-oldest test-label lint demo tutorials docs clean
+.PHONY: test test-oldest fuzz test-label lint demo tutorials docs clean
 
 test: lint
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -35,13 +37,16 @@ $(VENV)/monai-oldest: constraints-lowest.txt | $(VENV)/installed-dev
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $@ "$$(grep ^monai== $<)"
 	touch $@
 
+fuzz: $(VENV)/installed-dev
+	MONAI_ESSA_FUZZ=$(INPUTS) $(BIN)/python -m pytest $(PYTEST_ARGS) tests/fuzz
+
 test-label: $(LABEL_VENV)/installed
 	$(LABEL_VENV)/bin/python -m pytest $(LABEL_ARGS) tests/label
 
 $(LABEL_VENV)/installed: setup.cfg pyproject.toml constraints-label.txt
 	test -x $(LABEL_VENV)/bin/pip || $(PYTHON) -m venv $(LABEL_VENV) || { rm -rf $(LABEL_VENV); exit 1; }
 	$(LABEL_VENV)/bin/python -m pip install --quiet --constraint constraints-label.txt \
-		--editable ".[label,tutorials]" pytest pytest-xdist
+		--editable ".[label,tutorials]" hypothesis pytest pytest-xdist
 	touch $@
 
 lint: $(VENV)/installed-dev

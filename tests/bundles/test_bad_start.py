@@ -28,7 +28,7 @@ APLA = "monai_essa.methods.APLA"
 CONFIGS = Path(__file__).resolve().parents[2] / "bundles" / "essa_ssa" / "configs"
 
 SSA = {"pretrained": "{base}"}
-COLUMNS = r"columns as a fraction must be in \(0, 1\], got"
+COLUMNS = r"APLA, columns: expected None, a count from 1, a fraction in \(0, 1\] with a decimal point"
 NO_STARTS = {
     "nothing frozen": (
         "essa_ssa",
