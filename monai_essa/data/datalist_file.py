@@ -149,12 +149,14 @@ def listed_label_map(path: str | Path) -> dict[float, int]:
     """Return the ``label_map`` of a datalist, from voxel values to ids; empty where it has none.
 
     Args:
-        path: the JSON file.
+        path: the JSON file. If it does not exist, the map is empty too: a server of MONAI Label gives its items without
+            a list.
 
     Raises:
-        FileNotFoundError: as :func:`read_datalist`.
         ValueError: as :func:`read_datalist`.
     """
+    if not Path(path).exists():
+        return {}
     return check_label_map(read_datalist(path).get("label_map"), f"{path}, field 'label_map'")
 
 
