@@ -2,6 +2,7 @@
 # make lint              ruff and mypy only
 # make test-oldest       the contract test on the lowest MONAI that setup.cfg allows
 # make test-label        servers of MONAI Label, in an environment of their own (Python 3.10 to 3.12)
+# make fuzz [SEED=S]     hostile inputs of a new seed, or of S: 2,000 for each test of tests/fuzz, or FUZZ=N
 # make demo [DATA=DIR]   the whole path on the demo cohort, or on your MSD-style folder
 # make tutorials         executes the percent scripts of tutorials/ and writes their notebooks
 # make docs              builds the documentation into site/; a warning is an error
@@ -19,8 +20,10 @@ PINS := setup.cfg pyproject.toml constraints.txt
 BIN := $(VENV)/bin
 LABEL_VENV ?= .venv-label
 LABEL_ARGS ?= -n 2 --dist loadfile
+FUZZ ?= 2000
+SEED := $(shell date +%s)
 
-.PHONY: test test-oldest test-label lint demo tutorials docs clean
+.PHONY: test test-oldest test-label fuzz lint demo tutorials docs clean
 
 test: lint
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -41,8 +44,13 @@ test-label: $(LABEL_VENV)/installed
 $(LABEL_VENV)/installed: setup.cfg pyproject.toml constraints-label.txt
 	test -x $(LABEL_VENV)/bin/pip || $(PYTHON) -m venv $(LABEL_VENV) || { rm -rf $(LABEL_VENV); exit 1; }
 	$(LABEL_VENV)/bin/python -m pip install --quiet --constraint constraints-label.txt \
-		--editable ".[label,tutorials]" pytest pytest-xdist
+		--editable ".[label,tutorials]" hypothesis pytest pytest-xdist
 	touch $@
+
+# `make test` and `make test-label` run the same tests on fewer inputs, which are the same each time.
+fuzz: $(VENV)/installed-dev $(LABEL_VENV)/installed
+	MONAI_ESSA_FUZZ=$(FUZZ) $(BIN)/python -m pytest $(PYTEST_ARGS) --hypothesis-seed=$(SEED) tests/fuzz
+	MONAI_ESSA_FUZZ=$(FUZZ) $(LABEL_VENV)/bin/python -m pytest --hypothesis-seed=$(SEED) tests/label/test_request_fuzz.py
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check

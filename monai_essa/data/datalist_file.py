@@ -150,12 +150,14 @@ def listed_label_map(path: str | Path) -> dict[float, int]:
     """Return the ``label_map`` of a datalist, from voxel values to ids; empty where it has none.
 
     Args:
-        path: the JSON file.
+        path: the JSON file. Where there is none the table is empty, too: whoever hands the items of a run over
+            otherwise, as the app for MONAI Label does, has no list, and items that come from one need it themselves.
 
     Raises:
-        FileNotFoundError: as :func:`read_datalist`.
         ValueError: as :func:`read_datalist`.
     """
+    if not Path(path).exists():
+        return {}
     return check_label_map(read_datalist(path).get("label_map"), f"{path}, field 'label_map'")
 
 
