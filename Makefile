@@ -1,8 +1,8 @@
 # make test              ruff, mypy and pytest
 # make lint              ruff and mypy only
 # make test-oldest       the contract test on the lowest MONAI that setup.cfg allows
-# make fuzz [INPUTS=N]   the fuzz of tests/fuzz with N inputs a test and a new seed; `make test` runs it briefly
 # make test-label        servers of MONAI Label, in an environment of their own (Python 3.10 to 3.12)
+# make fuzz [SEED=S]     hostile inputs of a new seed, or of S: 2,000 for each test of tests/fuzz, or FUZZ=N
 # make demo [DATA=DIR]   the whole path on the demo cohort, or on your MSD-style folder
 # make tutorials         executes the percent scripts of tutorials/ and writes their notebooks
 # make docs              builds the documentation into site/; a warning is an error
@@ -10,19 +10,20 @@
 #
 # A target creates the environment that it needs, and installs again only when one of $(PINS) changed.
 # pip's own configuration decides where packages come from. Overridable: PYTHON (creates the environment), VENV,
-# LABEL_VENV, PYTEST_ARGS, DATA, INPUTS.
+# LABEL_VENV, PYTEST_ARGS, DATA.
 
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST_ARGS ?= -n auto
 DATA ?=
-INPUTS ?= 5000
 PINS := setup.cfg pyproject.toml constraints.txt
 BIN := $(VENV)/bin
 LABEL_VENV ?= .venv-label
 LABEL_ARGS ?= -n 2 --dist loadfile
+FUZZ ?= 2000
+SEED := $(shell date +%s)
 
-.PHONY: test test-oldest fuzz test-label lint demo tutorials docs clean
+.PHONY: test test-oldest test-label fuzz lint demo tutorials docs clean
 
 test: lint
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -37,9 +38,6 @@ $(VENV)/monai-oldest: constraints-lowest.txt | $(VENV)/installed-dev
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $@ "$$(grep ^monai== $<)"
 	touch $@
 
-fuzz: $(VENV)/installed-dev
-	MONAI_ESSA_FUZZ=$(INPUTS) $(BIN)/python -m pytest $(PYTEST_ARGS) tests/fuzz
-
 test-label: $(LABEL_VENV)/installed
 	$(LABEL_VENV)/bin/python -m pytest $(LABEL_ARGS) tests/label
 
@@ -48,6 +46,11 @@ $(LABEL_VENV)/installed: setup.cfg pyproject.toml constraints-label.txt
 	$(LABEL_VENV)/bin/python -m pip install --quiet --constraint constraints-label.txt \
 		--editable ".[label,tutorials]" hypothesis pytest pytest-xdist
 	touch $@
+
+# `make test` and `make test-label` run the same tests on fewer inputs, which are the same each time.
+fuzz: $(VENV)/installed-dev $(LABEL_VENV)/installed
+	MONAI_ESSA_FUZZ=$(FUZZ) $(BIN)/python -m pytest $(PYTEST_ARGS) --hypothesis-seed=$(SEED) tests/fuzz
+	MONAI_ESSA_FUZZ=$(FUZZ) $(LABEL_VENV)/bin/python -m pytest --hypothesis-seed=$(SEED) tests/label/test_request_fuzz.py
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check

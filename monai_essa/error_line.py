@@ -12,6 +12,8 @@ from types import TracebackType
 
 import yaml
 
+from monai_essa.outside import printable
+
 __all__ = ["one_line", "root_cause", "show_cause_last"]
 
 _IN_WORKER = re.compile(r"^Caught \w+ in DataLoader worker")
@@ -47,7 +49,8 @@ def one_line(error: BaseException) -> str:
         error: as it was caught.
 
     Returns:
-        The first line of its root cause's message; the class name where there is no message.
+        The first line of its root cause's message, with escapes for what does not print, such as the codes that steer a
+        terminal; the class name where there is no message.
 
     Example:
         >>> one_line(KeyError("no such section"))
@@ -61,7 +64,7 @@ def one_line(error: BaseException) -> str:
         message = raised[-1] if raised else message
     # A YAML error has its place in the file on lines of its own.
     lines = [" ".join(message.split())] if isinstance(cause, yaml.YAMLError) else message.strip().splitlines()
-    line = lines[0] if lines and lines[0] else type(cause).__name__
+    line = printable(lines[0]) if lines and lines[0] else type(cause).__name__
     # The bare key of a KeyError says too little without its name.
     return f"KeyError: {line}" if isinstance(cause, KeyError) and " " not in line else line
 

@@ -57,7 +57,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "outside": set(),
     "version": set(),
     "bundle_folder": set(),
-    "error_line": set(),
+    "error_line": {"outside"},
     "switch": set(),
     "files": set(),
     "yaml_text": {"outside"},

@@ -89,6 +89,10 @@ def test_the_first_line_of_a_message_is_given() -> None:
     assert one_line(ValueError("a.nii: no such file\nlong story")) == "a.nii: no such file"
 
 
+def test_what_does_not_print_is_shown_by_its_escape() -> None:
+    assert one_line(ValueError("a\x1b[2J\u202eb.nii: no such file")) == "a\\x1b[2J\\u202eb.nii: no such file"
+
+
 def test_an_error_without_a_message_is_its_name() -> None:
     assert one_line(RuntimeError()) == "RuntimeError"
 

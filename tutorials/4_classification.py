@@ -278,8 +278,8 @@ Image(figure_png(figure))
 # probabilities are right: look at the calibration before you use them.
 #
 # With `DATA` this page takes four minutes of a CPU core. At 932d20e it gave on PneumoniaMNIST 0.946 (0.928 to 0.962)
-# from nothing and 0.909 (0.884 to 0.930) by MAE, then APLA, against 0.925 of the ridge; on AdrenalMNIST3D 0.836 (0.782 to
-# 0.884) against 0.829. At full length the bundle's README has 0.960 and 0.864.
+# from nothing and 0.909 (0.884 to 0.930) by MAE, then APLA, against 0.925 of the ridge; on AdrenalMNIST3D 0.836
+# (0.782 to 0.884) against 0.829. At full length the bundle's README has 0.960 and 0.864.
 #
 # ## What next
 #

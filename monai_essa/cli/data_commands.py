@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -107,7 +108,7 @@ def _add_check(family: Commands) -> None:
         "--base-dir", type=Path, metavar="DIR", help="what its paths are relative to (default: its own folder)"
     )
     _add_label_map(parser, "default: that of the datalist")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the findings here, too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the findings to this new file, too")
 
 
 def _add_label_map(parser: argparse.ArgumentParser, note: str) -> None:
@@ -167,6 +168,8 @@ def _check(arguments: argparse.Namespace) -> int:
     from monai_essa.data import check_datalist
 
     label_map = dict(arguments.label_map) if arguments.label_map else None
+    if arguments.json is not None:
+        _check_new(arguments.json)
     check = check_datalist(arguments.datalist, arguments.section, arguments.base_dir, label_map)
     print_check(check)
     if arguments.json is not None:
@@ -175,8 +178,17 @@ def _check(arguments: argparse.Namespace) -> int:
             "summary": list(check.summary),
             "errors": len(check.errors),
         }
-        arguments.json.write_text(json.dumps(findings, indent=1) + "\n", encoding="utf-8")
+        with arguments.json.open("x", encoding="utf-8") as file:
+            file.write(json.dumps(findings, indent=1) + "\n")
     return 1 if check.errors else 0
+
+
+def _check_new(path: Path) -> None:
+    """Refuse a file that could not be written before anything is read: a check may take hours."""
+    if os.path.lexists(path):
+        raise FileExistsError(f"{path} exists; expected a new file: give another --json or move it away")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path.parent}: no such folder for {path.name}; make it, or give another --json")
 
 
 def _share(text: str) -> tuple[str, float]:

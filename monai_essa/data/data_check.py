@@ -23,7 +23,7 @@ from monai_essa.data.label_map import check_label_map, label_ids, mapped_id
 from monai_essa.data.volume_facts import VolumeFacts, volume_facts
 from monai_essa.data.volume_look import look_at
 from monai_essa.data.volume_rules import image_problems, label_problems, pair_problems
-from monai_essa.outside import shown
+from monai_essa.outside import printable, shown
 
 __all__ = ["DataCheck", "check_datalist"]
 
@@ -92,7 +92,7 @@ def check_datalist(
     items = tqdm(_well_formed(listed, check.problems), "data check", disable=None)
     checked = [_check_item(section, item, check) for section, item in items]
     problems = joined([*check.problems, *mixture_problems(checked), *overlap_problems(checked)])
-    summary = (*_summary(checked, table), *_class_lines(listed))
+    summary = tuple(map(printable, (*_summary(checked, table), *_class_lines(listed))))
     return DataCheck(tuple(sorted(problems, key=lambda problem: problem.severity)), summary)
 
 

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from monai_essa.outside import printable
+
 __all__ = ["Problem", "joined"]
 
 
@@ -34,7 +36,7 @@ class Problem:
 
     def __str__(self) -> str:
         more = f" and {len(self.others)} more {'file' if len(self.others) == 1 else 'files'}" if self.others else ""
-        return f"{self.severity}: {self.file}{more} ({self.key}): {self.problem}; {self.advice}"
+        return printable(f"{self.severity}: {self.file}{more} ({self.key}): {self.problem}; {self.advice}")
 
 
 def joined(problems: Iterable[Problem]) -> list[Problem]:

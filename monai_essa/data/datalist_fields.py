@@ -18,12 +18,13 @@ SECTIONS = frozenset({"training", "train", "validation", "val", "test", "testing
 """Names under which a datalist has items by custom, whatever they look like."""
 
 _LINE = Text(longest=1000)
+_SECTION = Text(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]*", longest=1000)
 _PROSE = Text(r"[^\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]*", longest=100_000)
 _COUNT = Nullable(Number(0, 2**63 - 1, whole=True))
-_PATH = Text(r"[^\x00-\x1f\x7f\u2028\u2029\ud800-\udfff]+", longest=4096)
+_PATH = Text(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+", longest=4096)
 _PATHS = ListOf(_PATH, longest=1000, shortest=1)
 _FOLD = Number(-1, 10_000, whole=True)
-_PATIENT = Text(r"[^\x00-\x1f\x7f\u2028\u2029\ud800-\udfff]+", longest=1024)
+_PATIENT = Text(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+", longest=1024)
 _DEEPEST = 20
 
 
@@ -35,9 +36,11 @@ def check_fields(datalist: Mapping[str, Any], path: str) -> None:
         path: the file, for the error line.
 
     Raises:
-        ValueError: if a field has a value of another type than it should, or NaN; the line names file and field.
+        ValueError: if a field has a value of another type than it should, NaN, or a name that is no line of text; the
+            line names file and field.
     """
     for name, value in datalist.items():
+        _SECTION.check(name, f"{path}, the name of a field")
         where = f"{path}, field {shown(name)}"
         if name in SECTIONS and not isinstance(value, list | dict):
             raise ValueError(f"{where}: expected a list of items, got {shown(value)}; correct the section")

@@ -128,6 +128,17 @@ def test_the_findings_are_written_as_json(monai_essa, own_volumes: Path, tmp_pat
     assert "images: training 3, validation 1" in findings["summary"]
 
 
+def test_the_findings_overwrite_no_file(monai_essa, own_volumes: Path, tmp_path: Path) -> None:
+    original = (own_volumes / "dataset.json").read_bytes()
+    given = monai_essa("data", "check", own_volumes / "dataset.json", "--json", own_volumes / "dataset.json")
+    assert (given.code, given.out) == (1, "")
+    assert "dataset.json exists; expected a new file: give another --json" in given.err
+    assert (own_volumes / "dataset.json").read_bytes() == original
+    given = monai_essa("data", "check", own_volumes / "dataset.json", "--json", tmp_path / "none" / "findings.json")
+    assert (given.code, given.out) == (1, "")
+    assert "no such folder for findings.json; make it" in given.err
+
+
 def test_paths_may_be_relative_to_another_folder(monai_essa, volumes: Path, tmp_path: Path) -> None:
     shutil.copy(volumes / "dataset.json", tmp_path)
     assert monai_essa("data", "check", tmp_path / "dataset.json").code == 1

@@ -13,6 +13,11 @@ def test_a_problem_reads_as_one_line() -> None:
     assert str(problem) == "error: a.nii (image): every voxel is 0; leave out the file"
 
 
+def test_a_name_that_does_not_print_is_shown_by_its_escapes() -> None:
+    problem = Problem("error", "a\x1b[2J\nb\u202e.nii", "image", "every voxel is 0", "leave out the file")
+    assert str(problem) == "error: a\\x1b[2J\\nb\\u202e.nii (image): every voxel is 0; leave out the file"
+
+
 def test_the_same_problem_of_many_labels_is_one_line() -> None:
     problems = [Problem("error", f"{n}.nii", "label", "ids [255]", "correct it") for n in range(3)]
     problems.insert(1, Problem("error", "x.nii", "image", "every voxel is 0", "leave out the file"))

@@ -64,6 +64,15 @@ def test_a_wrong_field_is_named_with_its_file(field: str, value: Any) -> None:
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["train\x1b[2J", "a\nb", "a\x85b", "\ud800", "x" * 1001])
+@pytest.mark.parametrize("value", [[{"image": "a"}], {"training": []}, 3])
+def test_a_name_that_is_no_line_is_refused(name: str, value: Any) -> None:
+    for content in ({name: value}, {"source": {name: value}}):
+        with pytest.raises(ValueError, match="^d.json, .*the name of a field: expected text") as error:
+            check_fields(content, "d.json")
+        assert str(error.value).isprintable()
+
+
 @pytest.mark.parametrize(
     "item",
     [

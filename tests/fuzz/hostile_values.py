@@ -98,10 +98,12 @@ def scalars() -> st.SearchStrategy[Any]:
 
 def values() -> st.SearchStrategy[Any]:
     """Whatever JSON holds."""
-    nested = st.recursive(
-        scalars(), lambda parts: st.lists(parts, max_size=4) | st.dictionaries(texts(), parts, max_size=3), max_leaves=6
-    )
-    return scalars() | nested | st.integers(0, 7).map(_odd)
+    return scalars() | _NESTED | st.integers(0, 7).map(_odd)
+
+
+_NESTED: st.SearchStrategy[Any] = st.deferred(
+    lambda: scalars() | st.lists(_NESTED, max_size=4) | st.dictionaries(texts(), _NESTED, max_size=3)
+)
 
 
 def edited(draw: Draw, good: Any, most: int = 3) -> Any:

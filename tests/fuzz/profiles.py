@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
+from monai_essa.error_line import one_line
 from tests.fuzz.hostile_values import MARKER
 
 # A test writes files and builds networks, which hypothesis takes for slow, in a scratch folder that examples share.
@@ -61,7 +62,8 @@ def guarded(seconds: int = 60) -> Iterator[None]:
 
 
 def assert_one_line(error: BaseException, *names: str) -> None:
-    """The message is one printable line, not endless, which names one of the files."""
+    """The message is one line, not endless, which names one of the files, and prints as it is on a command line."""
     line = str(error)
-    assert line and line.isprintable() and len(line) < 20_000, repr(line)
+    assert len(line.splitlines()) == 1 and len(line) < 20_000, repr(line)
+    assert one_line(error).isprintable(), repr(line)
     assert not names or any(name in line for name in names), line

@@ -127,6 +127,17 @@ def everything(folder: Path) -> dict[str, bytes | str]:
     return found
 
 
+def restore(folder: Path, before: dict[str, bytes | str]) -> None:
+    """Remove what came since, and write again what changed, so that the next input finds the same."""
+    after = everything(folder)
+    for name in sorted(after.keys() - before.keys()):
+        path = Path(name)
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+    for name, content in before.items():
+        if isinstance(content, bytes) and after.get(name) != content:
+            Path(name).write_bytes(content)
+
+
 def options(draw: Draw, values: dict[str, st.SearchStrategy[str]]) -> list[str]:
     """A few options, each with a value."""
     names = draw(st.lists(st.sampled_from(sorted(values)), max_size=3, unique=True))
@@ -283,9 +294,7 @@ def test_a_command_fails_in_one_line_and_leaves_the_rest(data: st.DataObject, pl
         if call.hopeless and code:
             assert not [path for path in after if path not in before and Path(path).is_file()]
     finally:
-        shutil.rmtree(place / "out", ignore_errors=True)
-        for path in set(everything(place)) - set(before):
-            Path(path).unlink(missing_ok=True) if not Path(path).is_dir() else shutil.rmtree(path, ignore_errors=True)
+        restore(place, before)
 
 
 @inputs(60)
