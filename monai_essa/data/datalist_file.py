@@ -171,12 +171,14 @@ def listed_patients(
         base_dir: as in :func:`load_datalist`.
 
     Returns:
-        The patients; images whose item names none are not in it.
+        The patients; images whose item names none are not in it. Empty where there is no list, as for
+        :func:`listed_label_map`.
 
     Raises:
-        FileNotFoundError: as :func:`load_datalist`.
         ValueError: as :func:`load_datalist`.
     """
+    if not Path(path).exists():
+        return {}
     base = Path(base_dir) if base_dir is not None else Path(path).parent
     patients = {}
     for where, entry in _entries(path, _unlabelled_section(path) if section is None else section):

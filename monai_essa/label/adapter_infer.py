@@ -137,15 +137,13 @@ class AdapterInfer(BundleInferTask):
         return super()._get_network(device, None)  # a request names an adapter, never a file
 
     def _swapped(self, network: nn.Module, file: Path, device: str) -> nn.Module:
-        methods = read_adapter(file).record["methods"]
-        if self._adapted(network, device):
-            _, there, known = self._loaded[device]
-            if there == file:
-                return network
-            if known != methods:  # only a fresh base can be adapted by other methods
-                self._networks.pop(device)
-                network = self._get_network(device, None)
+        if self._adapted(network, device) and self._loaded[device][1] == file:
+            return network
         try:
+            methods = read_adapter(file).record["methods"]
+            if self._adapted(network, device) and self._loaded[device][2] != methods:
+                self._networks.pop(device)  # only a fresh base can be adapted by other methods
+                network = self._get_network(device, None)
             load_adapter(network, file)
         except ValueError as error:
             self._networks.pop(device, None)  # whatever it holds now

@@ -210,6 +210,7 @@ def test_patients_are_those_that_items_name(datalist: Path) -> None:
     folder = datalist.parent / "images"
     assert listed_patients(datalist, "training") == {str(folder / "c0.nii"): "p", str(folder / "c3.nii"): "7"}
     assert listed_patients(datalist) == {str(folder / "c5.nii"): "q"}
+    assert listed_patients(datalist.with_name("none.json")) == {}
 
 
 def test_the_label_map_of_a_datalist_is_read(datalist: Path) -> None:

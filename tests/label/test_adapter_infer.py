@@ -113,7 +113,9 @@ def test_an_image_that_cannot_be_segmented_is_refused_with_the_reason(task: Adap
     wrong = {
         volume(tmp_path / "cut.nii.gz", (36, 36, 36), 5000): "cut.nii.gz: cannot be read as an image of this model",
         volume(tmp_path / "empty.nii.gz", (36, 36, 36), 0): "empty.nii.gz: cannot be read",
-        volume(tmp_path / "series.nii.gz", (36, 36, 36, 4)): "expected a 3-D image with 1 channel",
+        volume(
+            tmp_path / "series.nii.gz", (36, 36, 36, 4)
+        ): "series.nii.gz: cannot be read .*expected in_channels=1, got 4",
         str(text): "text.nii.gz: cannot be read",
     }
     for image, reason in wrong.items():
