@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from monai_essa.bundle_folder import bundle_folder
-from monai_essa.outside import shown
+from monai_essa.outside import printable, shown
 
 __all__ = ["OVERLAYS", "check_configs", "find_bundle", "find_config", "overlay_names"]
 
@@ -103,5 +103,5 @@ def _content(file: str | Path) -> Any:
     try:
         return ConfigParser.load_config_file(file)
     except (ValueError, yaml.YAMLError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{file}: expected a config in YAML or JSON: {shown(reason)}; correct the file") from error
+        reason = printable(" ".join(str(error).split()))
+        raise ValueError(f"{file}: expected a config in YAML or JSON: {reason}; correct the file") from error

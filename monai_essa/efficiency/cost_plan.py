@@ -116,6 +116,7 @@ def epoch_choices(hours: float, timing: Timing, counts: Mapping[str, int], cache
     filling = cache_rate * counts["files"] * timing.scan
     fitting = math.floor((hours * 3600 * _USED_HOURS - filling) / (epoch + validation / interval))
     epochs = min(_MOST_EPOCHS, max(1, fitting))
+    interval = min(interval, epochs)  # the last epoch is validated at least
     whole = (filling + epochs * (epoch + validation / interval)) / 3600
     reason = (
         f"{whole:.2g} of {hours:g} hours: {steps} steps of {timing.step:.2g} s an epoch, {timing.batch:.2g} s to load"

@@ -106,3 +106,10 @@ def test_epochs_have_a_limit_at_both_ends() -> None:
     assert epoch_choices(1000, Timing(1e-3, 1e-4, 1e-3), COUNTS, 1.0)["max_epochs"].value == 1000
     slow = epoch_choices(0.1, Timing(100.0, 1.0, 1.0), COUNTS, 1.0)["max_epochs"]
     assert (slow.value, "not even one epoch fits" in slow.reason) == (1, True)
+
+
+def test_a_run_of_one_epoch_is_validated() -> None:
+    """A validation that takes far more than a fifth of an epoch would come after the end."""
+    timing = Timing(step=1.0, batch=0.0, scan=0.0)
+    chosen = epoch_choices(0.001, timing, {"scans": 2, "batch": 1, "forwards": 100, "files": 0}, 1.0)
+    assert (chosen["max_epochs"].value, chosen["val_interval"].value) == (1, 1)
