@@ -25,7 +25,7 @@ def files_of(plan: dict[str, Any]) -> list[str]:
 
 
 def run(path: Path) -> None:
-    monai.bundle.run(args_file=str(path), max_epochs=1, logging_file=False)
+    monai.bundle.run(args_file=str(path), max_epochs=1, val_interval=1, logging_file=False)
 
 
 @pytest.mark.slow
