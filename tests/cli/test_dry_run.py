@@ -137,7 +137,7 @@ def test_what_would_stop_the_run_stops_it_in_one_line(
 
 
 def test_a_missing_config_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"none.yaml': no such config"):
+    with pytest.raises(FileNotFoundError, match=r"none.yaml: no such config"):
         dry_run([str(tmp_path / "none.yaml")], {})
 
 

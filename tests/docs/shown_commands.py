@@ -70,7 +70,7 @@ def short_line(line: str) -> str:
         feature_size = "" if re.search("copy essa_(ssa|tpp)", line) else " feature_size=4"
         return f"{line}{'' if '--args' in line else ' --args'} {SMALL_COPY}{feature_size}"
     trains = "bundle run " in line and ("--args_file" in line or "train.yaml" in line) and "--max_epochs" not in line
-    return f"{line} --max_epochs 1" if trains else line
+    return f"{line} --max_epochs 1 --val_interval 1" if trains else line
 
 
 def short_python(code: str) -> str:
