@@ -155,7 +155,7 @@ def test_what_would_leave_the_studies_is_refused(untrained_server: Any, truth: P
     with urllib.request.urlopen(delete):
         assert client.info()["datastore"]["total"] == 6
     assert trained(client, server.log, adapter="site_a")["status"] == "ERROR"  # no label yet
-    with pytest.raises(MONAILabelClientException, match="field 'adapter'"):
+    with pytest.raises(MONAILabelClientException, match="field .*adapter"):
         client.train_start(SSA, {"adapter": "../x"})
     assert client.info()["models"][MODEL]["config"]["adapter"] == ["latest", "base"]
 
