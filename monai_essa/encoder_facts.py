@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import torch.nn as nn
 from monai.networks.layers import DropPath, SkipConnection
-from monai.networks.nets import UNETR, MaskedAutoEncoderViT, ViTAutoEnc
 from torch.nn.modules.dropout import _DropoutNd
 
 from monai_essa.methods.method import AdapterLayer
 from monai_essa.network_parts import dead_parameters, encoder_prefix, part_of
+from monai_essa.networks.position_embedding import kept_grid
 
 __all__ = ["encoder_facts", "position_grid"]
 
@@ -71,12 +71,8 @@ def encoder_facts(network: nn.Module) -> dict[str, str]:
 
 
 def position_grid(network: nn.Module, tokens: int) -> list[int]:
-    """Return the grid of position embeddings, or the number of tokens alone: a ViT does not keep its grid."""
-    if isinstance(network, UNETR):
-        return [int(size) for size in network.feat_size]
-    if isinstance(network, ViTAutoEnc | MaskedAutoEncoderViT):
-        return [int(image // patch) for image, patch in zip(network.img_size, network.patch_size, strict=True)]
-    return [tokens]
+    """Return the grid of position embeddings, or the number of tokens alone where a network does not keep its grid."""
+    return list(kept_grid(network) or (tokens,))
 
 
 def _plain_modules(module: nn.Module, path: str, dead: frozenset[str]) -> Iterator[tuple[str, nn.Module]]:

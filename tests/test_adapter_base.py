@@ -22,6 +22,7 @@ from monai_essa.adapter_base import (
     network_name,
 )
 from monai_essa.methods import APLA, BitFit, FullTuning, LoRA
+from monai_essa.networks import keep_grid
 
 PATH = Path("a.safetensors")
 
@@ -151,3 +152,14 @@ def test_format_1_is_compared_as_far_as_it_goes_with_one_warning(caplog):
     assert len(warned) == 1
     with pytest.raises(ValueError, match=r"first 'encoder:blocks.0.attn.qkv.bias' \(this network\)"):
         check_same_base(with_positions(vit(qkv_bias=True), vit()), old, PATH, ())
+
+
+def test_a_vit_that_keeps_its_grid_is_compared_by_it(caplog):
+    """Both have 8 tokens; their position embeddings lie on other grids."""
+    wide, tall = vit(img_size=(64, 32)), vit(seed=1, img_size=(32, 64))
+    tall.load_state_dict(wide.state_dict() | {"patch_embedding.position_embeddings": torch.randn(1, 8, 24)})
+    keep_grid(wide, (4, 2))
+    keep_grid(tall, (2, 4))
+    with caplog.at_level(logging.INFO):
+        check_same_base(tall, record(wide), PATH, ())
+    assert "[4, 2] there, [2, 4] here" in caplog.text

@@ -68,7 +68,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "claims": {"outside", "lean_marks", "network_parts", "methods"},
     "network_snapshot": set(),
     "adaptation": {"outside", "claims", "lean_marks", "methods", "network_parts", "network_snapshot"},
-    "encoder_facts": {"network_parts", "methods"},
+    "encoder_facts": {"network_parts", "networks", "methods"},
     "adapter_tensors": set(),
     "adapter_record": {"outside"},
     "adapter_base": {"outside", "network_parts", "methods", "adaptation", "adapter_tensors", "encoder_facts"},

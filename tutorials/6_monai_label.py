@@ -217,7 +217,7 @@ Image(figure_png(segmentations([before[0], after[0]], list(data.card.labels)[1:]
 # ## Choose, undo
 #
 # Adapters of several sites live beside each other; a request names one, or `base`. Swapping loads a few tensors, not
-# the model. A training that made things worse is undone; no file is deleted.
+# the model. A training that you do not want is undone; no file is deleted.
 
 # %%
 base = propose(cases["test"][0], adapter="base")

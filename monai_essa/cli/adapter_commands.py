@@ -11,11 +11,14 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from monai_essa.adapter_record import AdapterHeader, methods_text, read_header
 from monai_essa.cli.bundle_config import find_config
 from monai_essa.cli.command import Commands, add_command, add_family
 from monai_essa.cli.config_values import add_values_argument, config_values
+
+if TYPE_CHECKING:
+    from monai_essa.adapter_record import AdapterHeader
 
 __all__ = ["add_to"]
 
@@ -65,6 +68,8 @@ def _add_merge(family: Commands) -> None:
 
 
 def _info(arguments: argparse.Namespace) -> int:
+    from monai_essa.adapter_record import read_header
+
     lines = dict(_facts(read_header(arguments.file)))
     width = max(map(len, lines))
     print(*(f"{name:<{width}}  {text}" for name, text in lines.items()), sep="\n")
@@ -103,6 +108,8 @@ def _diff(arguments: argparse.Namespace) -> int:
 
 
 def _facts(file: AdapterHeader) -> Iterator[tuple[str, str]]:
+    from monai_essa.adapter_record import methods_text
+
     record = file.record
     of_method = set(record["method_tensors"])
     values = sum(math.prod(tensor.shape) for tensor in file.tensors.values())

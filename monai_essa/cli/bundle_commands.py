@@ -10,8 +10,7 @@ import json
 from pathlib import Path
 
 from monai_essa.bundle_folder import bundle_folder, list_bundles
-from monai_essa.cli.bundle_config import find_bundle
-from monai_essa.cli.bundle_variant import OVERLAYS, overlay_names
+from monai_essa.cli.bundle_config import OVERLAYS, find_bundle, overlay_names
 from monai_essa.cli.command import Commands, add_command, add_family
 from monai_essa.cli.config_values import add_values_argument, config_values
 

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Finds a bundle and its config files."""
+"""Finds a bundle, its config files and its overlays."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ import yaml
 from monai_essa.bundle_folder import bundle_folder
 from monai_essa.outside import shown
 
-__all__ = ["check_configs", "find_bundle", "find_config"]
+__all__ = ["OVERLAYS", "check_configs", "find_bundle", "find_config", "overlay_names"]
+
+# In the order in which they are merged: a network may ask for its objective.
+OVERLAYS = ("network", "images", "method", "objective", "intensity", "start")  # a later one wins
 
 _SUFFIXES = (".yaml", ".yml", ".json")
 
@@ -57,6 +60,19 @@ def find_config(bundle: str | Path, names: Sequence[str]) -> Path:
             if (configs / f"{name}{suffix}").is_file():
                 return configs / f"{name}{suffix}"
     raise ValueError(f"{configs} holds no {' or '.join(names)} config ({', '.join(_SUFFIXES)})")
+
+
+def overlay_names(bundle: Path, kind: str) -> list[str]:
+    """Name the overlays of a kind that a bundle has.
+
+    Args:
+        bundle: its folder.
+        kind: one of :data:`OVERLAYS`.
+
+    Returns:
+        For example ``["swin_unetr", "unetr"]`` for ``network_swin_unetr.yaml`` and ``network_unetr.yaml``.
+    """
+    return sorted(path.stem.removeprefix(f"{kind}_") for path in (bundle / "configs").glob(f"{kind}_*.yaml"))
 
 
 def check_configs(files: Any) -> None:

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from monai_essa.cli.bundle_config import overlay_names
 from monai_essa.cli.bundle_metadata import write_metadata
-from monai_essa.cli.bundle_variant import overlay_names, write_variant
+from monai_essa.cli.bundle_variant import write_variant
 from monai_essa.cli.bundle_weights import take_weights
 from monai_essa.outside import NAME, Text
 
@@ -27,7 +28,7 @@ class BundleVariant:
 
     Args:
         name: of the new bundle: letters, digits, blanks and ``._+()-``, never a path.
-        overlays: the chosen name for each kind of :data:`monai_essa.cli.bundle_variant.OVERLAYS`.
+        overlays: the chosen name for each kind of :data:`monai_essa.cli.bundle_config.OVERLAYS`.
         values: over those of the configs, by top-level key of train.yaml.
         run: folder of a finished run whose model.pt becomes the bundle's. A segmentation bundle then trains on from it,
             as MONAI Label asks, unless another start is chosen.

@@ -12,25 +12,10 @@ from typing import Any
 
 import yaml
 
+from monai_essa.cli.bundle_config import OVERLAYS, overlay_names
 from monai_essa.cli.config_text import config_entries, entry_text, replace_entries
 
-__all__ = ["OVERLAYS", "overlay_names", "write_variant"]
-
-# In the order in which they are merged: a network may ask for its objective.
-OVERLAYS = ("network", "images", "method", "objective", "intensity", "start")  # a later one wins
-
-
-def overlay_names(bundle: Path, kind: str) -> list[str]:
-    """Name the overlays of a kind that a bundle has.
-
-    Args:
-        bundle: its folder.
-        kind: one of :data:`OVERLAYS`.
-
-    Returns:
-        For example ``["swin_unetr", "unetr"]`` for ``network_swin_unetr.yaml`` and ``network_unetr.yaml``.
-    """
-    return sorted(path.stem.removeprefix(f"{kind}_") for path in (bundle / "configs").glob(f"{kind}_*.yaml"))
+__all__ = ["write_variant"]
 
 
 def write_variant(bundle: Path, overlays: Mapping[str, str], values: Mapping[str, Any]) -> None:
@@ -40,7 +25,7 @@ def write_variant(bundle: Path, overlays: Mapping[str, str], values: Mapping[str
 
     Args:
         bundle: a copy of a bundle, which is changed.
-        overlays: the chosen name for each kind of :data:`OVERLAYS`.
+        overlays: the chosen name for each kind of :data:`~monai_essa.cli.bundle_config.OVERLAYS`.
         values: over those of the configs, by top-level key of train.yaml.
 
     Raises:

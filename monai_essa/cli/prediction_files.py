@@ -20,7 +20,7 @@ from monai_essa.data.datalist_file import load_datalist, read_datalist, section_
 from monai_essa.data.file_faults import check_regular_file
 from monai_essa.data.nifti import NIFTI_SUFFIXES
 from monai_essa.data.picture import PICTURE_SUFFIXES
-from monai_essa.data.volume_search import find_volumes
+from monai_essa.data.volume_search import find_pictures, find_volumes
 
 __all__ = ["Image", "check_output", "find_images", "first_path", "result_names", "whole_output"]
 
@@ -153,12 +153,11 @@ def _move(file: Path, target: Path) -> None:
 
 def _in_folder(folder: Path) -> list[str]:
     """List the volumes or, where there are none, the pictures: previews beside volumes are no scans."""
-    volumes = [os.path.abspath(volume.path) for volume in find_volumes(folder)]
-    files = (Path(place) / name for place, _, names in os.walk(folder) for name in names if name[0] != ".")
-    pictures = sorted(os.path.abspath(path) for path in files if path.name.lower().endswith(PICTURE_SUFFIXES))
-    if volumes and pictures:
-        logger.warning(f"{folder}: pictures beside volumes are passed over ({len(pictures)}, such as {pictures[0]})")
-    return volumes or pictures
+    found, pictures = find_volumes(folder), find_pictures(folder)
+    if pictures and found != pictures:
+        first = pictures[0].path
+        logger.warning(f"{folder}: pictures beside volumes are passed over ({len(pictures)}, such as {first})")
+    return [os.path.abspath(volume.path) for volume in found]
 
 
 def _listed(path: Path, section: str | None) -> list[Image]:

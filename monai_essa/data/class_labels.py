@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from monai_essa.data.datalist_fields import check_item
 from monai_essa.data.datalist_file import listed_items, load_datalist, read_datalist
+from monai_essa.data.npz_images import npz_items
 from monai_essa.data.stratified_draw import stratified_draw
 from monai_essa.outside import shown
 
@@ -54,8 +55,6 @@ def classification_items(
         [{'image': '/data/images/case_07.nii.gz', 'label': 1}]
     """
     if str(datalist).lower().endswith(".npz"):
-        from monai_essa.data.npz_images import npz_items  # imports MONAI, which a JSON list does without
-
         items = npz_items(datalist, section)
         _check_labels(items, num_classes, label_type, f"{datalist}: {section}")
     else:  # the labels first: a text would be taken for a path

@@ -18,6 +18,7 @@ from monai_essa.data.case_names import VOLUME_SUFFIXES
 from monai_essa.data.datalist_fields import SECTIONS, check_fields, check_item
 from monai_essa.data.label_map import check_label_map
 from monai_essa.data.nnunet_folder import is_nnunet_datalist, nnunet_sections
+from monai_essa.data.npz_images import npz_datalist, npz_file
 from monai_essa.outside import shown
 
 __all__ = [
@@ -126,8 +127,6 @@ def read_datalist(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     if path.suffix.lower() == ".npz":
-        from monai_essa.data.npz_images import npz_datalist  # imports MONAI, which a JSON list does without
-
         return npz_datalist(path)
     if not path.is_file():
         beside = [other.name for other in path.parent.glob("*.json")] if path.parent.is_dir() else []
@@ -150,8 +149,8 @@ def listed_label_map(path: str | Path) -> dict[float, int]:
     """Return the ``label_map`` of a datalist, from voxel values to ids; empty where it has none.
 
     Args:
-        path: the JSON file. Where there is none the table is empty, too: whoever hands the items of a run over
-            otherwise, as the app for MONAI Label does, has no list, and items that come from one need it themselves.
+        path: the JSON file. If it does not exist, the map is empty too: a server of MONAI Label gives its items without
+            a list.
 
     Raises:
         ValueError: as :func:`read_datalist`.
@@ -310,8 +309,6 @@ def _file_of(path: Path) -> Path:
     """Return the file that holds an image: an NPZ file holds many, which are named by array and number."""
     if ".npz#" not in str(path).lower():
         return path
-    from monai_essa.data.npz_images import npz_file  # imports MONAI, which a JSON list does without
-
     return Path(npz_file(path))
 
 

@@ -64,7 +64,11 @@ class Supervised(nn.Module):
         return parts
 
     def head_parameters(self) -> list[nn.Parameter]:
-        """List the parameters of the network's head, which starts from nothing and may learn faster."""
+        """List the parameters of the network's head, which starts from nothing and may learn faster.
+
+        Raises:
+            TypeError: if the class of the network is unknown, as :func:`monai_essa.network_parts.check_known` says.
+        """
         return [
             parameter for name, parameter in self.network.named_parameters() if part_of(self.network, name) == "head"
         ]

@@ -22,6 +22,8 @@ from monai_essa.evaluation.classification_metrics import (
 
 __all__ = ["classification_intervals"]
 
+_KAPPA = "quadratic_weighted_kappa"  # from -1 to 1, where all the others are from 0 to 1
+
 
 def classification_intervals(
     probabilities: np.ndarray,
@@ -58,7 +60,10 @@ def classification_intervals(
         _of_several_classes() if multi_label else _of_one_class(truth.shape[1])
     )
     draw = partial(bootstrap_interval, groups=patients, resamples=resamples, seed=seed)
-    return {name: draw(metric, probabilities, truth) for name, metric in metrics.items()}
+    return {
+        name: draw(metric, probabilities, truth, bounds=(-1.0 if name == _KAPPA else 0.0, 1.0))
+        for name, metric in metrics.items()
+    }
 
 
 def _of_one_class(num_classes: int) -> dict[str, Callable[..., float]]:
@@ -70,7 +75,7 @@ def _of_one_class(num_classes: int) -> dict[str, Callable[..., float]]:
     return {
         "balanced_accuracy": lambda p, t: balanced_accuracy(predicted(p), t),
         "f1": lambda p, t: macro_f1(predicted(p)[:, scored], t[:, scored]),
-        "quadratic_weighted_kappa": lambda p, t: quadratic_weighted_kappa(p.argmax(1), t.argmax(1), num_classes),
+        _KAPPA: lambda p, t: quadratic_weighted_kappa(p.argmax(1), t.argmax(1), num_classes),
         "expected_calibration_error": lambda p, t: expected_calibration_error(p.max(1), p.argmax(1) == t.argmax(1)),
     }
 

@@ -32,7 +32,7 @@ from monai_essa.label.received_sessions import ReceivedSessions
 from monai_essa.label.request_records import scoring_record, strategy_record
 from monai_essa.label.site_training import SiteTraining
 from monai_essa.label.steady_batch import SteadyBatch
-from monai_essa.label.studies_folder import StudiesFolder, is_received_file
+from monai_essa.label.studies_folder import StudiesFolder, is_received_file, upload_removed_if_refused
 from monai_essa.label.task_processes import end_tasks_with_server, end_with_server, mark_server
 from monai_essa.label.uncertainty import EntropyScoring, MostUncertain
 from monai_essa.label.unlabelled_stage import UnlabelledStage
@@ -200,6 +200,11 @@ class EssaLabelApp(MONAILabelApp):
             HTTPException: with status 400 for another file of the server, 404 for an unknown model, image or adapter,
                 422 for an image that cannot be segmented.
         """
+        with upload_removed_if_refused(request.get("image"), request.get("label")):
+            self._check_image(request, datastore)
+            return super().infer(request, datastore)
+
+    def _check_image(self, request: Mapping[str, Any], datastore: Datastore | None) -> None:
         _known("model", request.get("model"), self._infers)
         image = request.get("image")
         if isinstance(image, str) and not (os.path.exists(image) and is_received_file(image)):
@@ -208,7 +213,6 @@ class EssaLabelApp(MONAILabelApp):
                 store.known(image)
             elif os.path.exists(image):
                 raise HTTPException(400, f"image {shown(image)}: expected an image id, got a file of the server")
-        return super().infer(request, datastore)
 
 
 def _known(kind: str, name: Any, tasks: Mapping[str, Any]) -> Any:

@@ -45,7 +45,7 @@ from monai_essa.outside import Text, shown
 __all__ = ["guard"]
 
 _TEXT = Text(longest=256)
-_FILE_NAME = re.compile(r"[^/\\\x00-\x1f\x7f]{1,200}")
+_FILE_NAME = re.compile(r"([^\x00-\x1f\x7f]{0,4000}[/\\])?[^/\\\x00-\x1f\x7f]{1,200}")  # clients send the whole path
 _LONGEST_JSON = 1_000_000
 _JSON_FIELDS = ("params", "info", "wsi")  # of a form
 _YES = ("true", "1", "on", "yes", "t", "y")
@@ -171,14 +171,14 @@ async def _model_request(request: Request) -> None:
 def _form_values(form: FormData) -> dict[str, Any]:
     for name, value in form.multi_items():
         if isinstance(value, UploadFile) and not _is_file_name(value.filename):
-            raise ValueError(f"{shown(name)}: expected the name of a file of at most 200 characters without a path")
+            raise ValueError(f"{shown(name)}: expected a file whose name has at most 200 printable characters")
     fields = {name: form.get(name) for name in _JSON_FIELDS}
     found = [_json_object(text, name) for name, text in fields.items() if isinstance(text, str) and text]
     return found[0] if found else {}
 
 
 def _is_file_name(name: str | None) -> bool:
-    return not name or (_FILE_NAME.fullmatch(name) is not None and name.strip(".") != "")
+    return not name or (_FILE_NAME.fullmatch(name) is not None and re.split(r"[/\\]", name)[-1].strip(".") != "")
 
 
 def _json_object(text: str | bytes, where: str) -> dict[str, Any]:

@@ -12,7 +12,8 @@ import logging
 import os
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from monai_essa.label.label_grid import label_problem
 from monai_essa.label.request_records import config_text, info_record
 from monai_essa.outside import Check, MapOf, Nullable, Number, Record, Text, inside, shown
 
-__all__ = ["SCORE", "UNREADABLE", "StudiesFolder", "check_plain_name", "is_received_file"]
+__all__ = ["SCORE", "UNREADABLE", "StudiesFolder", "check_plain_name", "is_received_file", "upload_removed_if_refused"]
 
 SCORE, UNREADABLE = "epistemic_entropy", "epistemic_unreadable"  # what a scoring notes about an image
 _PLAIN = Text(r"[^/\\\x00-\x1f\x7f.$@%~][^/\\\x00-\x1f\x7f]*", 200)
@@ -63,10 +64,24 @@ def check_plain_name(kind: str, name: str) -> str:
 
 def is_received_file(path: str) -> bool:
     """Say whether MONAI Label itself wrote a file, as an upload of one request or of a session."""
-    real = Path(os.path.realpath(path))
-    upload = real.parent == Path(os.path.realpath(tempfile.gettempdir())) and real.name.startswith("tmp")
     sessions = Path(os.path.realpath(settings.MONAI_LABEL_SESSION_PATH or _SESSIONS))
-    return upload or real.is_relative_to(sessions)
+    return _is_upload(path) or Path(os.path.realpath(path)).is_relative_to(sessions)
+
+
+@contextmanager
+def upload_removed_if_refused(*paths: Any) -> Iterator[None]:
+    """Delete the uploads of a request that fails within the block; MONAI Label deletes those of the others.
+
+    Args:
+        paths: what the request is about; what is no upload stays.
+    """
+    try:
+        yield
+    except Exception:
+        for path in paths:
+            if isinstance(path, str) and _is_upload(path):
+                Path(path).unlink(missing_ok=True)
+        raise
 
 
 class StudiesFolder(LocalDatastore):
@@ -99,14 +114,17 @@ class StudiesFolder(LocalDatastore):
             labels = _labels_of_read_only(Path(path))
             read_only = False  # what the files are is looked up, and kept in memory
         super().__init__(path, labels_dir=labels, extensions=extensions, auto_reload=auto_reload, read_only=read_only)
+        if auto_reload:  # another process that writes the record renames a file to it
+            self._handler.on_moved = lambda event: self._init_from_datastore_file()
 
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
         """Copy an image into the folder."""
-        self._check_writable()
-        image_id = image_id or self._to_id(os.path.basename(image_filename))[0]
-        check_plain_name("image id", image_id)
-        self._check_place(self._datastore.image_path(), image_id, image_filename)
-        return super().add_image(image_id, image_filename, _checked_info(image_info))
+        with upload_removed_if_refused(image_filename):
+            self._check_writable()
+            image_id = image_id or self._to_id(os.path.basename(image_filename))[0]
+            check_plain_name("image id", image_id)
+            self._check_place(self._datastore.image_path(), image_id, image_filename)
+            return super().add_image(image_id, image_filename, _checked_info(image_info))
 
     def remove_image(self, image_id: str) -> None:
         """Delete an image and its labels; the next request knows, it need not wait for the watcher of the folder."""
@@ -133,14 +151,15 @@ class StudiesFolder(LocalDatastore):
             HTTPException: with status 400 for a name that is no plain one, 404 for an unknown image, 422 for a label
                 that does not lie on its image's voxels, and 409 where the folder cannot be written to.
         """
-        self._check_writable()
-        self.known(image_id)
-        tag = check_plain_name("label tag", str(getattr(label_tag, "value", label_tag)))
-        self._check_place(self._datastore.label_path(tag), image_id, label_filename)
-        problem = label_problem(Path(label_filename), Path(self.get_image_uri(image_id)), f"label of {image_id}")
-        if problem:
-            raise HTTPException(422, problem)
-        return super().save_label(image_id, label_filename, label_tag, _checked_info(label_info))
+        with upload_removed_if_refused(label_filename):
+            self._check_writable()
+            self.known(image_id)
+            tag = check_plain_name("label tag", str(getattr(label_tag, "value", label_tag)))
+            self._check_place(self._datastore.label_path(tag), image_id, label_filename)
+            problem = label_problem(Path(label_filename), Path(self.get_image_uri(image_id)), f"label of {image_id}")
+            if problem:
+                raise HTTPException(422, problem)
+            return super().save_label(image_id, label_filename, label_tag, _checked_info(label_info))
 
     def get_image_uri(self, image_id: str) -> str:
         """Find the file of an image; empty for an unknown one, and for one that a link takes out of the folder."""
@@ -296,10 +315,14 @@ class StudiesFolder(LocalDatastore):
             with FileLock(self._lock_file):
                 self._update_datastore_file(lock=False)
             return
-        self._ignore_event_config = True
         record = self._datastore.model_dump(exclude={"base_path"})
         write_text_atomically(Path(self._datastore_config_path), json.dumps(record, indent=2, default=str))
         self._config_ts = os.stat(self._datastore_config_path).st_mtime
+
+
+def _is_upload(path: str) -> bool:
+    real = Path(os.path.realpath(path))
+    return real.parent == Path(os.path.realpath(tempfile.gettempdir())) and real.name.startswith("tmp")
 
 
 def _is_plain(name: str) -> bool:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from monai.networks.nets import ViT
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from monai_essa.adapter_record import KEY, seal_record
 from monai_essa.error_line import root_cause
 
 RunBundle = Callable[..., ConfigWorkflow]
@@ -28,7 +30,7 @@ APLA = "monai_essa.methods.APLA"
 CONFIGS = Path(__file__).resolve().parents[2] / "bundles" / "essa_ssa" / "configs"
 
 SSA = {"pretrained": "{base}"}
-COLUMNS = r"columns as a fraction must be in \(0, 1\], got"
+COLUMNS = r"APLA, columns: expected None, a count from 1, a fraction in \(0, 1\] with a decimal point"
 NO_STARTS = {
     "nothing frozen": (
         "essa_ssa",
@@ -120,10 +122,10 @@ def test_an_adapter_for_another_base_is_refused(stages, volumes: Path, refused: 
 
 def test_an_adapter_of_an_unknown_method_is_refused(stages, volumes: Path, refused: Refused, tmp_path: Path) -> None:
     with safe_open(stages.adapted / "adapter.safetensors", framework="pt") as file:
-        record = file.metadata()["monai_essa"].replace('"APLA"', '"Mystery"')
-        save_file(
-            {name: file.get_tensor(name) for name in file.keys()}, tmp_path / "a.safetensors", {"monai_essa": record}
-        )
+        record = json.loads(file.metadata()[KEY])
+        record["methods"][0]["name"] = "Mystery"
+        sealed = {KEY: json.dumps(seal_record(record, "a test"))}
+        save_file({name: file.get_tensor(name) for name in file.keys()}, tmp_path / "a.safetensors", sealed)
     files = {"pretrained": stages.pretrained / "model.pt", "adapter": tmp_path / "a.safetensors"}
     line = refused("essa_segmentation", dataset_dir=volumes, **files)
     assert re.search(r"a.safetensors: method 'Mystery' is unknown; pass its class", line)

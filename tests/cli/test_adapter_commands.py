@@ -36,6 +36,16 @@ def test_info_gives_adapters_of_one_base_one_digest(monai_essa, files) -> None:
     assert last[0] == last[1]
 
 
+def test_info_reads_the_header_alone(monai_essa, files, tmp_path: Path) -> None:
+    whole = files.adapters[0].read_bytes()
+    header = whole[: 8 + int.from_bytes(whole[:8], "little")]
+    path = tmp_path / files.adapters[0].name
+    path.write_bytes(header.ljust(len(whole), b"\0"))
+    given = monai_essa("adapter", "info", path)
+    expected = monai_essa("adapter", "info", files.adapters[0]).out.replace(str(files.adapters[0]), str(path))
+    assert (given.code, given.out) == (0, expected)
+
+
 @pytest.mark.parametrize("content", [b"", b"nonsense"])
 def test_info_refuses_what_is_no_adapter(content: bytes, monai_essa, tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"

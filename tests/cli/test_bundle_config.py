@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from monai_essa.bundle_folder import bundle_folder
-from monai_essa.cli.bundle_config import check_configs, find_bundle, find_config
+from monai_essa.cli.bundle_config import OVERLAYS, check_configs, find_bundle, find_config, overlay_names
 
 
 def test_a_name_is_a_bundle_that_ships() -> None:
@@ -44,6 +44,16 @@ def test_a_bundle_without_the_config_is_refused(tmp_path: Path) -> None:
     (tmp_path / "configs").mkdir()
     with pytest.raises(ValueError, match="holds no inference or train config"):
         find_config(tmp_path, ("inference", "train"))
+
+
+def test_overlays_are_named_by_kind_in_order_of_the_alphabet(tmp_path: Path) -> None:
+    (tmp_path / "configs").mkdir()
+    for name in ("network_vit", "network_segresnet", "method_lora", "train", "my_network_x"):
+        (tmp_path / "configs" / f"{name}.yaml").touch()
+    assert {kind: overlay_names(tmp_path, kind) for kind in OVERLAYS if overlay_names(tmp_path, kind)} == {
+        "network": ["segresnet", "vit"],
+        "method": ["lora"],
+    }
 
 
 @pytest.mark.parametrize(

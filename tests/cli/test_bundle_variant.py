@@ -14,7 +14,8 @@ import yaml
 from monai.bundle import ConfigParser
 
 from monai_essa.bundle_folder import bundle_folder
-from monai_essa.cli.bundle_variant import OVERLAYS, overlay_names, write_variant
+from monai_essa.cli.bundle_config import OVERLAYS, overlay_names
+from monai_essa.cli.bundle_variant import write_variant
 
 CHOICES = [
     (bundle, dict(zip(("network", kind), names, strict=True)))

@@ -5,11 +5,16 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
+import SimpleITK as sitk
+from PIL import Image
 
 from monai_essa.cli import main
 from monai_essa.version import __version__
@@ -27,6 +32,19 @@ COMMANDS = [
     ("run",),
     ("demo",),
 ]
+# nibabel itself imports scipy, but none of its parts.
+TRAINING = {"monai", "torch", "ignite", "pandas", "matplotlib", "IPython", "tqdm.notebook", "scipy.ndimage"}
+FILES = {"numpy", "nibabel", "SimpleITK", "PIL", "scipy", "tqdm", "ruamel.yaml", "safetensors"}
+RUN_AND_LIST_MODULES = """
+import sys
+from monai_essa.cli import main
+try:
+    code = main()
+except SystemExit as stop:
+    code = stop.code
+print("modules:", *sys.modules, file=sys.stderr)
+sys.exit(code)
+"""
 
 
 @pytest.mark.parametrize("command", [(), ("data",), ("bundles",), ("adapter",), *COMMANDS], ids=" ".join)
@@ -52,12 +70,72 @@ def test_the_options_of_an_example_are_among_those_described(
     assert {option for option in options if option not in described} == set()
 
 
-def test_importing_the_command_line_imports_no_monai() -> None:
-    script = (
-        "import sys, monai_essa.cli; print(*(name for name in ('monai', 'torch', 'ignite') if name in sys.modules))"
-    )
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, encoding="utf-8", check=True)
-    assert done.stdout.split() == []
+@dataclass(frozen=True)
+class Fresh:
+    """What a command gave in an interpreter of its own, and the modules that it had imported at the end."""
+
+    code: int
+    out: str
+    err: str
+    modules: set[str]
+
+
+def in_fresh_interpreter(*arguments: object) -> Fresh:
+    command = [sys.executable, "-c", RUN_AND_LIST_MODULES, *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", check=False)
+    err, _, modules = done.stderr.rpartition("modules: ")
+    return Fresh(done.returncode, done.stdout, err, set(modules.split()))
+
+
+def every_format(volumes: Path, folder: Path) -> Path:
+    """A datalist with a labelled NIfTI, an NRRD and a MetaImage, one DICOM slice, a picture and an NPZ file."""
+    rng = np.random.default_rng(0)
+    for name in ("nrrd.nrrd", "meta.mha"):
+        sitk.WriteImage(sitk.GetImageFromArray(rng.integers(0, 900, (8, 8, 8), dtype=np.int16)), folder / name)
+    (folder / "dicom").mkdir()
+    sitk.WriteImage(sitk.GetImageFromArray(rng.integers(0, 900, (1, 8, 8), dtype=np.int16)), folder / "dicom" / "1.dcm")
+    Image.fromarray(rng.integers(0, 255, (8, 8), dtype=np.uint8)).save(folder / "picture.png")
+    np.savez(folder / "stack.npz", train_images=rng.integers(0, 255, (1, 8, 8), dtype=np.uint8))
+    images = ["nrrd.nrrd", "meta.mha", "dicom", "picture.png", "stack.npz#train_images#0"]
+    labelled = {"image": str(volumes / "case0.nii.gz"), "label": str(volumes / "case0_seg.nii.gz")}
+    sections = {"training": [labelled], "unlabeled": [{"image": name} for name in images]}
+    (folder / "formats.json").write_text(json.dumps(sections), encoding="utf-8")
+    return folder / "formats.json"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--help"], "from your scans to a model:"),
+        (["--version"], __version__),
+        (["data", "check", "--help"], "Read every file of a datalist once"),
+        (["bundles", "list"], "essa_segmentation"),
+        (["adapter", "info", "ADAPTER"], "APLA(columns=None, seed=0)"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_reads_no_image_imports_no_library_for_files(arguments: list[str], expected: str, files) -> None:
+    done = in_fresh_interpreter(*(files.adapters[0] if word == "ADAPTER" else word for word in arguments))
+    assert (done.code, done.err) == (0, "")
+    assert expected in done.out
+    assert "monai_essa.cli" in done.modules
+    assert done.modules & (TRAINING | FILES) == set()
+
+
+def test_a_datalist_is_made_without_what_training_needs(volumes: Path, tmp_path: Path) -> None:
+    done = in_fresh_interpreter("data", "datalist", volumes, "--out", tmp_path / "dataset.json")
+    assert done.code == 0, done.err
+    assert f"wrote {tmp_path / 'dataset.json'}" in done.out
+    assert "monai_essa.data.datalist_maker" in done.modules
+    assert done.modules & TRAINING == set()
+
+
+def test_every_image_format_is_checked_without_what_training_needs(volumes: Path, tmp_path: Path) -> None:
+    done = in_fresh_interpreter("data", "check", every_format(volumes, tmp_path))
+    assert done.code == 0, f"{done.out}{done.err}"
+    assert "0 errors" in done.out
+    assert {"monai_essa.data.itk_volume", "monai_essa.data.picture", "monai_essa.data.npz_images"} <= done.modules
+    assert done.modules & TRAINING == set()
 
 
 def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:

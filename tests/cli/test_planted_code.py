@@ -70,7 +70,8 @@ def test_plan_and_its_file_run_no_field_that_they_do_not_know(monai_essa, scans:
 
     plant(scans, change)
     assert monai_essa("plan", ".", "--hours", 0.001, "--stage", "ssa", *SMALL).code == 0
-    assert monai_essa("run", "--dry-run", "--args_file", "my_site.yaml").code == 0
+    refused = monai_essa("run", "--dry-run", "--args_file", "my_site.yaml")
+    assert refused.code == 1 and "item 0.fold: expected a whole number" in refused.out
     assert_nothing_ran(scans)
 
 

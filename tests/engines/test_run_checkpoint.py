@@ -19,10 +19,12 @@ from monai.engines import SupervisedTrainer
 from monai.networks.nets import ViT
 
 from monai_essa.adaptation import adapt, disable_adapter
+from monai_essa.engines import run_checkpoint
 from monai_essa.engines.run_checkpoint import RunCheckpoint
 from monai_essa.engines.supervised import Supervised
 from monai_essa.engines.train_step import TrainStep
 from monai_essa.methods import APLA
+from monai_essa.pretext import SimMIM
 
 SCRIPT = Path(__file__).with_name("toy_training.py")
 Training = runpy.run_path(str(SCRIPT))["Training"]
@@ -141,6 +143,26 @@ def test_another_configuration_is_refused_in_one_line(tmp_path: Path) -> None:
     assert sorted((tmp_path / "resume").iterdir()) == before
 
 
+def test_a_checkpoint_of_older_objectives_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as older:
+        older.setattr(run_checkpoint, "_VERSION", 1)
+        small(tmp_path, Supervised(nn.Conv2d(1, 2, 1), nn.MSELoss())).run()
+    with pytest.raises(ValueError, match=r"^[^\n]*another configuration \(version 1 there, 2 here\): give another"):
+        small(tmp_path, Supervised(nn.Conv2d(1, 2, 1), nn.MSELoss()), epochs=2).run()
+
+
+def test_a_pretext_head_of_other_sizes_is_refused_in_one_line(tmp_path: Path) -> None:
+    def simmim(width: int) -> SimMIM:
+        return SimMIM(ViT(1, 16, 8, width, 24, 1, 4, spatial_dims=2), mask_unit=8)
+
+    batch = {"image": torch.rand(2, 1, 16, 16)}
+    small(tmp_path, simmim(12), batch=batch).run()
+    with pytest.raises(ValueError, match=r"^[^\n]*another configuration \(other trainable tensors\): give another"):
+        small(tmp_path, simmim(24), batch=batch, epochs=2).run()
+
+
 def small(
     folder: Path,
     objective: nn.Module,
@@ -148,9 +170,10 @@ def small(
     accumulation: int = 1,
     batches: int = 6,
     epochs: int = 1,
+    batch: dict[str, torch.Tensor] | None = None,
 ) -> SupervisedTrainer:
     optimizer = torch.optim.SGD([p for p in objective.parameters() if p.requires_grad], 0.1)
-    batch = {"image": torch.rand(2, 1, 4, 4), "label": torch.rand(2, 2, 4, 4)}
+    batch = batch or {"image": torch.rand(2, 1, 4, 4), "label": torch.rand(2, 2, 4, 4)}
     return SupervisedTrainer(
         device=torch.device("cpu"),
         max_epochs=epochs,

@@ -40,7 +40,7 @@ class Training:
 
     def __init__(self, folder: Path, precision: str, fingerprint: str = "toy") -> None:
         torch.manual_seed(SEED)
-        self.objective = Supervised(_network(), DiceCELoss(softmax=True, to_onehot_y=True))
+        self.objective = _AllHead(_network(), DiceCELoss(softmax=True, to_onehot_y=True))
         optimizer = torch.optim.AdamW(parameter_groups(self.objective, lr=1.0e-2, head_lr_factor=2.0))
         schedule = WarmupCosineSchedule(optimizer, warmup_steps=3, t_total=5 * EPOCHS)
         step = TrainStep(self.objective, precision, clip_norm=1.0, accumulation=2, seed=SEED)
@@ -100,6 +100,13 @@ class Training:
             "best_network": torch.load(self.best_file, weights_only=True),
             "best": (self.validator.state.best_metric, self.validator.state.best_metric_epoch),
         }
+
+
+class _AllHead(Supervised):
+    """The toy network is of no class whose head is known: all of it learns at the rate of a head."""
+
+    def head_parameters(self) -> list[nn.Parameter]:
+        return list(self.network.parameters())
 
 
 def _network() -> nn.Sequential:

@@ -51,3 +51,9 @@ def test_the_interval_holds_the_value() -> None:
     for interval in classification_intervals(TWO + 0.3 * TRUTH, TRUTH, resamples=200).values():
         assert interval.low <= interval.value <= interval.high
         assert interval.low < interval.high
+
+
+def test_intervals_stay_within_the_range_of_their_metric() -> None:
+    sure = 0.1 * TWO + 0.9 * np.eye(2)[np.where(np.arange(60) % 9, TRUTH[:, 1], 1 - TRUTH[:, 1])]
+    for name, interval in classification_intervals(sure, TRUTH, resamples=50).items():
+        assert (-1 if "kappa" in name else 0) <= interval.low <= interval.high <= 1, name

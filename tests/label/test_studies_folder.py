@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -158,6 +159,28 @@ def test_notes_that_the_app_reads_have_their_form(studies: Path) -> None:
     assert store.get_image_info("case_00")["comment"] == "@anna"
     refused(404, "no such image", store.update_image_info, "no_such", {})
     refused(404, "has no label", store.update_label_info, "case_00", "final", {})
+
+
+def test_what_another_process_notes_is_seen(studies: Path) -> None:
+    here, other = StudiesFolder(str(studies), auto_reload=True), StudiesFolder(str(studies))
+    other.update_image_info("case_00", {"epistemic_entropy": 0.5})
+    deadline = time.monotonic() + 20
+    while here.get_image_info("case_00").get("epistemic_entropy") != 0.5:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_refused_upload_is_deleted_and_another_file_is_not(
+    studies: Path, truth: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    store, upload = StudiesFolder(str(studies)), tmp_path / "tmpabc.nii.gz"
+    for call, more in ((store.save_label, ("final", {})), (store.add_image, ({},))):
+        shutil.copy(truth / "case_00.nii.gz", upload)
+        refused(400, "expected a plain name", call, "../x", str(upload), *more)
+        assert not upload.exists()
+    refused(400, "expected a plain name", store.add_image, "../x", str(truth / "case_00.nii.gz"), {})
+    assert (truth / "case_00.nii.gz").is_file()
 
 
 def label(path: Path, shape: tuple[int, ...], affine: np.ndarray) -> str:

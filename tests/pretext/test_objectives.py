@@ -239,7 +239,7 @@ def test_loss_falls_on_real_volumes(hippocampus_tiny, objective):
     module = objective(ViT(1, (48, 64, 48), 16, hidden_size=48, mlp_dim=64, num_layers=2, num_heads=4))
     optimizer = torch.optim.AdamW(module.parameters(), lr=2e-3)
     losses = []
-    for step in range(20):
+    for step in range(40):
         loss = module(images, generator=seeded(step % 2))["loss"]
         optimizer.zero_grad()
         loss.backward()
