@@ -25,12 +25,13 @@ from monai_essa import adapt, load_adapter, save_adapter
 from monai_essa.adapter_record import read_header
 from monai_essa.adapter_tensors import sha256_of_all
 from monai_essa.cli import main
-from monai_essa.methods import APLA, SSF, VPT, AdaptFormer, BitFit, LoRA
+from monai_essa.methods import APLA, SSF, VPT, AdaptFormer, BitFit, LoRA, PeftLibrary
 from monai_essa.methods.method import AdaptationMethod
 from tests.fuzz.hostile_values import Draw, damaged, edited, texts
 from tests.fuzz.profiles import assert_one_line, guarded, inputs
 
-METHODS = (APLA(columns=2), LoRA(rank=2), SSF(), VPT(), AdaptFormer(), BitFit())
+PEFT = {"peft_type": "LORA", "r": 2, "target_modules": ["linear1"], "use_dora": True}
+METHODS = (APLA(columns=2), LoRA(rank=2), SSF(), VPT(), AdaptFormer(), BitFit(), PeftLibrary(PEFT))
 CARD = {"spacing": [1.0, 1.0, 2.5], "axcodes": "RAS", "intensity": "ct", "labels": {"background": 0, "liver": 1}}
 Good = tuple[bytes, dict[str, Any], dict[str, torch.Tensor]]
 

@@ -92,7 +92,8 @@ def content(draw: Draw, number: int) -> Any:
             state[draw(texts() | st.integers() | st.none())] = draw(values())
         elif name in state:
             tensor = state.pop(name)
-            if what == "other" and isinstance(tensor, torch.Tensor):
+            plain = isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided and tensor.numel() < 10**6
+            if what == "other" and plain:
                 state[name] = other_tensor(draw, tensor)
             elif what == "renamed":
                 state[draw(texts())] = tensor
