@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from monai_essa.bundle_folder import bundle_folder
-from monai_essa.outside import shown
+from monai_essa.outside import printable, shown
 
 __all__ = ["OVERLAYS", "check_configs", "find_bundle", "find_config", "overlay_names"]
 
@@ -91,7 +91,7 @@ def check_configs(files: Any) -> None:
         if not isinstance(file, (str, Path)):
             raise ValueError(f"{shown(file)}: expected the path of a config")
         if not Path(file).is_file():
-            raise FileNotFoundError(f"{shown(str(file))}: no such config; paths are relative to the current folder")
+            raise FileNotFoundError(f"{printable(str(file))}: no such config; paths are relative to the current folder")
         content = _content(file)
         if not isinstance(content, dict):
             raise ValueError(f"{file}: expected a config, which is a mapping, got {shown(content)}; correct the file")
