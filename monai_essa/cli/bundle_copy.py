@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from monai_essa.cli.bundle_config import overlay_names
+from monai_essa.cli.bundle_config import check_configs, overlay_names
 from monai_essa.cli.bundle_metadata import write_metadata
 from monai_essa.cli.bundle_variant import write_variant
 from monai_essa.cli.bundle_weights import take_weights
@@ -53,12 +53,13 @@ def copy_bundle(source: Path, destination: Path, variant: BundleVariant) -> Path
 
     Raises:
         FileExistsError: if there is a file or folder of that name.
-        ValueError: if the name is more than a name, the bundle has no such overlay or key, or the run is of another
-            configuration.
+        ValueError: if the name is more than a name, a config is no mapping, the bundle has no such overlay or key, or
+            the run is of another configuration.
     """
     target = destination / Text(NAME, longest=100).check(variant.name, "--name")
     if os.path.lexists(target):
         raise FileExistsError(f"{target} exists; expected a new folder: give another --name or move the old one away")
+    check_configs([path for path in (source / "configs").iterdir() if path.suffix in (".yaml", ".json")])
     destination.mkdir(parents=True, exist_ok=True)
     # Within a folder of its own, so that nothing of the user's has its name.
     with tempfile.TemporaryDirectory(prefix=".bundle_copy_", dir=destination) as folder:

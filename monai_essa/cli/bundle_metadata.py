@@ -14,11 +14,14 @@ import torch
 from monai.bundle import ConfigParser
 
 from monai_essa.cli.adapter_merge import network_of_config
+from monai_essa.cli.bundle_config import check_configs
 from monai_essa.data.datalist_names import class_ids
+from monai_essa.outside import Text
 
 __all__ = ["write_metadata"]
 
 _MODALITIES = {"ct": "CT", "mr": "MR", "us": "US", "2d": "n/a"}
+_TEXT = Text(r"(?s).*", longest=100_000)
 _NO_WEIGHTS = " The bundle holds no weights: a site trains its own."  # how the shipped descriptions end
 
 
@@ -31,10 +34,11 @@ def write_metadata(bundle: Path, name: str, overlays: Mapping[str, str]) -> None
         overlays: the chosen name for each kind, for the description.
 
     Raises:
-        ValueError: if inference.yaml has no ``network_def``, or the network refuses the bundle's ``img_size``.
+        ValueError: if inference.yaml has no ``network_def``, the network refuses the bundle's ``img_size``, or the
+            metadata lack a field that changes.
     """
     path = bundle / "configs" / "metadata.json"
-    metadata = json.loads(path.read_text(encoding="utf-8"))
+    metadata = _read(path)
     parser = ConfigParser()
     parser.read_config(str(bundle / "configs" / "inference.yaml"))
 
@@ -53,6 +57,20 @@ def write_metadata(bundle: Path, name: str, overlays: Mapping[str, str]) -> None
     if "labels" in parser:
         _set_labels(metadata, parser.get_parsed_content("labels"))
     path.write_text(json.dumps(metadata, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    check_configs(path)
+    metadata: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    for name in ("name", "version", "description"):
+        _TEXT.check(metadata.get(name), f"{path}, field '{name}'")
+    for place in ("inputs", "image"), ("outputs", "pred"):
+        value: Any = metadata
+        for part in ("network_data_format", *place):
+            value = value.get(part) if isinstance(value, dict) else None
+        if not isinstance(value, dict):
+            raise ValueError(f"{path}: expected a mapping under network_data_format::{'::'.join(place)}; add it")
+    return metadata
 
 
 def _set_input(image: dict[str, Any], parser: ConfigParser) -> None:

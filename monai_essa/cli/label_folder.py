@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from monai_essa.outside import NAME, Text
+from monai_essa.outside import NAME, Text, shown
 
 __all__ = ["make_label_folder"]
 
@@ -49,9 +50,10 @@ def make_label_folder(folder: Path, bundles: Sequence[Path], link: bool = False)
         raise FileExistsError(f"{folder} exists; expected a new folder: give another or move the old one away")
     for bundle in bundles:
         _check(bundle)
-    partial = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Within a folder of its own, so that nothing of the user's has its name.
+    with tempfile.TemporaryDirectory(prefix=".label_init_", dir=folder.parent) as place:
+        partial = Path(place) / "app"
         (partial / "model").mkdir(parents=True)
         (partial / "main.py").write_text(_MAIN, encoding="utf-8")
         for bundle in bundles:
@@ -61,8 +63,6 @@ def make_label_folder(folder: Path, bundles: Sequence[Path], link: bool = False)
             else:
                 shutil.copytree(bundle, target, ignore=shutil.ignore_patterns("__pycache__", "runs", "eval"))
         partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return folder
 
 
@@ -76,7 +76,19 @@ def _check(bundle: Path) -> None:
             )
     if any(word in name.lower() for word in _MISLEADING):
         raise ValueError(f"{name}: MONAI Label takes such a name for another task; give the bundle's folder another")
-    metadata = json.loads((bundle / "configs" / "metadata.json").read_text(encoding="utf-8"))
-    output = next(iter(metadata["network_data_format"]["outputs"].values()))
-    if output.get("format") != "segmentation":
-        raise ValueError(f"{name} is for '{metadata['task']}'; expected a segmentation bundle")
+    output, task = _output_and_task(bundle / "configs" / "metadata.json")
+    if output != "segmentation":
+        raise ValueError(f"{name} is for {task}; expected a segmentation bundle")
+
+
+def _output_and_task(path: Path) -> tuple[str, str]:
+    """Read what the first output of a bundle is, and what the bundle calls its task."""
+    try:
+        metadata = json.loads(path.read_text(encoding="utf-8"))
+        output = [*metadata["network_data_format"]["outputs"].values()][0]
+        return str(output.get("format")), shown(metadata["task"])
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(
+            f"{path}: expected MONAI's metadata of a bundle, with 'task' and network_data_format::outputs, got "
+            f"{shown(str(error))}; correct the file"
+        ) from error

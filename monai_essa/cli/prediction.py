@@ -101,7 +101,7 @@ def predict(prediction: Prediction, inputs: Sequence[Image | Path], output: Path
 def _run(prediction: Prediction, images: Sequence[Image], names: Mapping[str, str], output: Path) -> int:
     """Run the config and return how many components of it save an image."""
     config = find_config(prediction.bundle, ("inference",))
-    check_configs(config)
+    check_configs([config, *config.parent.glob("metadata.json")])
     values = {"bundle_root": str(find_bundle(prediction.bundle)), "output_dir": str(output)} | dict(prediction.values)
     # The bundle's logging.conf would print every step between the lines of the progress bar.
     logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)

@@ -23,6 +23,7 @@ from monai_essa.data.file_faults import (
     named_faults,
 )
 from monai_essa.data.volume_meta import Volume, make_volume
+from monai_essa.outside import shown
 
 __all__ = ["read_itk_volume"]
 
@@ -33,6 +34,8 @@ _MILLIMETRES = {"nm": 1e-6, "um": 0.001, "\u00b5m": 0.001, "\u03bcm": 0.001, "mi
 _MILLIMETRES |= {"mm": 1.0, "millimeter": 1.0, "millimetre": 1.0, "cm": 10.0, "m": 1000.0}
 _RAW = re.compile(r"^(?:encoding:\s*raw|CompressedData\s*=\s*False)\s*$", re.IGNORECASE | re.MULTILINE)
 _UNITS = re.compile(r"^(?:space units:|units:|DistanceUnits\s*=)[ \t]*(.+)$", re.IGNORECASE | re.MULTILINE)
+_DIMENSIONS = re.compile(rb"^[ \t\0]*NDims[ \t]*[=:]?([^\n]*)", re.IGNORECASE | re.MULTILINE)
+_META_BYTES = 2**20
 _VOXEL_BYTES = {"8": 1, "16": 2, "32": 4, "64": 8}
 
 
@@ -72,6 +75,8 @@ def read_itk_volume(path: str, series_uid: str | None = None) -> Volume:
 
 
 def _check_size(path: str) -> None:
+    if sitk.ImageFileReader.GetImageIOFromFileName(path) == "MetaImageIO":
+        _check_dimensions(path)
     header = sitk.ImageFileReader()
     header.SetFileName(path)
     header.ReadImageInformation()
@@ -79,6 +84,15 @@ def _check_size(path: str) -> None:
     voxel_bytes = _VOXEL_BYTES.get(bits.group(), 1) if bits else 1
     growth = PLAIN if _RAW.search(_header_text(path)) else DEFLATED
     check_declared_size(path, (*header.GetSize(), header.GetNumberOfComponents()), voxel_bytes, _held(path), growth)
+
+
+def _check_dimensions(path: str) -> None:
+    """Refuse a MetaImage header whose number of dimensions ends the whole process: ITK takes it as an array's size."""
+    with Path(path).open("rb") as content:
+        said = _DIMENSIONS.findall(content.read(_META_BYTES).replace(b"\r", b"\n"))
+    if not said or not all(re.fullmatch(rb"0*([1-9]|10)", number.strip()) for number in said):
+        found = ", ".join(shown(number.decode("latin-1").strip()) for number in said) or "nothing"
+        raise FileFault(f"{path}: expected NDims from 1 to 10, got {found}; repair the header")
 
 
 def _held(path: str) -> int:

@@ -157,3 +157,25 @@ def test_a_copy_for_2d_images_says_so_and_is_one(bundle: str, tmp_path: Path) ->
     parser = ConfigParser()
     parser.read_config(str(inference))
     assert (parser["pattern"], parser["orient"]) == ("*.png", [])
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "reason"),
+    [
+        ("metadata.json", "[]", "metadata.json: expected a config, which is a mapping, got \\[\\]"),
+        ("metadata.json", "{}", "metadata.json, field 'name': expected text"),
+        (
+            "metadata.json",
+            '{"name": "a", "version": "1", "description": "b"}',
+            "metadata.json: expected a mapping under network_data_format::inputs::image",
+        ),
+        ("train.yaml", "3", "train.yaml: expected a config, which is a mapping, got 3"),
+        ("method_apla.yaml", "a: [", "method_apla.yaml: expected a config in YAML or JSON"),
+    ],
+)
+def test_a_bundle_with_a_broken_config_is_refused(name: str, text: str, reason: str, tmp_path: Path) -> None:
+    source = copy_bundle(bundle_folder("essa_ssa"), tmp_path, BundleVariant("source", {}, WIDTH))
+    (source / "configs" / name).write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=reason):
+        copy_bundle(source, tmp_path, BundleVariant("copy"))
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]

@@ -53,3 +53,23 @@ def test_a_bundle_of_another_task_is_refused(unread_bundle: Path, tmp_path: Path
     path.write_text(json.dumps(metadata))
     with pytest.raises(ValueError, match="expected a segmentation bundle"):
         make_label_folder(tmp_path / "app", [unread_bundle])
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "3", "{}", '{"network_data_format": {"outputs": {}}, "task": "x"}', "[" * 5000]
+)
+def test_metadata_that_say_no_output_are_refused(text: str, unread_bundle: Path, tmp_path: Path) -> None:
+    (unread_bundle / "configs" / "metadata.json").write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match="metadata.json: expected MONAI's metadata of a bundle") as caught:
+        make_label_folder(tmp_path / "app", [unread_bundle])
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "app").exists()
+
+
+def test_no_folder_of_the_user_is_taken_for_an_unfinished_one(unread_bundle: Path, tmp_path: Path) -> None:
+    mine = tmp_path / ".app.part" / "mine.txt"
+    mine.parent.mkdir()
+    mine.write_text("mine", encoding="utf-8")
+    make_label_folder(tmp_path / "app", [unread_bundle])
+    assert mine.read_text(encoding="utf-8") == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".app.part", "app", "spleen"]

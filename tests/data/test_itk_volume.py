@@ -69,3 +69,12 @@ def test_a_detached_header_may_declare_what_the_file_beside_it_holds(tmp_path: P
     (tmp_path / "a.mhd").write_text(fields.format("300 400 500") + "ElementDataFile = a.raw\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"a\.mhd: the header declares 300 x 400 x 500 x 1 voxels"):
         read_itk_volume(str(tmp_path / "a.mhd"))
+
+
+@pytest.mark.parametrize("line", ["NDims = -1", "NDims = 99999999", "NDims : -1", "NDims = 3\nNDims = -1", "NDims = 0"])
+def test_a_number_of_dimensions_that_would_end_the_process_is_refused(line: str, tmp_path: Path) -> None:
+    fields = f"ObjectType = Image\n{line}\nDimSize = 3 4 5\nElementType = MET_FLOAT\nElementDataFile = LOCAL\n"
+    (tmp_path / "a.mha").write_bytes(fields.encode() + VOXELS.tobytes())
+    with pytest.raises(ValueError, match="a.mha: expected NDims from 1 to 10, got") as caught:
+        read_itk_volume(str(tmp_path / "a.mha"))
+    assert str(caught.value).isprintable()

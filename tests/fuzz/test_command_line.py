@@ -313,3 +313,32 @@ def test_data_check_of_a_changed_list_reports_and_changes_nothing(data: st.DataO
         assert everything(place) == before
     finally:
         path.write_bytes(original)
+
+
+BUNDLE_FILES = ("metadata.json", "inference.yaml", "train.yaml", "start_bundle.yaml", "method_apla.yaml")
+BUNDLE_COMMANDS = (
+    ["label", "init", "out/app", "--bundle", "bundle"],
+    ["bundles", "copy", "bundle", "out", "--name", "mine"],
+    ["predict", "--bundle", "bundle", "--input", "scans/p0.nii.gz", "--output", "out/masks"],
+    ["adapter", "merge", "adapter.safetensors", "--base", "vit.pt", "--bundle", "bundle", "--out", "out/model.pt"],
+)
+
+
+@inputs(60)
+@given(data=st.data())
+def test_a_bundle_with_a_broken_file_is_named(data: st.DataObject, place: Path) -> None:
+    """Configs are code, so nothing is planted; but a file that was cut off or mixed up is no reason for a traceback."""
+    before = everything(place)
+    path = place / "bundle" / "configs" / data.draw(st.sampled_from(BUNDLE_FILES))
+    whole = path.read_bytes()
+    other = data.draw(st.sampled_from([b"", b"[]", b"3", b"{}", b"null", b'{"task": 3}', b"a: [", b"\xff\xfe", b"\t:"]))
+    path.write_bytes(other if data.draw(st.booleans()) else whole[: data.draw(st.integers(0, len(whole)))])
+    try:
+        call = Call(data.draw(st.sampled_from(BUNDLE_COMMANDS)), False)
+        with guarded():
+            code, out, err = called(call)
+        assert_told(call, code, out, err)
+        after = everything(place)
+        assert all(after.get(name) == content for name, content in before.items() if name != str(path))
+    finally:
+        restore(place, before)
