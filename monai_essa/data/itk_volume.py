@@ -25,7 +25,7 @@ from monai_essa.data.file_faults import (
 from monai_essa.data.volume_meta import Volume, make_volume
 from monai_essa.outside import shown
 
-__all__ = ["read_itk_volume"]
+__all__ = ["checked_header", "read_itk_volume"]
 
 _DETACHED = (".nhdr", ".mhd")  # headers whose voxels lie in files beside them
 _HEADER_BYTES = 65536  # of the text at the beginning of an NRRD or MetaImage file
@@ -65,7 +65,7 @@ def read_itk_volume(path: str, series_uid: str | None = None) -> Volume:
             image, affine = read_series(files)
             notes = list(series_notes(files))
         else:
-            _check_size(path)
+            checked_header(path)
             image = sitk.ReadImage(path)
             affine, notes = _in_millimetres(path, _affine(image))
         array = sitk.GetArrayFromImage(image)  # (z, y, x) or (z, y, x, channel)
@@ -74,7 +74,19 @@ def read_itk_volume(path: str, series_uid: str | None = None) -> Volume:
         return make_volume(path, array, _LPS_TO_RAS * affine, coloured, notes)
 
 
-def _check_size(path: str) -> None:
+def checked_header(path: str) -> sitk.ImageFileReader:
+    """Open the header of a file that is no DICOM, in the order in which nothing of it can harm: ITK trusts a header.
+
+    Args:
+        path: a regular file, whose data files :func:`~monai_essa.data.detached_header.check_data_files` has taken.
+
+    Returns:
+        The reader, which has read the header and no voxel.
+
+    Raises:
+        FileFault: if the header declares dimensions that ITK cannot take, or more voxels than its file can hold.
+        RuntimeError: if ITK cannot read it.
+    """
     if sitk.ImageFileReader.GetImageIOFromFileName(path) == "MetaImageIO":
         _check_dimensions(path)
     header = sitk.ImageFileReader()
@@ -84,6 +96,7 @@ def _check_size(path: str) -> None:
     voxel_bytes = _VOXEL_BYTES.get(bits.group(), 1) if bits else 1
     growth = PLAIN if _RAW.search(_header_text(path)) else DEFLATED
     check_declared_size(path, (*header.GetSize(), header.GetNumberOfComponents()), voxel_bytes, _held(path), growth)
+    return header
 
 
 def _check_dimensions(path: str) -> None:

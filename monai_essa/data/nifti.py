@@ -15,7 +15,7 @@ from monai_essa.data.detached_header import check_data_files
 from monai_essa.data.file_faults import DEFLATED, PLAIN, check_declared_size, check_regular_file, named_faults
 from monai_essa.data.volume_meta import SAME_GRID, Volume, corner_shift, make_volume
 
-__all__ = ["NIFTI_SUFFIXES", "read_nifti"]
+__all__ = ["NIFTI_SUFFIXES", "checked_nifti", "read_nifti"]
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii", ".hdr", ".img", ".mgz", ".mgh")
 
@@ -42,20 +42,32 @@ def read_nifti(path: str) -> Volume:
     check_regular_file(path)
     check_data_files(path)
     with named_faults(path, "a NIfTI file"):
-        image: Any = nib.load(path)
-        _check_size(path, image)
+        image = checked_nifti(path)
         affine, notes = _geometry(image)
         array, coloured = _voxels(image)
         return make_volume(path, array, affine, coloured, notes)
 
 
-def _check_size(path: str, image: Any) -> None:
+def checked_nifti(path: str) -> Any:
+    """Open the header of a file that nibabel reads, and check that the file can hold what it declares.
+
+    Args:
+        path: a regular file, whose data file :func:`~monai_essa.data.detached_header.check_data_files` has taken.
+
+    Returns:
+        nibabel's image, of which no voxel was read.
+
+    Raises:
+        FileFault: if the header declares more voxels than its file can hold.
+    """
+    image: Any = nib.load(path)
     file = next((held.filename for name, held in image.file_map.items() if name == "image" and held.filename), path)
     check_regular_file(file)  # the other half of a pair of .hdr and .img
     with Path(file).open("rb") as content:
         growth = DEFLATED if content.read(2) == _GZIP else PLAIN
     held = Path(file).stat().st_size
     check_declared_size(path, image.shape, image.get_data_dtype().itemsize, held, growth)
+    return image
 
 
 def _geometry(image: Any) -> tuple[np.ndarray, list[str]]:

@@ -11,11 +11,12 @@ from PIL import Image, ImageOps
 from monai_essa.data.file_faults import FileFault, check_regular_file, named_faults
 from monai_essa.data.volume_meta import Volume, make_volume
 
-__all__ = ["PICTURE_SUFFIXES", "read_picture"]
+__all__ = ["PICTURE_FORMATS", "PICTURE_SUFFIXES", "read_picture"]
 
+PICTURE_FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
+"""What Pillow may open: others, whatever the file's name, may start a program (EPS)."""
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
-_FORMATS = ("PNG", "JPEG", "TIFF", "BMP")  # others, whatever the file's name, may start a program (EPS)
 _ORIENTATION = 0x0112  # the EXIF tag; 1: as it is
 _PALETTE = ("P", "PA")
 _NUMBERS = ("1", "L", "I", "F", "RGB")  # and the variants of 16 bits, "I;16B" and others
@@ -39,7 +40,7 @@ def read_picture(path: str, label: bool = False) -> Volume:
         FileFault: if it is damaged, no picture, or holds several.
     """
     check_regular_file(path)
-    with named_faults(path, "a picture"), Image.open(path, formats=_FORMATS) as picture:
+    with named_faults(path, "a picture"), Image.open(path, formats=PICTURE_FORMATS) as picture:
         count = getattr(picture, "n_frames", 1)
         if count > 1:
             raise FileFault(f"{path}: expected one picture, got {count} pages; save each page as a file of its own")

@@ -5,19 +5,21 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
 from PIL import Image
 
 from monai_essa.data.case_names import PICTURE_SUFFIXES
+from monai_essa.data.detached_header import check_data_files
+from monai_essa.data.dicom_series import is_dicom
+from monai_essa.data.file_faults import FileFault, check_regular_file, named_faults
+from monai_essa.data.itk_volume import checked_header
+from monai_essa.data.nifti import checked_nifti
+from monai_essa.data.picture import PICTURE_FORMATS
 
 __all__ = ["VolumeLook", "holds_label_ids", "look_at"]
 
@@ -30,10 +32,6 @@ _FEW_LEVELS = 40  # a scan, even of 8 bits, has more
 _MANY_VOXELS = 20_000  # from here on noise with few levels is told from structures
 _SAME_NEIGHBOUR = 0.6  # share of neighbours in structures with the same id: 0.8 in 160 brain regions, 0.1 in 8-bit MR
 _SAME_IN_SPECKS = 0.3  # the same where there are few levels, so that thin structures count
-_UNREADABLE = (
-    *(OSError, EOFError, ValueError, TypeError, KeyError, IndexError, OverflowError, MemoryError, RuntimeError),
-    *(SyntaxError, zlib.error, ImageFileError, HeaderDataError, Image.DecompressionBombError),
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,14 +75,15 @@ def look_at(path: str | Path, voxels: bool = True) -> VolumeLook:
         >>> look_at("no such file.nii").is_label is None
         True
     """
+    file = str(path)
     try:
-        if not Path(path).is_file():
-            return VolumeLook()
-        name = str(path).lower()
-        if name.endswith(_NIBABEL):
-            return _nibabel_look(path, voxels)
-        return _picture_look(path, voxels) if name.endswith(PICTURE_SUFFIXES) else _itk_look(path, voxels)
-    except _UNREADABLE:
+        with named_faults(file, "an image"):
+            check_regular_file(file)
+            check_data_files(file)
+            if file.lower().endswith(_NIBABEL):
+                return _nibabel_look(file, voxels)
+            return _picture_look(file, voxels) if file.lower().endswith(PICTURE_SUFFIXES) else _itk_look(file, voxels)
+    except FileFault:
         return VolumeLook()
 
 
@@ -143,12 +142,12 @@ def _thinned(voxels: np.ndarray) -> np.ndarray:
     return voxels[:: max(1, voxels.shape[0] // _ROWS)]
 
 
-def _nibabel_look(path: str | Path, voxels: bool) -> VolumeLook:
-    image = nib.load(path)
-    shape = tuple(int(size) for size in image.shape)  # type: ignore[attr-defined]
+def _nibabel_look(path: str, voxels: bool) -> VolumeLook:
+    image = checked_nifti(path)
+    shape = tuple(int(size) for size in image.shape)
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
-    proxy = image.dataobj  # type: ignore[attr-defined]
+    proxy = image.dataobj
 
     def read(index: int | None) -> np.ndarray:
         if len(shape) > 4 or proxy.dtype.kind not in "iuf":  # vectors of vectors, colours, complex numbers
@@ -159,15 +158,13 @@ def _nibabel_look(path: str | Path, voxels: bool) -> VolumeLook:
         )
 
     verdict = _verdict(shape[:3], read) if voxels else None
-    return VolumeLook(verdict, shape[:3], np.asarray(image.affine), int(np.prod(shape[3:])))  # type: ignore[attr-defined]
+    return VolumeLook(verdict, shape[:3], np.asarray(image.affine), int(np.prod(shape[3:])))
 
 
-def _itk_look(path: str | Path, voxels: bool) -> VolumeLook:
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    reader.ReadImageInformation()
-    if reader.GetImageIO() == "GDCMImageIO" or not reader.GetImageIO() and str(path).lower().endswith(".dcm"):
+def _itk_look(path: str, voxels: bool) -> VolumeLook:
+    if is_dicom(path):
         return VolumeLook()
+    reader = checked_header(path)
     size = tuple(int(length) for length in reader.GetSize())
     channels = reader.GetNumberOfComponents() * int(np.prod(size[3:]))
 
@@ -192,8 +189,8 @@ def _ras_affine(reader: sitk.ImageFileReader) -> np.ndarray:
     return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
 
 
-def _picture_look(path: str | Path, voxels: bool) -> VolumeLook:
-    with Image.open(path) as picture:
+def _picture_look(path: str, voxels: bool) -> VolumeLook:
+    with Image.open(path, formats=PICTURE_FORMATS) as picture:
         shape, bands = picture.size, len(picture.getbands())
         if not voxels or picture.width * picture.height > _MOST_VOXELS:
             return VolumeLook(None, shape, None, bands)

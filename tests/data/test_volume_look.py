@@ -125,3 +125,27 @@ def test_a_file_that_cannot_be_read_gives_an_empty_look(tmp_path: Path) -> None:
     nib.save(nib.Nifti1Image(colours, np.eye(4)), tmp_path / "rgb.nii")
     nib.save(nib.Nifti1Image(np.ones((4, 4, 4), np.complex64), np.eye(4)), tmp_path / "complex.nii")
     assert [look_at(path).is_label for path in sorted(tmp_path.iterdir())] == [None] * 9
+
+
+def test_a_look_opens_no_file_that_the_readers_refuse(tmp_path: Path) -> None:
+    """Not one elsewhere that a header names, not one that would end the process, and no picture that runs a program."""
+    (tmp_path / "scans").mkdir()
+    np.repeat(np.arange(4, dtype=np.uint8), 30).tofile(tmp_path / "elsewhere.raw")
+    fields = "ObjectType = Image\nNDims = {}\nDimSize = 6 5 4\nElementType = MET_UCHAR\nElementDataFile = {}\n"
+    headers = {
+        "a.mhd": fields.format(3, "../elsewhere.raw"),
+        "b.mha": fields.format(-1, "LOCAL"),
+        "c.png": "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n",
+    }
+    for name, text in headers.items():
+        (tmp_path / "scans" / name).write_text(text, encoding="ascii")
+        look = look_at(tmp_path / "scans" / name)
+        assert (look.is_label, look.shape) == (None, ()), name
+
+
+def test_a_header_of_more_voxels_than_its_file_holds_is_not_looked_at(tmp_path: Path) -> None:
+    nib.save(nib.Nifti1Image(np.zeros((6, 5, 4), np.uint8), np.eye(4)), tmp_path / "a.nii")
+    content = bytearray((tmp_path / "a.nii").read_bytes())
+    content[42:48] = np.array([20000] * 3, "<i2").tobytes()
+    (tmp_path / "a.nii").write_bytes(content)
+    assert look_at(tmp_path / "a.nii").shape == ()
