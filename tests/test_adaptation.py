@@ -87,7 +87,7 @@ def test_refused_method_leaves_nothing_of_the_ones_before_it(first):
     adapt(net, first)(images)
 
 
-METHODS = [APLA(), APLA(columns=5), LoRA(rank=2), AdaptFormer(bottleneck=2), BitFit(), FullTuning()]
+METHODS = [APLA(), APLA(columns=5), LoRA(rank=2), AdaptFormer(bottleneck=2, dropout=0.0), BitFit(), FullTuning()]
 
 
 @pytest.mark.parametrize("method", METHODS)
