@@ -30,8 +30,8 @@ test: lint
 
 # MONAI alone is the oldest: its blocks are what the contract depends on. Beside, not inside, the environment.
 test-oldest: $(VENV)/monai-oldest
-	PYTHONPATH="$<:." $(BIN)/python -m pytest $(PYTEST_ARGS) -m "not slow" tests/test_contract.py tests/test_blocks.py \
-		tests/test_adaptation.py tests/test_adapter_file.py tests/methods \
+	PYTHONPATH="$<:." $(BIN)/python -m pytest $(PYTEST_ARGS) -m "not slow" tests/test_contract.py tests/anatomy/test_blocks.py \
+		tests/adapters/test_adaptation.py tests/adapters/test_adapter_file.py tests/methods \
 		tests/efficiency/test_lean.py tests/efficiency/test_global_attention.py tests/efficiency/test_window_attention.py
 
 $(VENV)/monai-oldest: constraints-lowest.txt | $(VENV)/installed-dev

@@ -8,14 +8,14 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from monai_essa.version import __version__
-
 if TYPE_CHECKING:
-    from monai_essa.adaptation import adapt, disable_adapter, merge
-    from monai_essa.adapter_file import load_adapter, save_adapter
+    from monai_essa.adapters.adaptation import adapt, disable_adapter, merge
+    from monai_essa.adapters.file import load_adapter, save_adapter
+    from monai_essa.adapters.summary import summary
     from monai_essa.efficiency import lean
-    from monai_essa.parameter_summary import summary
     from monai_essa.weights import load_weights
+
+__version__ = "0.1.0"
 
 __all__ = [
     "__version__",
@@ -31,14 +31,14 @@ __all__ = [
 
 # Imported at the first use, so that `monai-essa --help` need not wait for torch and MONAI.
 _MODULE_OF = {
-    "adapt": "adaptation",
-    "disable_adapter": "adaptation",
+    "adapt": "adapters.adaptation",
+    "disable_adapter": "adapters.adaptation",
     "lean": "efficiency",
-    "load_adapter": "adapter_file",
+    "load_adapter": "adapters.file",
     "load_weights": "weights",
-    "merge": "adaptation",
-    "save_adapter": "adapter_file",
-    "summary": "parameter_summary",
+    "merge": "adapters.adaptation",
+    "save_adapter": "adapters.file",
+    "summary": "adapters.summary",
 }
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["written_whole"]
+__all__ = ["sync_and_rename", "write_text_atomically", "written_whole"]
 
 
 @contextmanager
@@ -45,3 +45,33 @@ def written_whole(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sync_and_rename(temporary: Path, path: Path) -> None:
+    """Put a finished temporary file in its place, its bytes on the disk first.
+
+    Args:
+        temporary: a closed file in the folder of ``path``.
+        path: its final name; a file of that name is replaced.
+    """
+    with open(temporary, "rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Write a text file under a temporary name, sync it and rename it.
+
+    Args:
+        path: its final name; a file of that name is replaced.
+        text: the whole content, written as UTF-8.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "run.json"
+        >>> write_text_atomically(path, "{}")
+        >>> path.read_text()
+        '{}'
+    """
+    with written_whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

@@ -34,11 +34,11 @@ __all__ = [
     "math_free",
     "printable",
     "shown",
+    "switch",
 ]
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9 ._+()-]*"
 """Alphabet of a name that becomes a file, a site or a class label: no separators, no leading dot, no sigils."""
-
 _MOST_SHOWN = 80
 _MOST_DOUBLINGS = 24
 _TOKENS = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\{\d*,?\d*\}|.", re.DOTALL)
@@ -347,6 +347,31 @@ def shown(value: Any) -> str:
         line = f"a {type(value).__name__}"
     line = printable(line)
     return line if len(line) <= _MOST_SHOWN else line[: _MOST_SHOWN - 3] + "..."
+
+
+def switch(name: str, value: Any) -> bool:
+    """Give a value that is True or False, and refuse every other.
+
+    Args:
+        name: of the value, as the user gave it.
+        value: what came.
+
+    Returns:
+        The same value.
+
+    Raises:
+        TypeError: if it is a text, as ``--name false`` of a bundle's command line gives, or a number.
+
+    Example:
+        >>> switch("deep", "false")
+        Traceback (most recent call last):
+        TypeError: deep: expected True or False, got 'false'; write it with a capital letter on a command line
+    """
+    if not isinstance(value, bool):
+        raise TypeError(
+            f"{name}: expected True or False, got {value!r}; write it with a capital letter on a command line"
+        )
+    return value
 
 
 def _is_count(token: str) -> bool:

@@ -149,7 +149,7 @@ def test_the_table_of_imports_has_no_cycle() -> None:
 @pytest.mark.parametrize(
     ("statement", "part"),
     [
-        ("import monai_essa.engines.train_step", "engines"),
+        ("import monai_essa.engines.steps", "engines"),
         ("from monai_essa.engines import TrainStep", "engines"),
         ("from monai_essa import engines", "engines"),
         ("from ..engines import TrainStep", "engines"),

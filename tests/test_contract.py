@@ -16,8 +16,11 @@ import torch
 import torch.nn as nn
 from monai.networks.nets import UNETR, MaskedAutoEncoderViT, SegResNet, SegResNetDS, SwinUNETR, UNet, ViT, ViTAutoEnc
 
-from monai_essa import adapt, disable_adapter, load_adapter, merge, save_adapter, summary
-from monai_essa.adaptation import adaptation_of
+from monai_essa.adapters.adaptation import adapt, adaptation_of, disable_adapter, merge
+from monai_essa.adapters.file import load_adapter, save_adapter
+from monai_essa.adapters.summary import summary
+from monai_essa.anatomy import classification_network
+from monai_essa.anatomy.parts import dead_parameters
 from monai_essa.methods import (
     APLA,
     SSF,
@@ -32,8 +35,6 @@ from monai_essa.methods import (
     PeftLibrary,
 )
 from monai_essa.methods.method import AdaptationMethod, NotMergeable
-from monai_essa.network_parts import dead_parameters
-from monai_essa.networks import classification_network
 
 NETWORKS = {
     "vit-3d": (lambda: ViT(1, 32, 16, 24, 48, 2, 4), (1, 1, 32, 32, 32)),

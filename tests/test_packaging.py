@@ -22,7 +22,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from monai_essa.version import __version__
+from monai_essa import __version__
 
 ROOT = Path(__file__).resolve().parents[1]
 PROBE = ("configs/metadata.json", "configs/method/apla.yaml", "configs/logging.conf", "docs/README.md", "LICENSE")
@@ -31,7 +31,7 @@ PIP_INSTALL = (sys.executable, "-m", "pip", "--python")
 QUICK = ("--quiet", "--no-deps", "--no-build-isolation", "--ignore-installed", "--no-index")
 FIND = """
 import json
-from monai_essa.bundle_folder import bundle_folder, list_bundles
+from monai_essa.bundling.folder import bundle_folder, list_bundles
 print(json.dumps({name: str(bundle_folder(name)) for name in list_bundles()}))
 """
 

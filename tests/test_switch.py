@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from monai_essa.methods import VPT, BitFit
-from monai_essa.switch import switch
+from monai_essa.outside import switch
 
 
 @pytest.mark.parametrize("value", [True, False])

@@ -31,11 +31,10 @@ from pathlib import Path
 
 from monai.bundle import run
 
-from monai_essa.bundle_folder import bundle_folder
+from monai_essa.bundling.folder import bundle_folder
 from monai_essa.data import load_datalist
-from monai_essa.data.cohort import CohortSize
-from monai_essa.demo.demo_data import cohort_data
-from monai_essa.demo.own_data import own_data
+from monai_essa.demo.cohort import CohortSize
+from monai_essa.demo.data import cohort_data, own_data
 
 logging.disable(logging.WARNING)  # what the libraries say of themselves would fill this page
 os.chdir(tempfile.mkdtemp(prefix="essa_"))
@@ -86,12 +85,15 @@ import torch
 from monai.networks.nets import ViT
 from monai.transforms import Compose, LoadImaged, Orientationd, ResizeWithPadOrCropd, ScaleIntensityd, Spacingd
 
-from monai_essa import adapt, load_weights, merge, save_adapter, summary
+from monai_essa.adapters.adaptation import adapt, merge
+from monai_essa.adapters.file import save_adapter
+from monai_essa.adapters.summary import summary
 from monai_essa.data import VolumeReader
+from monai_essa.data.transforms import ClipForegroundPercentilesd
 from monai_essa.engines import load_pretext_head
 from monai_essa.methods import APLA
 from monai_essa.pretext import MAE, MAEDecoder
-from monai_essa.transforms import ClipForegroundPercentilesd
+from monai_essa.weights import load_weights
 
 read = Compose(  # as the bundle read the scans of scanner A; background is 0, and so is what is padded
     [
@@ -132,9 +134,8 @@ plain = merge(network)  # a stock ViT with stock keys; `network` is left as it i
 # %%
 from IPython.display import Image
 
-from monai_essa.report.charts import loss_curves
-from monai_essa.report.figures import figure_png
-from monai_essa.report.image_panels import reconstruction_panel
+from monai_essa.report.charts import figure_png, loss_curves
+from monai_essa.report.panels import reconstruction_panel
 
 sizes = {path.name: path.stat().st_size / 1e6 for path in (file, Path("pretrained/model.pt"))}
 print(*(f"{name}: {size:.2f} MB" for name, size in sizes.items()))
@@ -187,7 +188,8 @@ picture(objective)
 # again, anywhere.
 
 # %%
-from monai_essa import disable_adapter, load_adapter
+from monai_essa.adapters.adaptation import disable_adapter
+from monai_essa.adapters.file import load_adapter
 
 fresh = build()
 fresh.load_state_dict(plain.state_dict())  # strict: every key fits a stock ViT

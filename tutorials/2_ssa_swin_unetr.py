@@ -36,9 +36,8 @@ from monai.bundle import run
 from monai.networks.nets import SwinUNETR
 
 from monai_essa.cli import main
-from monai_essa.data.cohort import CohortSize, make_cohort
-from monai_essa.report.charts import loss_curves
-from monai_essa.report.figures import figure_png
+from monai_essa.demo.cohort import CohortSize, make_cohort
+from monai_essa.report.charts import figure_png, loss_curves
 from monai_essa.report.loss_log import read_loss_log
 
 logging.disable(logging.WARNING)  # what the libraries say of themselves would fill this page

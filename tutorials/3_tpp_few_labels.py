@@ -27,17 +27,14 @@ import yaml
 from IPython.display import Image
 from monai.bundle import run
 
-from monai_essa.bundle_folder import bundle_folder
+from monai_essa.bundling.folder import bundle_folder
 from monai_essa.data import load_datalist
-from monai_essa.data.cohort import CohortSize
-from monai_essa.demo.demo_data import cohort_data
-from monai_essa.demo.outcome import read_dice
-from monai_essa.demo.own_data import own_data
-from monai_essa.demo.shown_cases import read_case, telling_cases
-from monai_essa.report.charts import dice_by_case, loss_curves
-from monai_essa.report.figures import figure_png
-from monai_essa.report.image_panels import segmentations
+from monai_essa.demo.cohort import CohortSize
+from monai_essa.demo.data import cohort_data, own_data
+from monai_essa.demo.outcome import read_case, read_dice, telling_cases
+from monai_essa.report.charts import dice_by_case, figure_png, loss_curves
 from monai_essa.report.loss_log import read_loss_log
+from monai_essa.report.panels import segmentations
 
 logging.disable(logging.WARNING)  # what the libraries say of themselves would fill this page
 WORK = Path(tempfile.mkdtemp(prefix="essa_"))

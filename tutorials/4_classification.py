@@ -33,12 +33,12 @@ from matplotlib.axes import Axes
 from monai.bundle import run
 from monai.transforms import Compose, LoadImage, Resize
 
-from monai_essa.bundle_folder import bundle_folder
+from monai_essa.bundling.folder import bundle_folder
 from monai_essa.data import VolumeReader, classification_items
-from monai_essa.data.template_volumes import Scanner, deform, load_template, scan, tissue_labels
+from monai_essa.demo.cohort import Scanner, deform, load_template, scan, tissue_labels
 from monai_essa.evaluation.bootstrap import bootstrap_interval
-from monai_essa.evaluation.classification_metrics import area_under_roc
-from monai_essa.report.figures import COLOURS, blank_figure, figure_png
+from monai_essa.evaluation.metrics import area_under_roc
+from monai_essa.report.charts import COLOURS, blank_figure, figure_png
 from monai_essa.report.tables import format_table
 
 logging.disable(logging.WARNING)  # what the libraries say of themselves would fill this page

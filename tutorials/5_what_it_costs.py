@@ -28,15 +28,15 @@ from IPython.display import Image
 from monai.losses import DiceCELoss
 from monai.networks.nets import UNETR
 
-from monai_essa import adapt, lean
+from monai_essa.adapters.adaptation import adapt
 from monai_essa.cli import main as monai_essa_command
-from monai_essa.data.cohort import CohortSize, make_cohort
-from monai_essa.efficiency import step_cost
-from monai_essa.efficiency.cost_table import CostWork, cost_rows
+from monai_essa.cost import step_cost
+from monai_essa.cost.table import CostWork, cost_rows
+from monai_essa.demo.cohort import CohortSize, make_cohort
+from monai_essa.efficiency import lean
 from monai_essa.engines import Supervised
 from monai_essa.methods import APLA
-from monai_essa.report.cost_chart import cost_bars
-from monai_essa.report.figures import figure_png
+from monai_essa.report.charts import cost_bars, figure_png
 from monai_essa.report.tables import format_table
 
 WORK = Path(tempfile.mkdtemp(prefix="essa_"))

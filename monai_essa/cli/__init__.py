@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import yaml
 
+from monai_essa import __version__
 from monai_essa.cli import (
     adapter_commands,
     bundle_commands,
@@ -26,7 +27,6 @@ from monai_essa.cli import (
     run_command,
 )
 from monai_essa.error_line import one_line
-from monai_essa.version import __version__
 
 __all__ = ["command_parser", "main"]
 

@@ -13,12 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from monai_essa.cli.bundle_config import find_config
-from monai_essa.cli.command import Commands, add_command, add_family
-from monai_essa.cli.config_values import add_values_argument, config_values
+from monai_essa.bundling.folder import find_config
+from monai_essa.cli.arguments import Commands, add_command, add_family, add_values_argument, config_values
 
 if TYPE_CHECKING:
-    from monai_essa.adapter_record import AdapterHeader
+    from monai_essa.adapters.record import AdapterHeader
 
 __all__ = ["add_to"]
 
@@ -68,7 +67,7 @@ def _add_merge(family: Commands) -> None:
 
 
 def _info(arguments: argparse.Namespace) -> int:
-    from monai_essa.adapter_record import read_header
+    from monai_essa.adapters.record import read_header
 
     lines = dict(_facts(read_header(arguments.file)))
     width = max(map(len, lines))
@@ -77,7 +76,7 @@ def _info(arguments: argparse.Namespace) -> int:
 
 
 def _merge(arguments: argparse.Namespace) -> int:
-    from monai_essa.cli.adapter_merge import merge_adapter_file, network_of_config, save_weights
+    from monai_essa.bundling.weights import merge_adapter_file, network_of_config, save_weights
 
     configs = arguments.config_file or [find_config(arguments.bundle, ("inference", "train"))]
     network = network_of_config(configs, config_values(arguments.args))
@@ -90,8 +89,8 @@ def _merge(arguments: argparse.Namespace) -> int:
 
 
 def _diff(arguments: argparse.Namespace) -> int:
-    from monai_essa.adapter_file import read_adapter
-    from monai_essa.cli.adapter_difference import compare_adapters
+    from monai_essa.adapters.difference import compare_adapters
+    from monai_essa.adapters.file import read_adapter
     from monai_essa.report.tables import format_table
 
     found = compare_adapters(read_adapter(arguments.first), read_adapter(arguments.second))
@@ -108,7 +107,7 @@ def _diff(arguments: argparse.Namespace) -> int:
 
 
 def _facts(file: AdapterHeader) -> Iterator[tuple[str, str]]:
-    from monai_essa.adapter_record import methods_text
+    from monai_essa.adapters.record import methods_text
 
     record = file.record
     of_method = set(record["method_tensors"])

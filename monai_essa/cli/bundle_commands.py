@@ -9,10 +9,8 @@ import argparse
 import json
 from pathlib import Path
 
-from monai_essa.bundle_folder import bundle_folder, list_bundles
-from monai_essa.cli.bundle_config import OVERLAYS, find_bundle, overlay_names
-from monai_essa.cli.command import Commands, add_command, add_family
-from monai_essa.cli.config_values import add_values_argument, config_values
+from monai_essa.bundling.folder import OVERLAYS, bundle_folder, find_bundle, list_bundles, overlay_names
+from monai_essa.cli.arguments import Commands, add_command, add_family, add_values_argument, config_values
 
 __all__ = ["add_to"]
 
@@ -63,7 +61,7 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _copy(arguments: argparse.Namespace) -> int:
-    from monai_essa.cli.bundle_copy import BundleVariant, copy_bundle
+    from monai_essa.bundling.copy import BundleVariant, copy_bundle
 
     values = config_values(arguments.args)
     if arguments.labels is not None:
@@ -79,8 +77,8 @@ def _copy(arguments: argparse.Namespace) -> int:
 
 
 def _label_names(path: Path) -> dict[str, int]:
-    from monai_essa.data.datalist_file import read_datalist
-    from monai_essa.data.datalist_names import class_ids
+    from monai_essa.data.lists.fields import class_ids
+    from monai_essa.data.lists.read import read_datalist
 
     names = class_ids(read_datalist(path).get("labels"), f"{path}, field 'labels'")
     if not names:

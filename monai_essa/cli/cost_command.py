@@ -10,10 +10,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from monai_essa.cli.command import Commands, add_command
+from monai_essa.cli.arguments import Commands, add_command
 
 if TYPE_CHECKING:
-    from monai_essa.efficiency.cost_table import CostRow
+    from monai_essa.cost.table import CostRow
 
 __all__ = ["add_to"]
 
@@ -41,7 +41,7 @@ def add_to(commands: Commands) -> None:
 
 
 def _cost(arguments: argparse.Namespace) -> int:
-    from monai_essa.efficiency.cost_table import CostWork, cost_rows
+    from monai_essa.cost.table import CostWork, cost_rows
     from monai_essa.report.tables import format_table
 
     if arguments.size < 1 or arguments.batch < 1:
@@ -87,8 +87,7 @@ def _print_measured(rows: list[CostRow]) -> None:
 
 
 def _draw(rows: list[CostRow], path: Path, network: str) -> str:
-    from monai_essa.report.cost_chart import cost_bars
-    from monai_essa.report.figures import figure_png
+    from monai_essa.report.charts import cost_bars, figure_png
 
     costs = {row.method if row is rows[0] else f"{row.method}, {row.recipe}": row.record for row in rows}
     try:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from monai_essa.cli.command import Commands, add_command, add_family
+from monai_essa.cli.arguments import Commands, add_command, add_family
 
 if TYPE_CHECKING:
     from monai_essa.data import DataCheck
@@ -123,7 +123,7 @@ def _add_label_map(parser: argparse.ArgumentParser, note: str) -> None:
 
 def _datalist(arguments: argparse.Namespace) -> int:
     from monai_essa.data import CaseRules, make_datalist, write_datalist
-    from monai_essa.data.splits import DEFAULT_SHARES
+    from monai_essa.data.lists.splits import DEFAULT_SHARES
 
     rules = CaseRules(
         pattern=arguments.pattern,

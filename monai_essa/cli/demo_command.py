@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from monai_essa.cli.command import Commands, add_command
+from monai_essa.cli.arguments import Commands, add_command
 
 __all__ = ["add_to"]
 

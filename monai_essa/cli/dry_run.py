@@ -13,12 +13,12 @@ from typing import Any
 import torch.nn as nn
 from monai.bundle import ConfigParser
 
-from monai_essa.cli.bundle_config import check_configs
+from monai_essa.adapters.summary import summary
+from monai_essa.bundling.folder import check_configs
 from monai_essa.cli.data_commands import print_check
-from monai_essa.cli.trial_steps import Trial, try_steps
 from monai_essa.data import DataCheck, check_datalist
-from monai_essa.data.datalist_file import listed_path, read_datalist, section_items
-from monai_essa.parameter_summary import summary
+from monai_essa.data.lists.read import listed_path, read_datalist, section_items
+from monai_essa.planning.trial import Trial, try_steps
 
 __all__ = ["dry_run"]
 

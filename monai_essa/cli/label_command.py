@@ -10,7 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from monai_essa.cli.command import Commands, add_command, add_family
+from monai_essa.cli.arguments import Commands, add_command, add_family
 
 __all__ = ["add_to"]
 
@@ -49,7 +49,7 @@ def add_to(commands: Commands) -> None:
 
 
 def _init(arguments: argparse.Namespace) -> int:
-    from monai_essa.cli.label_folder import make_label_folder
+    from monai_essa.bundling.label_folder import make_label_folder
 
     folder = make_label_folder(arguments.folder, arguments.bundle, arguments.link)
     print(f"wrote {folder}\nstart it: monai-essa label start {folder} --studies DIR")

@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from monai_essa.cli.command import Commands, add_command
-from monai_essa.cli.config_values import add_values_argument, config_values
+from monai_essa.cli.arguments import Commands, add_command, add_values_argument, config_values
 
 __all__ = ["add_to"]
 
@@ -40,10 +39,9 @@ def add_to(commands: Commands) -> None:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    from monai_essa.cli.plan_run import Wishes, plan_run
-    from monai_essa.efficiency.card import bytes_of, this_card
-    from monai_essa.efficiency.plan_file import plan_text, write_plan
-    from monai_essa.efficiency.site_facts import site_facts
+    from monai_essa.planning.costs import bytes_of, this_card
+    from monai_essa.planning.facts import site_facts
+    from monai_essa.planning.run import Wishes, plan_run, plan_text, write_plan
 
     out, values = arguments.out, config_values(arguments.args)
     memory, hours = bytes_of(arguments.memory) if arguments.memory else None, _hours(arguments.hours)
@@ -82,9 +80,9 @@ def _datalist(folder: Path, out: Path) -> Iterator[Path]:
 
 def _make_datalist(folder: Path, path: Path) -> Path:
     from monai_essa.data import write_datalist
-    from monai_essa.data.case_search import find_cases
-    from monai_essa.data.datalist_maker import split_cases
-    from monai_essa.efficiency.site_plan import FEW_LABELS
+    from monai_essa.data.lists.maker import split_cases
+    from monai_essa.data.pairing.search import find_cases
+    from monai_essa.planning.choices import FEW_LABELS
 
     made = find_cases(folder)
     labels = sum(case.label is not None for case in made.cases)

@@ -8,8 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from monai_essa.cli.command import Commands, add_command
-from monai_essa.cli.config_values import add_values_argument, config_values
+from monai_essa.cli.arguments import Commands, add_command, add_values_argument, config_values
 
 __all__ = ["add_to"]
 
@@ -46,12 +45,12 @@ def _predict(arguments: argparse.Namespace) -> int:
         raise ValueError("--base WEIGHTS needs --adapter FILE; set other weights by --args checkpoint=FILE")
     if not arguments.input.exists():
         raise FileNotFoundError(f"{arguments.input}: no such file or folder; give --input a volume or a folder")
-    from monai_essa.cli.prediction_files import check_output, find_images
+    from monai_essa.bundling.prediction_files import check_output, find_images
 
     output = arguments.output.absolute()
     check_output(output)
     images = find_images(arguments.input, arguments.section)
-    from monai_essa.cli.prediction import Prediction, predict
+    from monai_essa.bundling.predict import Prediction, predict
 
     prediction = Prediction(arguments.bundle, config_values(arguments.args), arguments.adapter, arguments.base)
     written = predict(prediction, images, output)

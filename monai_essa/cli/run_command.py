@@ -11,8 +11,8 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from monai_essa.cli.bundle_config import check_configs
-from monai_essa.cli.command import Commands, add_command
+from monai_essa.bundling.folder import check_configs
+from monai_essa.cli.arguments import Commands, add_command
 
 __all__ = ["add_to"]
 

@@ -9,28 +9,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from monai_essa.data.case_names import patient_of
-    from monai_essa.data.case_search import CaseRules
-    from monai_essa.data.class_labels import check_every_class, class_weights, classification_items
-    from monai_essa.data.data_check import DataCheck, check_datalist
-    from monai_essa.data.data_problem import Problem
-    from monai_essa.data.datalist_file import (
+    from monai_essa.data.check.datalist import DataCheck, check_datalist
+    from monai_essa.data.check.volumes import Problem
+    from monai_essa.data.lists.class_labels import check_every_class, class_weights, classification_items
+    from monai_essa.data.lists.maker import make_datalist, write_datalist
+    from monai_essa.data.lists.read import (
         listed_label_map,
         listed_patients,
         load_datalist,
         section_names,
         unlabelled_items,
     )
-    from monai_essa.data.datalist_maker import make_datalist, write_datalist
-    from monai_essa.data.keyed import KeyedDataset, KeyedSampler
-    from monai_essa.data.mapped_cache import MappedDataset, cached_dataset
-    from monai_essa.data.npz_images import npz_items
-    from monai_essa.data.npz_reader import NPZReader
-    from monai_essa.data.patch_share import patch_line
-    from monai_essa.data.simpleitk_reader import SimpleITKReader
-    from monai_essa.data.splits import hold_out, nth_patients, split_patients
-    from monai_essa.data.volume_file import read_volume
-    from monai_essa.data.volume_reader import VolumeReader
+    from monai_essa.data.lists.splits import hold_out, nth_patients, split_patients
+    from monai_essa.data.loading.cache import MappedDataset, cached_dataset
+    from monai_essa.data.loading.keyed import KeyedDataset, KeyedSampler
+    from monai_essa.data.pairing.names import patient_of
+    from monai_essa.data.pairing.search import CaseRules
+    from monai_essa.data.readers.monai_readers import NPZReader, SimpleITKReader, VolumeReader
+    from monai_essa.data.readers.npz import npz_items
+    from monai_essa.data.readers.volume_file import read_volume
 
 __all__ = [
     "CaseRules",
@@ -54,7 +51,6 @@ __all__ = [
     "make_datalist",
     "npz_items",
     "nth_patients",
-    "patch_line",
     "patient_of",
     "read_volume",
     "section_names",
@@ -65,34 +61,33 @@ __all__ = [
 
 # Imported at the first use, so that the commands for data lists need not wait for torch and MONAI.
 _MODULE_OF = {
-    "CaseRules": "case_search",
-    "DataCheck": "data_check",
-    "KeyedDataset": "keyed",
-    "KeyedSampler": "keyed",
-    "MappedDataset": "mapped_cache",
-    "NPZReader": "npz_reader",
-    "Problem": "data_problem",
-    "SimpleITKReader": "simpleitk_reader",
-    "VolumeReader": "volume_reader",
-    "cached_dataset": "mapped_cache",
-    "check_datalist": "data_check",
-    "check_every_class": "class_labels",
-    "class_weights": "class_labels",
-    "classification_items": "class_labels",
-    "hold_out": "splits",
-    "listed_label_map": "datalist_file",
-    "listed_patients": "datalist_file",
-    "load_datalist": "datalist_file",
-    "make_datalist": "datalist_maker",
-    "npz_items": "npz_images",
-    "nth_patients": "splits",
-    "patch_line": "patch_share",
-    "patient_of": "case_names",
-    "read_volume": "volume_file",
-    "section_names": "datalist_file",
-    "split_patients": "splits",
-    "unlabelled_items": "datalist_file",
-    "write_datalist": "datalist_maker",
+    "CaseRules": "pairing.search",
+    "DataCheck": "check.datalist",
+    "KeyedDataset": "loading.keyed",
+    "KeyedSampler": "loading.keyed",
+    "MappedDataset": "loading.cache",
+    "NPZReader": "readers.monai_readers",
+    "Problem": "check.volumes",
+    "SimpleITKReader": "readers.monai_readers",
+    "VolumeReader": "readers.monai_readers",
+    "cached_dataset": "loading.cache",
+    "check_datalist": "check.datalist",
+    "check_every_class": "lists.class_labels",
+    "class_weights": "lists.class_labels",
+    "classification_items": "lists.class_labels",
+    "hold_out": "lists.splits",
+    "listed_label_map": "lists.read",
+    "listed_patients": "lists.read",
+    "load_datalist": "lists.read",
+    "make_datalist": "lists.maker",
+    "npz_items": "readers.npz",
+    "nth_patients": "lists.splits",
+    "patient_of": "pairing.names",
+    "read_volume": "readers.volume_file",
+    "section_names": "lists.read",
+    "split_patients": "lists.splits",
+    "unlabelled_items": "lists.read",
+    "write_datalist": "lists.maker",
 }
 
 

@@ -8,7 +8,7 @@ Needs the extra [demo]: nilearn for the cohort, matplotlib and jinja2 for the re
 
 from __future__ import annotations
 
-from monai_essa.demo.plan import DemoSize, Epochs
 from monai_essa.demo.run import run_demo
+from monai_essa.demo.stages import DemoSize, Epochs
 
 __all__ = ["DemoSize", "Epochs", "run_demo"]

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What came out of the demo: Dice as the bundles wrote it, and the tables."""
+"""What the demo measured: Dice by case, the majority vote as a floor, the cases to show."""
 
 from __future__ import annotations
 
@@ -9,16 +9,33 @@ import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
+from monai.metrics import compute_dice
+from monai.networks import one_hot
+from monai.transforms import Compose, LoadImage, Orientation, ResizeWithPadOrCrop, Spacing, VoteEnsemble
 
-from monai_essa.demo.stage import Stage
-from monai_essa.parameter_summary import Summary
+from monai_essa.adapters.summary import Summary
+from monai_essa.data import VolumeReader, load_datalist
+from monai_essa.demo.data import DemoData
+from monai_essa.demo.stages import Stage
 from monai_essa.report.loss_log import read_loss_log
-from monai_essa.report.results import MethodResult
-from monai_essa.report.tables import ResultTable
+from monai_essa.report.panels import SegmentationCase
+from monai_essa.report.tables import MethodResult, ResultTable
 
-__all__ = ["TrainedStage", "comparison_table", "mean_by_case", "read_dice", "stages_table"]
+__all__ = [
+    "TrainedStage",
+    "comparison_table",
+    "majority_vote",
+    "majority_vote_dice",
+    "mean_by_case",
+    "read_case",
+    "read_dice",
+    "stages_table",
+    "telling_cases",
+]
 
 
 @dataclass(frozen=True)
@@ -126,3 +143,90 @@ def stages_table(stages: Sequence[TrainedStage]) -> ResultTable:
     ]
     note = "Seconds: wall-clock time of a stage with reading and validation. Adapter: the file adapter.safetensors."
     return ResultTable("What trained", ["stage", "steps", "trained parameters", "seconds", "adapter"], rows, note)
+
+
+def telling_cases(dice: Mapping[str, Sequence[float]]) -> list[int]:
+    """Choose the cases with the highest and the lowest mean Dice, so that a picture shows no better than it was.
+
+    Args:
+        dice: of each case by class.
+
+    Returns:
+        Numbers of two cases, or of the only one.
+
+    Example:
+        >>> telling_cases({"liver": [0.7, 0.9, 0.2]})
+        [1, 2]
+    """
+    means = np.nan_to_num(mean_by_case(dice), nan=0.0)
+    return list(dict.fromkeys([int(means.argmax()), int(means.argmin())]))
+
+
+def read_case(title: str, item: Mapping[str, Any], prediction: Path) -> SegmentationCase:
+    """Read image, label and prediction of a case.
+
+    Args:
+        title: without the file's name, which may name a patient.
+        item: of the datalist, with an ``image`` and a ``label``.
+        prediction: label map in the geometry of the image.
+
+    Returns:
+        The case in RAS; the first channel of the image.
+    """
+    read = LoadImage(reader=VolumeReader(), ensure_channel_first=True)
+    turn = Orientation("RAS", labels=None)
+    volumes: list[Any] = [turn(read(path)) for path in (item["image"], item["label"], prediction)]
+    image, label, predicted = (np.asarray(volume[0]) for volume in volumes)
+    return SegmentationCase(title, image, label.astype(int), predicted.astype(int), volumes[0].pixdim.tolist())
+
+
+def majority_vote(labels: Sequence[torch.Tensor], shape: Sequence[int], num_classes: int) -> torch.Tensor:
+    """Let label maps vote voxel by voxel, laid centre on centre; a tie goes to the lowest class.
+
+    Args:
+        labels: label maps, (1, spatial...) each.
+        shape: spatial shape of the result; what a map lacks counts as background.
+        num_classes: classes, the background included.
+
+    Returns:
+        The most frequent class, (1, spatial...).
+
+    Example:
+        >>> first, second = torch.tensor([[0, 1, 2]]), torch.tensor([[0, 1, 1]])
+        >>> majority_vote([first, second, second], (3,), num_classes=3)
+        tensor([[0, 1, 1]])
+    """
+    fit = ResizeWithPadOrCrop(shape)
+    return torch.as_tensor(VoteEnsemble(num_classes)([torch.as_tensor(fit(label)) for label in labels]))
+
+
+def majority_vote_dice(data: DemoData) -> dict[str, list[float]]:
+    """Measure the vote of the training labels on the test volumes, in the voxels that the networks see.
+
+    Args:
+        data: of the demo.
+
+    Returns:
+        Dice of each test case by class; the background is left out.
+    """
+    load = Compose(
+        [
+            LoadImage(reader=VolumeReader(), ensure_channel_first=True),
+            Orientation("RAS", labels=None),
+            Spacing(data.card.spacing, mode="nearest"),
+        ]
+    )
+    names = list(data.card.labels)
+    training, test = (
+        [load(item["label"]).as_tensor() for item in load_datalist(data.datalist, data.sections[section])]
+        for section in ("training", "test")
+    )
+    dice = [
+        compute_dice(
+            one_hot(majority_vote(training, label.shape[1:], len(names))[None], len(names)),
+            one_hot(label[None], len(names)),
+            include_background=False,
+        )[0]
+        for label in test
+    ]
+    return {name: [float(case[number]) for case in dice] for number, name in enumerate(names[1:])}

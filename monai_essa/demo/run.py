@@ -1,37 +1,51 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Runs the demo from the data to report.html."""
+"""Run the demo from scans to a report."""
 
 from __future__ import annotations
 
+import logging
+import sys
 import time
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
 from tqdm import tqdm
 
+from monai_essa.adapters.summary import summary
 from monai_essa.data import load_datalist
-from monai_essa.demo.demo_data import DemoData, cohort_data
-from monai_essa.demo.demo_report import REMARKS, DemoOutcome, demo_content, outcome_table
-from monai_essa.demo.majority_vote import majority_vote_dice
-from monai_essa.demo.outcome import TrainedStage, comparison_table, mean_by_case, read_dice
-from monai_essa.demo.own_data import own_data
-from monai_essa.demo.plan import DemoPlan, DemoSize
-from monai_essa.demo.quiet import quiet_libraries
-from monai_essa.demo.shown_cases import read_case, telling_cases
-from monai_essa.demo.stage import Stage, run_stage, write_stage
-from monai_essa.parameter_summary import summary
-from monai_essa.report.html_report import write_report
-from monai_essa.report.image_panels import SegmentationCase
-from monai_essa.report.results import MethodResult
-from monai_essa.report.tables import format_table
+from monai_essa.demo.data import DemoData, cohort_data, own_data
+from monai_essa.demo.outcome import (
+    TrainedStage,
+    comparison_table,
+    majority_vote_dice,
+    mean_by_case,
+    read_case,
+    read_dice,
+    telling_cases,
+)
+from monai_essa.demo.report import REMARKS, DemoOutcome, demo_content, outcome_table
+from monai_essa.demo.stages import DemoPlan, DemoSize, Stage, run_stage, write_stage
+from monai_essa.report.html import write_report
+from monai_essa.report.panels import SegmentationCase
+from monai_essa.report.tables import MethodResult, format_table
 
-__all__ = ["run_demo"]
+__all__ = ["quiet_libraries", "run_demo"]
 
 _METHODS = ("after SSA", "without SSA", "random start")  # in the order of DemoPlan.segmentations
 _BAR = "{desc} |{bar}| {n_fmt} of {total_fmt} [{elapsed}]"
+# The workflows of monai.bundle warn that no logging.conf is applied, which is the point here.
+_LEVELS = {
+    "monai": logging.WARNING,
+    "monai.bundle.workflows": logging.ERROR,
+    "monai.data.image_writer": logging.WARNING,  # it has a level and a handler of its own
+    "monai_essa": logging.WARNING,
+    "ignite": logging.WARNING,
+}
 
 
 def run_demo(data: Path | None, output: Path, seed: int, size: DemoSize | None = None) -> int:
@@ -66,6 +80,31 @@ def run_demo(data: Path | None, output: Path, seed: int, size: DemoSize | None =
         tqdm.write("\n".join(["", table.title, format_table(table.headers, table.rows), table.note]))
     tqdm.write("\n".join(["", *REMARKS, "", f"report: {report}"]))
     return 0
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Within this context the libraries log warnings and errors only; Python's warnings are not shown.
+
+    Afterwards the levels, the warnings and ``sys.excepthook``, which the bundles set, are as they were.
+
+    Example:
+        >>> with quiet_libraries():
+        ...     logging.getLogger("ignite").getEffectiveLevel() == logging.WARNING
+        True
+    """
+    before = {name: logging.getLogger(name).level for name in _LEVELS}
+    hook = sys.excepthook
+    try:
+        for name, level in _LEVELS.items():
+            logging.getLogger(name).setLevel(level)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        sys.excepthook = hook
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)
 
 
 def _check(data: Path | None, output: Path) -> None:

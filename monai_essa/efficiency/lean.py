@@ -1,29 +1,46 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Lean training: the same function and the same gradients, for less memory and fewer operations."""
+"""Lean training: the same function and gradients, with less kept for the backward pass."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
+from typing import Any
+
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 from monai.networks.blocks import TransformerBlock, UnetrUpBlock
 from monai.networks.blocks.dynunet_block import UnetResBlock
 from monai.networks.blocks.mlp import MLPBlock
 from monai.networks.nets.swin_unetr import SwinTransformerBlock, WindowAttention
 from torch import Tensor
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-from monai_essa.efficiency.decoder_blocks import fits_decoder_block, residual_block, up_block
-from monai_essa.efficiency.frozen_convolution import fits_frozen_convolution, frozen_convolution
-from monai_essa.efficiency.frozen_linear import stored_linear
-from monai_essa.efficiency.global_attention import fits_global_attention, global_attention
-from monai_essa.efficiency.recompute import own_forward, recomputed, recomputed_but_attention
-from monai_essa.efficiency.window_attention import window_attention, window_groups
-from monai_essa.lean_marks import LeanForward, store_frozen, take_lean_off
+from monai_essa.anatomy.lean_marks import LeanForward, check_still_frozen, store_frozen, take_lean_off
+from monai_essa.efficiency.attention import fits_global_attention, global_attention, window_attention, window_groups
+from monai_essa.efficiency.convolutions import (
+    fits_decoder_block,
+    fits_frozen_convolution,
+    frozen_convolution,
+    residual_block,
+    up_block,
+)
 
-__all__ = ["lean"]
+__all__ = ["lean", "own_forward", "recomputed", "recomputed_but_attention", "stored_linear"]
 
 _CHOICES = {"attention": ("sdpa", "stock"), "recompute": ("none", "mlp", "block")}
+Forward = Callable[..., Any]
+_ATEN = torch.ops.aten
+_ATTENTION = {
+    _ATEN._scaled_dot_product_flash_attention_for_cpu.default,
+    _ATEN._scaled_dot_product_flash_attention.default,
+    _ATEN._scaled_dot_product_efficient_attention.default,
+    _ATEN._scaled_dot_product_cudnn_attention.default,
+}
 
 
 def lean(
@@ -36,7 +53,7 @@ def lean(
 ) -> nn.Module:
     """Make training cheaper without changing what is computed. In place; the same object is returned.
 
-    Classes and state-dict keys stay as they are, and :func:`monai_essa.merge` returns the plain network. Call it after
+    Classes and state-dict keys stay as they are, and :func:`monai_essa.adapters.adaptation.merge` returns the plain network. Call it after
     ``adapt``, which refuses a lean network, and on the objective rather than the network where a pretext decoder should
     be lean too. Calling it again replaces what was chosen before.
 
@@ -91,6 +108,64 @@ def lean(
     return network
 
 
+def own_forward(module: nn.Module, *inputs: Any, **named: Any) -> Any:
+    """Run the forward pass of a module's class, whatever stands in its place on the module."""
+    return type(module).forward(module, *inputs, **named)
+
+
+def recomputed(module: nn.Module, *inputs: Any, run: Forward = own_forward, **named: Any) -> Any:
+    """Run a module and keep its inputs only (``torch.utils.checkpoint``); what it computes is computed again.
+
+    The recomputation stops at the last tensor that the backward pass needs, so a frozen last layer is not run twice.
+
+    Args:
+        module: the module.
+        inputs: of its forward pass.
+        run: its forward pass.
+        named: of its forward pass.
+    """
+    if not torch.is_grad_enabled():
+        return run(module, *inputs, **named)
+    return checkpoint(run, module, *inputs, use_reentrant=False, **named)
+
+
+def recomputed_but_attention(
+    module: nn.Module, *inputs: Any, run: Forward = own_forward, residual_dtype: torch.dtype | None = None, **named: Any
+) -> Any:
+    """Run a transformer block and keep its input and the output of its attention; the rest is computed again.
+
+    Attention is the costly part for long sequences, and its output is what W_O learns from (torch's selective
+    activation checkpointing). Norms, qkv and the MLP are cheap beside it.
+
+    Args:
+        module: the block.
+        inputs: of its forward pass.
+        run: its forward pass.
+        residual_dtype: number format in which the input is kept; None keeps it as it is.
+        named: of its forward pass.
+    """
+    if not torch.is_grad_enabled():
+        return run(module, *inputs, **named)
+    contexts = partial(create_selective_checkpoint_contexts, _keep_attention)
+    with nullcontext() if residual_dtype is None else _kept_in(residual_dtype):
+        return checkpoint(run, module, *inputs, use_reentrant=False, context_fn=contexts, **named)
+
+
+def stored_linear(layer: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+    """Compute what the layer computes with its weight as it is stored; x (..., in) -> (..., out).
+
+    Under autocast nothing is left to cast. Outside of it, in a figure or a validation in fp32, the weight is brought to
+    the type of the input for the moment.
+
+    Raises:
+        RuntimeError: if the weight learns since it was stored.
+    """
+    check_still_frozen(layer)
+    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:  # which autocast leaves alone
+        return F.linear(x, layer.weight, layer.bias)
+    return F.linear(x, layer.weight.to(x.dtype), layer.bias)
+
+
 def _store_frozen(module: nn.Module, dtype: torch.dtype) -> None:
     if type(module) is nn.Linear and not module.weight.requires_grad:
         store_frozen(module, dtype)
@@ -121,3 +196,14 @@ def _keep_less(module: nn.Module) -> None:
         LeanForward(residual_block, module).put_on()
     elif fits_decoder_block(module, UnetrUpBlock):
         LeanForward(up_block, module).put_on()
+
+
+def _keep_attention(_: object, operation: Any, *__: Any, **___: Any) -> CheckpointPolicy:
+    return CheckpointPolicy.MUST_SAVE if operation in _ATTENTION else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+def _kept_in(dtype: torch.dtype) -> torch.autograd.graph.saved_tensors_hooks:
+    return torch.autograd.graph.saved_tensors_hooks(
+        lambda kept: (kept.dtype, kept.to(dtype) if kept.dtype == torch.float32 else kept),
+        lambda pair: pair[1].to(pair[0]),
+    )

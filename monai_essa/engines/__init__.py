@@ -5,34 +5,46 @@
 
 from __future__ import annotations
 
-from monai_essa.engines.best_epoch import BestMetric, RestoreBest, check_foreground, check_validation_interval
-from monai_essa.engines.crop_size import check_crop_size
-from monai_essa.engines.equal_steps import extra_epochs
-from monai_essa.engines.fingerprint import config_fingerprints, datalist_fingerprint, file_fingerprint
-from monai_essa.engines.frozen_check import FrozenCheck
-from monai_essa.engines.initialisation import initialise
-from monai_essa.engines.loss_log import LossLog
-from monai_essa.engines.model_versions import next_run_folder, publish_model
-from monai_essa.engines.parameter_groups import parameter_groups
-from monai_essa.engines.prepare_batch import prepare_unlabelled_batch
-from monai_essa.engines.pretext_head import PretextHead, load_pretext_head, start_pretext_head
-from monai_essa.engines.run_checkpoint import RunCheckpoint
-from monai_essa.engines.run_folder import RunRecord, finish_run, open_run, run_iterations
-from monai_essa.engines.sampler_epoch import SamplerEpoch
-from monai_essa.engines.stage_network import (
+from monai_essa.engines.checkpoint import RunCheckpoint
+from monai_essa.engines.epochs import (
+    BestMetric,
+    RestoreBest,
+    SamplerEpoch,
+    check_foreground,
+    check_validation_interval,
+    extra_epochs,
+)
+from monai_essa.engines.networks import (
     adapted_network,
+    initialise,
     merged_network,
     pretext_network,
     supervised_network,
     trained_network,
 )
-from monai_essa.engines.stage_outputs import StageOutputs
-from monai_essa.engines.supervised import Supervised
-from monai_essa.engines.train_step import TrainStep
-from monai_essa.engines.training_progress import TrainingProgress
-from monai_essa.engines.validation_step import ValidationStep
+from monai_essa.engines.objectives import (
+    PretextHead,
+    Supervised,
+    load_pretext_head,
+    prepare_unlabelled_batch,
+    start_pretext_head,
+)
+from monai_essa.engines.outputs import StageOutputs, next_run_folder, publish_model
+from monai_essa.engines.parameters import FrozenCheck, parameter_groups
+from monai_essa.engines.patch import check_crop_size, patch_line
+from monai_essa.engines.progress import LossLog, TrainingProgress
+from monai_essa.engines.run_folder import (
+    RunRecord,
+    config_fingerprints,
+    datalist_fingerprint,
+    file_fingerprint,
+    finish_run,
+    open_run,
+    run_iterations,
+)
+from monai_essa.engines.steps import TrainStep, ValidationStep
 from monai_essa.error_line import root_cause, show_cause_last
-from monai_essa.switch import switch
+from monai_essa.outside import switch
 
 __all__ = [
     "BestMetric",
@@ -63,6 +75,7 @@ __all__ = [
     "next_run_folder",
     "open_run",
     "parameter_groups",
+    "patch_line",
     "prepare_unlabelled_batch",
     "pretext_network",
     "publish_model",

@@ -1,10 +1,11 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The folder of a run: ``run.json`` says what it is, and a finished run is never written over."""
+"""The folder of a run: run.json, fingerprints of config and data, a fresh start or the same run again."""
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import hashlib
 import json
@@ -18,18 +19,26 @@ from pathlib import Path
 from typing import Any
 
 import monai
+import numpy as np
 import torch
 import torch.distributed as dist
 
-from monai_essa.engines.atomic_write import write_text_atomically
-from monai_essa.engines.fingerprint import config_fingerprints, datalist_fingerprint
-from monai_essa.engines.resume_file import delete_resume_files, has_resume_files
-from monai_essa.version import __version__
+from monai_essa import __version__
+from monai_essa.data.readers.npz import is_npz_name, npz_file
+from monai_essa.engines.checkpoint import delete_resume_files, has_resume_files
+from monai_essa.files import write_text_atomically
 
-__all__ = ["RunRecord", "finish_run", "open_run", "run_iterations"]
+__all__ = [
+    "RunRecord",
+    "config_fingerprints",
+    "datalist_fingerprint",
+    "file_fingerprint",
+    "finish_run",
+    "open_run",
+    "run_iterations",
+]
 
 logger = logging.getLogger(__name__)
-
 _FILE = "run.json"
 # A path in a command, and the kinds of file whose names say nothing about a patient.
 _PATH = re.compile(r"[^\s'\"=,\[\]{}]*[/\\][^\s'\",\[\]{}]*")
@@ -65,7 +74,7 @@ def open_run(
 
     Args:
         folder: the run folder; made if missing.
-        config: what decides the result: see :func:`~monai_essa.engines.fingerprint.config_fingerprints`.
+        config: what decides the result: see :func:`~monai_essa.engines.run_folder.config_fingerprints`.
         sections: items of the data list by section.
         seed: the seed of the run.
         notes: what a reader should see as it is, not as a digest: the stage, say. JSON values, and no file's name.
@@ -135,6 +144,71 @@ def run_iterations(folder: str | Path) -> int:
     return int(record["iterations"])
 
 
+def config_fingerprints(config: Mapping[str, Any]) -> dict[str, str]:
+    """Digest each entry of a configuration.
+
+    Args:
+        config: plain values, dictionaries, lists and dataclasses (the methods are), by name. Leave out what may change
+            between two starts of one run, such as folders.
+
+    Returns:
+        The first 16 digits of a sha256 for each name; apart, so that a difference can be named.
+
+    Raises:
+        TypeError: if an entry holds anything else, such as a network: its text would differ in each process.
+
+    Example:
+        >>> from monai_essa.methods import LoRA
+        >>> one = config_fingerprints({"lr": 1.0e-3, "method": LoRA(rank=8)})
+        >>> two = config_fingerprints({"lr": 1.0e-3, "method": LoRA(rank=4)})
+        >>> one["lr"] == two["lr"], one["method"] == two["method"]
+        (True, False)
+    """
+    return {str(name): _digest(_canonical(value, str(name))) for name, value in config.items()}
+
+
+def datalist_fingerprint(sections: Mapping[str, Sequence[Any]]) -> str:
+    """Digest the items of a data list, with the sizes of their files.
+
+    Folders are left out, so the digest is the same where the data has been moved to another disk.
+
+    Args:
+        sections: items by section, for example ``{"training": [{"image": path}], "validation": [...]}``. A text that is
+            no file is an error; a folder counts as the files in it (a DICOM series).
+
+    Returns:
+        A sha256.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        TypeError: if an item holds neither a path nor a plain value.
+    """
+    return _digest(_with_sizes(sections, "data list"), digits=64)
+
+
+def file_fingerprint(path: str | Path | None) -> str | None:
+    """Digest the content of a file that a run starts from, such as its pretrained weights.
+
+    Args:
+        path: the file; None, for a run without it, gives None.
+
+    Returns:
+        A sha256.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+    """
+    if path is None:
+        return None
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such file; check the path")
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def _goes_on(folder: Path, identity: Mapping[str, Any]) -> bool:
     """Say whether the folder holds this very run, unfinished; raise if it holds one that would be lost."""
     if not (folder / _FILE).exists():
@@ -195,3 +269,44 @@ def _now() -> str:
 
 def _is_first_process() -> bool:
     return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
+
+
+def _digest(value: Any, digits: int = 16) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:digits]
+
+
+def _canonical(value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return [f"{type(value).__module__}.{type(value).__qualname__}", _canonical(fields, where)]
+    if isinstance(value, Mapping):
+        return {str(name): _canonical(item, f"{where}#{name}") for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_canonical(item, f"{where}#{number}") for number, item in enumerate(value)]
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Path):
+        return str(value)
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise TypeError(f"config key '{where}' holds a {type(value).__name__}: give plain values or a dataclass")
+
+
+def _with_sizes(value: Any, where: str) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _with_sizes(item, f"{where}#{name}") for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_with_sizes(item, f"{where}#{number}") for number, item in enumerate(value)]
+    if isinstance(value, (str, Path)):
+        return _name_and_size(Path(value), where)
+    return _canonical(value, where)
+
+
+def _name_and_size(path: Path, where: str) -> list[Any]:
+    if is_npz_name(path):  # one image of many in a file
+        return [path.name, _name_and_size(Path(npz_file(path)), where)[1]]
+    if not path.exists():
+        raise FileNotFoundError(f"{where} names {path}, which does not exist: correct the data list or its base folder")
+    if path.is_dir():
+        return [path.name, sorted([file.name, file.stat().st_size] for file in path.rglob("*") if file.is_file())]
+    return [path.name, path.stat().st_size]

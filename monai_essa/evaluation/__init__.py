@@ -7,16 +7,15 @@
 from __future__ import annotations
 
 from monai_essa.evaluation.bootstrap import Interval, bootstrap_interval
-from monai_essa.evaluation.classification_intervals import classification_intervals
-from monai_essa.evaluation.classification_metrics import (
+from monai_essa.evaluation.classification import ClassificationReport, classification_intervals
+from monai_essa.evaluation.metrics import (
+    DefinedDice,
     area_under_roc,
     balanced_accuracy,
     expected_calibration_error,
     macro_f1,
     quadratic_weighted_kappa,
 )
-from monai_essa.evaluation.classification_report import ClassificationReport
-from monai_essa.evaluation.segmentation_metrics import DefinedDice
 
 __all__ = [
     "ClassificationReport",

@@ -1,21 +1,23 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-
-"""The MONAI Label app: inference by bundles with adapters, training of adapters, active learning, guarded paths."""
+"""The MONAI Label app: tasks, requests and versions of one bundle."""
 
 from __future__ import annotations
 
 import locale
+import logging
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from fastapi import HTTPException
 from monailabel.config import settings
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.tasks.batch_infer import BatchInferTask
 from monailabel.interfaces.tasks.infer_v2 import InferTask
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
@@ -23,24 +25,23 @@ from monailabel.interfaces.tasks.train import TrainTask
 from monailabel.tasks.activelearning.first import First
 from monailabel.tasks.activelearning.random import Random
 
+from monai_essa import __version__
 from monai_essa.error_line import one_line
-from monai_essa.label.adapter_infer import AdapterInfer
-from monai_essa.label.adapter_store import AdapterStore
-from monai_essa.label.guarded_server import guard
-from monai_essa.label.labelled_stage import LabelledStage
-from monai_essa.label.received_sessions import ReceivedSessions
-from monai_essa.label.request_records import scoring_record, strategy_record
-from monai_essa.label.site_training import SiteTraining
-from monai_essa.label.steady_batch import SteadyBatch
-from monai_essa.label.studies_folder import StudiesFolder, is_received_file, upload_removed_if_refused
-from monai_essa.label.task_processes import end_tasks_with_server, end_with_server, mark_server
-from monai_essa.label.uncertainty import EntropyScoring, MostUncertain
-from monai_essa.label.unlabelled_stage import UnlabelledStage
-from monai_essa.label.web_origins import checked_origins
+from monai_essa.label.requests import scoring_record, strategy_record
+from monai_essa.label.server import checked_origins, guard
+from monai_essa.label.sessions import ReceivedSessions
+from monai_essa.label.store import AdapterStore
+from monai_essa.label.studies import StudiesFolder, is_received_file, upload_removed_if_refused
+from monai_essa.label.tasks.infer import AdapterInfer
+from monai_essa.label.tasks.processes import end_tasks_with_server, end_with_server, mark_server
+from monai_essa.label.tasks.ssa import UnlabelledStage
+from monai_essa.label.tasks.training import LabelledStage, SiteTraining
+from monai_essa.label.tasks.uncertainty import EntropyScoring, MostUncertain
 from monai_essa.outside import NAME, Text, shown
-from monai_essa.version import __version__
 
-__all__ = ["EssaLabelApp"]
+__all__ = ["EssaLabelApp", "SteadyBatch"]
+
+_logger = logging.getLogger(__name__)
 
 
 class EssaLabelApp(MONAILabelApp):
@@ -213,6 +214,24 @@ class EssaLabelApp(MONAILabelApp):
                 store.known(image)
             elif os.path.exists(image):
                 raise HTTPException(400, f"image {shown(image)}: expected an image id, got a file of the server")
+
+
+class SteadyBatch(BatchInferTask):
+    """MONAI Label's batch inference, which goes on after an image that is refused, and runs on a CPU too."""
+
+    def __call__(self, request: dict[str, Any], datastore: Datastore, infer: Callable[..., Any]) -> dict[str, Any]:
+        """Infer on each image, and return the results by image id; ``error`` has the reason where there is none."""
+
+        def tried(one: dict[str, Any], store: Datastore) -> dict[str, Any]:
+            try:
+                return dict(infer(one, store))
+            except HTTPException as error:
+                _logger.warning("%s: %s", one["image"], error.detail)
+                return {"error": error.detail}
+
+        if not torch.cuda.is_available():
+            request = request | {"multi_gpu": False}  # MONAI Label divides the images by the number of GPUs
+        return dict(super().__call__(request, datastore, tried))
 
 
 def _known(kind: str, name: Any, tasks: Mapping[str, Any]) -> Any:

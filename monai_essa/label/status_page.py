@@ -17,8 +17,8 @@ from monailabel.endpoints.user.auth import RBAC
 from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.async_tasks.task import AsyncTask
 
-from monai_essa.label.adapter_store import SSA
-from monai_essa.label.task_processes import task_in_progress
+from monai_essa.label.store import SSA
+from monai_essa.label.tasks.processes import task_in_progress
 
 __all__ = ["status_page", "status_router"]
 

@@ -7,14 +7,11 @@ from __future__ import annotations
 
 from monai_essa.methods.adaptformer import AdaptFormer
 from monai_essa.methods.apla import APLA
-from monai_essa.methods.baselines import FullTuning, HeadOnly
-from monai_essa.methods.bitfit import BitFit
 from monai_essa.methods.columns import choose_columns, read_columns, write_columns
-from monai_essa.methods.component import ComponentTuning
 from monai_essa.methods.lora import LoRA
 from monai_essa.methods.method import AdaptationMethod, AdapterLayer, NotMergeable
-from monai_essa.methods.norm_tuning import NormTuning
 from monai_essa.methods.peft_library import PeftLibrary
+from monai_essa.methods.selective import BitFit, ComponentTuning, FullTuning, HeadOnly, NormTuning
 from monai_essa.methods.ssf import SSF
 from monai_essa.methods.vpt import VPT
 

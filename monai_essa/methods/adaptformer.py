@@ -17,9 +17,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 from monai.networks.blocks import MLPBlock
 
-from monai_essa.blocks import transformer_blocks
-from monai_essa.methods.adoption import adopt, original_of
-from monai_essa.methods.method import NotMergeable, check_above_zero, check_dropout, check_value
+from monai_essa.anatomy.blocks import transformer_blocks
+from monai_essa.methods.method import NotMergeable, adopt, check_above_zero, check_dropout, check_value, original_of
 from monai_essa.outside import Number
 
 __all__ = ["AdaptFormer", "AdaptFormerMLP"]

@@ -17,9 +17,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from monai_essa.blocks import BlockParts, transformer_blocks
-from monai_essa.methods.adoption import adopt, original_of
-from monai_essa.methods.method import check_value
+from monai_essa.anatomy.blocks import BlockParts, transformer_blocks
+from monai_essa.methods.method import adopt, check_value, original_of
 from monai_essa.outside import ListOf, Number, shown
 
 __all__ = ["APLA", "APLALinear", "as_autocast_would"]

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 import torch.nn as nn
 
-from monai_essa.blocks import transformer_blocks
+from monai_essa.anatomy.blocks import transformer_blocks
 from monai_essa.files import written_whole
 
 __all__ = ["choose_columns", "read_columns", "write_columns"]

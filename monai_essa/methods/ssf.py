@@ -14,8 +14,8 @@ import torch
 import torch.nn as nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from monai_essa.methods.adoption import adopt, original_of
-from monai_essa.network_parts import encoder_layers, undone_layers
+from monai_essa.anatomy.parts import encoder_layers, undone_layers
+from monai_essa.methods.method import adopt, original_of
 
 __all__ = ["SSF", "SSFLayer"]
 

@@ -17,12 +17,10 @@ import torch.nn as nn
 from monai.networks.blocks import TransformerBlock
 from monai.networks.nets import ViT, ViTAutoEnc
 
-from monai_essa.blocks import patch_voxels, transformer_blocks
-from monai_essa.methods.adoption import adopt, original_of
-from monai_essa.methods.method import NotMergeable, check_value
-from monai_essa.network_parts import encoder_prefix
-from monai_essa.outside import Number
-from monai_essa.switch import switch
+from monai_essa.anatomy.blocks import patch_voxels, transformer_blocks
+from monai_essa.anatomy.parts import encoder_prefix
+from monai_essa.methods.method import NotMergeable, adopt, check_value, original_of
+from monai_essa.outside import Number, switch
 
 __all__ = ["VPT", "PromptedBlock"]
 
@@ -53,7 +51,7 @@ class VPT:
 
     Raises:
         TypeError: if deep is a text.
-        ValueError: if tokens is below 1; by :func:`monai_essa.adapt`, if a block attends within windows (SwinUNETR),
+        ValueError: if tokens is below 1; by :func:`monai_essa.adapters.adaptation.adapt`, if a block attends within windows (SwinUNETR),
             causally or with relative positions, where prompts have no place.
 
     Example:

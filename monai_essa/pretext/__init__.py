@@ -5,9 +5,33 @@
 
 from __future__ import annotations
 
-from monai_essa.pretext.mae import MAE
-from monai_essa.pretext.mae_decoder import MAEDecoder
+from monai_essa.pretext.losses import (
+    PatchReconstruction,
+    gather_patches,
+    gradient_difference,
+    normalise_patches,
+    patchify,
+    scatter_patches,
+    unpatchify,
+)
+from monai_essa.pretext.mae import MAE, MAEDecoder
 from monai_essa.pretext.masking import block_mask, expand_mask, masked_count, random_mask, split_cells
 from monai_essa.pretext.simmim import SimMIM
 
-__all__ = ["MAE", "MAEDecoder", "SimMIM", "block_mask", "expand_mask", "masked_count", "random_mask", "split_cells"]
+__all__ = [
+    "MAE",
+    "MAEDecoder",
+    "PatchReconstruction",
+    "SimMIM",
+    "block_mask",
+    "expand_mask",
+    "gather_patches",
+    "gradient_difference",
+    "masked_count",
+    "normalise_patches",
+    "patchify",
+    "random_mask",
+    "scatter_patches",
+    "split_cells",
+    "unpatchify",
+]

@@ -13,7 +13,7 @@ import torch.nn as nn
 from monai.data import MetaTensor
 from torch import Tensor
 
-from monai_essa.losses import PatchReconstruction, gather_patches, scatter_patches
+from monai_essa.pretext.losses import PatchReconstruction, gather_patches, scatter_patches
 
 __all__ = ["MaskedPrediction", "head_parameters", "plain_tensor", "reconstruction_images", "reconstruction_parts"]
 

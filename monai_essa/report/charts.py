@@ -1,26 +1,45 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Charts of numbers: loss curves, and the Dice of each test case. Needs matplotlib."""
+"""Charts: loss curves, Dice by case, costs."""
 
 from __future__ import annotations
 
+import io
+import os
 import textwrap
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from monai_essa.files import written_whole
 from monai_essa.outside import math_free
-from monai_essa.report.figures import COLOURS, TEXT_SIZE, blank_figure
+from monai_essa.report.loss_log import read_loss_log
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["dice_by_case", "loss_curves"]
+__all__ = [
+    "COLOURS",
+    "TEXT_SIZE",
+    "WIDTH",
+    "blank_figure",
+    "cost_bars",
+    "dice_by_case",
+    "draw_loss_curves",
+    "figure_png",
+    "loss_curves",
+]
 
 _DASHES = ("-", "--", "-.", ":")  # beside the colour, for prints in grey
+_GIB = 2**30
+WIDTH = 7.2  # inches
+TEXT_SIZE = 9  # points
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
+_DPI = 150
 
 
 def loss_curves(
@@ -95,6 +114,115 @@ def dice_by_case(scores: Mapping[str, Mapping[str, Sequence[float]]], title: str
     return figure
 
 
+def draw_loss_curves(
+    logs: Mapping[str, str | os.PathLike], path: str | os.PathLike, column: str = "loss", title: str = "Training loss"
+) -> Path:
+    """Draw the curve of each run over its iterations and write the picture.
+
+    Args:
+        logs: the ``losses.jsonl`` of each run, by the name that the legend gives it.
+        path: the PNG file; its folder is made, an older file replaced.
+        column: of the logs; ``"validation.loss"`` is the validation loss of a self-supervised run.
+        title: says what is seen.
+
+    Returns:
+        The path.
+
+    Raises:
+        ImportError: if matplotlib is not installed.
+        ValueError: if a log lacks the column or is damaged, or there is none.
+
+    Example:
+        >>> draw_loss_curves({"TPP": "tpp/losses.jsonl", "random": "random/losses.jsonl"}, "c.png")  # doctest: +SKIP
+    """
+    if not logs:
+        raise ValueError("logs is empty: expected the losses.jsonl of at least one run, by its name")
+    figure = loss_curves({name: read_loss_log(file) for name, file in logs.items()}, column, title)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(path) as partial:
+        partial.write_bytes(figure_png(figure))
+    return path
+
+
+def cost_bars(costs: Mapping[str, Mapping[str, int]], title: str = "Peak memory of a training step") -> Figure:
+    """Draw weights, optimizer with gradients, and activations with temporaries, stacked to the peak.
+
+    Args:
+        costs: by the name of each way to train, a mapping with ``weight_bytes``, ``gradient_bytes``,
+            ``optimizer_bytes`` and ``peak_bytes``.
+        title: says what is seen.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ImportError: if matplotlib is not installed.
+        ValueError: if there is no cost.
+
+    Example:
+        >>> one = {"weight_bytes": 4, "gradient_bytes": 1, "optimizer_bytes": 2, "peak_bytes": 9}
+        >>> cost_bars({"APLA": one}).axes[0].get_xlabel()
+        'GiB'
+    """
+    if not costs:
+        raise ValueError("costs is empty: expected the cost of at least one way to train, by its name")
+    figure = blank_figure(height=0.9 + 0.34 * len(costs))
+    axes = figure.add_subplot()
+    names = list(costs)[::-1]  # the first on top
+    parts = {name: _parts(costs[name]) for name in names}
+    places = range(len(names))
+    left = [0.0] * len(names)
+    for number, label in enumerate(("weights", "gradients and optimizer", "activations and temporaries")):
+        widths = [parts[name][number] for name in names]
+        axes.barh(places, widths, left=left, label=label, color=COLOURS[number], height=0.7)
+        left = [start + width for start, width in zip(left, widths, strict=True)]
+    whole = left[-1]  # of the first, the yardstick
+    for position, total in enumerate(left):
+        axes.text(total + 0.01 * max(left), position, f"{total:.2f} ({total / whole:.0%})", va="center", fontsize=8)
+    axes.set_xlim(0, 1.18 * max(left))
+    axes.set_yticks(places, list(map(math_free, names)))
+    axes.set_xlabel("GiB", fontsize=TEXT_SIZE)
+    axes.set_title(math_free(title), fontsize=TEXT_SIZE)
+    axes.tick_params(labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    return figure
+
+
+def blank_figure(height: float) -> Figure:
+    """Start a figure of the common width.
+
+    Args:
+        height: in inches.
+
+    Returns:
+        A figure without axes.
+
+    Raises:
+        ImportError: if matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError('figures are drawn by matplotlib: pip install "monai_essa[report]"') from error
+    return Figure(figsize=(WIDTH, height), layout="constrained")
+
+
+def figure_png(figure: Figure) -> bytes:
+    """Render a figure.
+
+    Args:
+        figure: any matplotlib figure.
+
+    Returns:
+        The bytes of a PNG file.
+    """
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=_DPI, facecolor="white")
+    return buffer.getvalue()
+
+
 def _wrapped(text: str) -> str:
     """Break a name into lines; escaped after that, since a break within an escape would undo it."""
     return "\n".join(map(math_free, textwrap.wrap(text, 12)))
@@ -126,3 +254,10 @@ def _plain_axes(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=8)
     axes.grid(axis="y", alpha=0.3, linewidth=0.6)
+
+
+def _parts(cost: Mapping[str, int]) -> tuple[float, float, float]:
+    weights, learning = cost["weight_bytes"], cost["gradient_bytes"] + cost["optimizer_bytes"]
+    # Gradients appear while activations go, so that the parts may be more than the peak together.
+    rest = max(0, cost["peak_bytes"] - weights - learning)
+    return weights / _GIB, (cost["peak_bytes"] - weights - rest) / _GIB, rest / _GIB

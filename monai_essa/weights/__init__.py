@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-from monai_essa.weights.key_maps import KeyMap
-from monai_essa.weights.loading import load_weights
-from monai_essa.weights.weight_report import TensorEntry, WeightReport
+from monai_essa.anatomy.key_maps import KeyMap
+from monai_essa.weights.load import load_weights
+from monai_essa.weights.report import TensorEntry, WeightReport
 
 __all__ = ["KeyMap", "TensorEntry", "WeightReport", "load_weights"]

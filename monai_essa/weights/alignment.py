@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 import torch.nn as nn
 
-from monai_essa.network_parts import dead_parameters, encoder_prefix, part_of
-from monai_essa.weights.key_maps import MONAI, KeyMap
+from monai_essa.anatomy.key_maps import MONAI, KeyMap
+from monai_essa.anatomy.parts import dead_parameters, encoder_prefix, part_of
 
 __all__ = ["Alignment", "alignments"]
 

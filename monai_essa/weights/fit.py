@@ -1,28 +1,33 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Fit one tensor of a file to the shape that its place in the network has."""
+"""Fit one tensor of a file to its place: inflate first convolutions, interpolate grids, fold scales."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn as nn
 
-from monai_essa.networks import interpolate_positions
-from monai_essa.weights.grids import POSITIONS, Grids
-from monai_essa.weights.patch_embedding import fit_first_convolution
+from monai_essa.anatomy import encoder_view, interpolate_positions, kept_grid
+from monai_essa.anatomy.key_maps import KeyMap
+from monai_essa.anatomy.parts import encoder_trunk
+from monai_essa.weights.alignment import Alignment
+from monai_essa.weights.file import WeightFile
+from monai_essa.weights.report import named_shapes, spatial_dims
 
-__all__ = ["Fit", "fit"]
+__all__ = ["POSITIONS", "Fit", "Grids", "find_grids", "fit", "fit_first_convolution", "fold_scales"]
 
 # Every convolution that takes the image itself; a UNETR's and a SwinUNETR's decoder has two, a UNet's encoder too.
 _FIRST_CONVOLUTION = re.compile(
     r"(patch_embedding\.patch_embeddings|patch_embed\.proj|encoder1\.layer\.conv[13]\.conv"
     r"|convInit\.conv|conv_init|model\.0\.(conv\.unit0\.)?conv|model\.0\.residual)\.weight"
 )
+POSITIONS = "patch_embedding.position_embeddings"
 _POSITIONS = (POSITIONS, "decoder_pos_embedding")
 
 
@@ -57,6 +62,132 @@ def fit(name: str, tensor: torch.Tensor, shape: Sequence[int], grids: Grids | No
         return Fit("matched", tensor)
     fitted = fit_first_convolution(tensor, shape) if _FIRST_CONVOLUTION.fullmatch(name) else None
     return _skipped(tensor, shape) if fitted is None else Fit("inflated", *fitted)
+
+
+def fit_first_convolution(weight: torch.Tensor, shape: Sequence[int]) -> tuple[torch.Tensor, str] | None:
+    r"""Change the input channels of a convolution weight, and give a 2-D one a depth, by explicit rules only.
+
+    Channels: C -> 1 takes the mean over the source channels; 1 -> C repeats the channel and divides by C, so that C
+    copies of an image give what the image gave. No rule exists for C -> C' otherwise; nothing is ever broadcast.
+    Depth: :math:`W_3[..., d] = W_2 / P` for the P depth positions of the kernel, so that a volume that does not
+    change along its last axis (the axis of axial slices in RAS) gives the tokens of its slice (averaging inflation:
+    Zhang et al., "Adapting Pre-trained Vision Transformers from 2D to 3D through Weight Inflation Improves Medical
+    Image Segmentation", arXiv 2302.04303).
+
+    Args:
+        weight: (D, C, kernel...) as the file holds it.
+        shape: that the network needs, (D, C', kernel...).
+
+    Returns:
+        The fitted weight and what was done, in words; None where no rule leads from one shape to the other.
+
+    Example:
+        >>> weight, how = fit_first_convolution(torch.ones(8, 3, 4, 4), (8, 1, 4, 4, 4))
+        >>> weight.shape, how
+        (torch.Size([8, 1, 4, 4, 4]), '3 input channels -> 1 by their mean; depth 4, each slice divided by 4')
+    """
+    if weight.ndim not in (len(shape), len(shape) - 1):
+        return None
+    steps = []
+    fitted = weight.float()
+    source, target = weight.shape[1], shape[1]
+    if target == 1 < source:
+        fitted = fitted.mean(dim=1, keepdim=True)
+        steps.append(f"{source} input channels -> 1 by their mean")
+    elif source == 1 < target:
+        fitted = fitted.repeat_interleave(target, dim=1) / target
+        steps.append(f"1 input channel -> {target}, repeated and divided by {target}")
+    if fitted.ndim + 1 == len(shape):
+        depth = shape[-1]
+        fitted = fitted.unsqueeze(-1).repeat_interleave(depth, dim=-1) / depth
+        steps.append(f"depth {depth}, each slice divided by {depth}")
+    return (fitted, "; ".join(steps)) if steps and fitted.shape == torch.Size(shape) else None
+
+
+def fold_scales(tensors: Mapping[str, torch.Tensor], key_map: KeyMap) -> dict[str, torch.Tensor]:
+    r"""Multiply the rows of a layer by the LayerScale that follows it, which MONAI's blocks do not have.
+
+    :math:`\gamma \odot (W x + b) = (\operatorname{diag}(\gamma) W) x + \gamma \odot b`, hence without loss (LayerScale:
+    Touvron et al., "Going deeper with Image Transformers", arXiv 2103.17239).
+
+    Args:
+        tensors: by canonical name.
+        key_map: which names the scales and their layers.
+
+    Returns:
+        A new dictionary without the scales that were folded; the scaled tensors are new, the others are shared.
+
+    Example:
+        >>> gamma = KeyMap("scaled", folds=((r"blocks\.(\d+)\.ls1\.gamma", r"blocks.\1.attn.out_proj"),))
+        >>> tensors = {"blocks.0.attn.out_proj.bias": torch.ones(2), "blocks.0.ls1.gamma": torch.tensor([1.0, 3.0])}
+        >>> fold_scales(tensors, gamma)
+        {'blocks.0.attn.out_proj.bias': tensor([1., 3.])}
+    """
+    folded = dict(tensors)
+    for name, scale in tensors.items():
+        layer = key_map.folds_into(name)
+        parts = [part for part in (f"{layer}.weight", f"{layer}.bias") if layer and part in folded]
+        if any(folded[part].shape[:1] != scale.shape for part in parts):
+            continue  # no scale of this layer: it stays, and is found to have no place
+        for part in parts:
+            # In single precision at least: a product in half precision would lose what the file has.
+            precise = torch.promote_types(folded[part].dtype, torch.float32)
+            folded[part] = folded[part].to(precise) * scale.to(precise).view(-1, *[1] * (folded[part].ndim - 1))
+        if parts:
+            del folded[name]
+    return folded
+
+
+@dataclass(frozen=True)
+class Grids:
+    """Patches per axis that position embeddings were made for; None where nobody knows.
+
+    Attributes:
+        source: of the file.
+        target: of the network.
+        source_dims: spatial dimensions of the file's network.
+        target_dims: spatial dimensions of the network.
+        prefix_tokens: entries before the grid in the file's table.
+    """
+
+    source: tuple[int, ...] | None
+    target: tuple[int, ...] | None
+    source_dims: int
+    target_dims: int
+    prefix_tokens: int = 0
+
+
+def find_grids(
+    network: nn.Module, file: WeightFile, alignment: Alignment, given: tuple[Sequence[int] | None, Sequence[int] | None]
+) -> Grids | None:
+    """Collect what is known of the grids: most files state none, and of the networks a ViT keeps none.
+
+    Args:
+        network: the network to load into.
+        file: the weight file.
+        alignment: of the file and the network.
+        given: source and target grid, or None, as the caller gave them.
+
+    Returns:
+        The grids; None for a network without position embeddings.
+
+    Raises:
+        ValueError: if the network was built for another target grid.
+    """
+    if POSITIONS not in alignment.places:
+        return None
+    view = encoder_view(encoder_trunk(network) if isinstance(network, nn.Sequential) else network)
+    source, target = (None if grid is None else tuple(grid) for grid in given)
+    kept = kept_grid(network)
+    if target is not None and kept is not None and target != kept:
+        raise ValueError(f"target_grid {target}: this {type(network).__name__} was built for {kept}; leave it out")
+    return Grids(
+        source=source or _stated(file, alignment),
+        target=target or kept,
+        source_dims=spatial_dims(named_shapes(alignment.keys, file.tensors)) or view.spatial_dims,
+        target_dims=view.spatial_dims,
+        prefix_tokens=alignment.key_map.prefix_tokens,
+    )
 
 
 def _fit_positions(table: torch.Tensor, shape: Sequence[int], grids: Grids) -> Fit:
@@ -113,3 +244,8 @@ def _equal_sides(tokens: int, spatial_dims: int) -> tuple[int, ...] | None:
 
 def _skipped(tensor: torch.Tensor, shape: Sequence[int]) -> Fit:
     return Fit("skipped", tensor, f"shape {tuple(tensor.shape)} in the file, {tuple(shape)} in the network")
+
+
+def _stated(file: WeightFile, alignment: Alignment) -> tuple[int, ...] | None:
+    key = alignment.keys.get(POSITIONS)
+    return None if key is None else file.grids.get(key.rpartition(".")[0])

@@ -20,7 +20,7 @@ from monai.networks.nets import ViT
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from monai_essa.adapter_record import KEY, seal_record
+from monai_essa.adapters.record import KEY, seal_record
 from monai_essa.error_line import root_cause
 
 RunBundle = Callable[..., ConfigWorkflow]

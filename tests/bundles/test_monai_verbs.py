@@ -17,7 +17,7 @@ import torch
 import yaml
 from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, verify_metadata, verify_net_in_out
 
-from monai_essa.version import __version__
+from monai_essa import __version__
 
 RunBundle = Callable[..., ConfigWorkflow]
 ROOT = Path(__file__).resolve().parents[2]

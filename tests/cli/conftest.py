@@ -20,10 +20,11 @@ import torch.nn as nn
 from monai.bundle import ConfigParser
 from monai.networks.nets import ViT
 
-from monai_essa import adapt, merge, save_adapter
-from monai_essa.bundle_folder import bundle_folder
+from monai_essa.adapters.adaptation import adapt, merge
+from monai_essa.adapters.file import save_adapter
+from monai_essa.bundling.copy import BundleVariant, copy_bundle
+from monai_essa.bundling.folder import bundle_folder
 from monai_essa.cli import main
-from monai_essa.cli.bundle_copy import BundleVariant, copy_bundle
 from monai_essa.engines import finish_run
 from monai_essa.methods import APLA
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from monai_essa.adapter_file import read_adapter
-from monai_essa.bundle_folder import bundle_folder
+from monai_essa.adapters.file import read_adapter
+from monai_essa.bundling.folder import bundle_folder
 
 WIDTH = ["--args", "img_size=[32,32,32]", "hidden_size=48", "mlp_dim=96", "num_heads=4"]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from monai_essa.bundle_folder import list_bundles
+from monai_essa.bundling.folder import list_bundles
 
 WIDTH = ["--args", "img_size=[32,32,32]", "hidden_size=48", "mlp_dim=96", "num_heads=4"]
 

@@ -16,8 +16,8 @@ import pytest
 import SimpleITK as sitk
 from PIL import Image
 
+from monai_essa import __version__
 from monai_essa.cli import main
-from monai_essa.version import __version__
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = [
@@ -126,7 +126,7 @@ def test_a_datalist_is_made_without_what_training_needs(volumes: Path, tmp_path:
     done = in_fresh_interpreter("data", "datalist", volumes, "--out", tmp_path / "dataset.json")
     assert done.code == 0, done.err
     assert f"wrote {tmp_path / 'dataset.json'}" in done.out
-    assert "monai_essa.data.datalist_maker" in done.modules
+    assert "monai_essa.data.lists.maker" in done.modules
     assert done.modules & TRAINING == set()
 
 
@@ -134,7 +134,11 @@ def test_every_image_format_is_checked_without_what_training_needs(volumes: Path
     done = in_fresh_interpreter("data", "check", every_format(volumes, tmp_path))
     assert done.code == 0, f"{done.out}{done.err}"
     assert "0 errors" in done.out
-    assert {"monai_essa.data.itk_volume", "monai_essa.data.picture", "monai_essa.data.npz_images"} <= done.modules
+    assert {
+        "monai_essa.data.readers.itk",
+        "monai_essa.data.readers.pictures",
+        "monai_essa.data.readers.npz",
+    } <= done.modules
     assert done.modules & TRAINING == set()
 
 

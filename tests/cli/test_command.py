@@ -9,7 +9,7 @@ import argparse
 
 import pytest
 
-from monai_essa.cli.command import add_command, add_family
+from monai_essa.cli.arguments import add_command, add_family
 
 
 def parser_with(*names: str) -> argparse.ArgumentParser:

@@ -11,7 +11,7 @@ from typing import Any
 import fire
 import pytest
 
-from monai_essa.cli.config_values import add_values_argument, config_values
+from monai_essa.cli.arguments import add_values_argument, config_values
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from monai_essa.bundle_folder import bundle_folder
+from monai_essa.bundling.folder import bundle_folder
 from monai_essa.cli import main
 
 

@@ -60,4 +60,4 @@ from monai_essa.data import check_datalist, load_datalist, make_datalist, read_v
 print({"monai", "torch"} & sys.modules.keys(), load_datalist.__module__)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, encoding="utf-8", check=True)
-    assert done.stdout == "set() monai_essa.data.datalist_file\n"
+    assert done.stdout == "set() monai_essa.data.lists.read\n"

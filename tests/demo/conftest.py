@@ -14,8 +14,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from monai_essa.demo.demo_data import DemoData, ImageCard
-from monai_essa.demo.plan import DemoPlan, DemoSize
+from monai_essa.demo.data import DemoData, ImageCard
+from monai_essa.demo.stages import DemoPlan, DemoSize
 
 LABELS = {"0": "background", "1": "anterior", "2": "posterior"}
 

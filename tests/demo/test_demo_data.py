@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from monai_essa.data import load_datalist, unlabelled_items
-from monai_essa.data.cohort import CohortSize
-from monai_essa.demo.demo_data import cohort_data
+from monai_essa.demo.cohort import CohortSize
+from monai_essa.demo.data import cohort_data
 
 SIZE = CohortSize(source=2, unlabeled=1, training=1, validation=1, test=2)
 

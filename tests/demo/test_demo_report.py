@@ -8,8 +8,8 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from monai_essa.demo.demo_report import REMARKS, commands
-from monai_essa.demo.plan import DemoPlan
+from monai_essa.demo.report import REMARKS, commands
+from monai_essa.demo.stages import DemoPlan
 
 
 def test_the_commands_repeat_each_stage_into_another_folder(plan: DemoPlan) -> None:

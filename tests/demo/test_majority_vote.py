@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from monai_essa.demo.demo_data import DemoData, ImageCard
-from monai_essa.demo.majority_vote import majority_vote, majority_vote_dice
+from monai_essa.demo.data import DemoData, ImageCard
+from monai_essa.demo.outcome import majority_vote, majority_vote_dice
 
 
 def test_the_most_frequent_class_wins_and_a_tie_goes_to_the_lowest() -> None:

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from monai.handlers.utils import write_metrics_reports
 
+from monai_essa.adapters.summary import Summary
 from monai_essa.demo.outcome import TrainedStage, comparison_table, mean_by_case, read_dice, stages_table
-from monai_essa.demo.stage import Stage
-from monai_essa.parameter_summary import Summary
-from monai_essa.report.results import MethodResult
+from monai_essa.demo.stages import Stage
+from monai_essa.report.tables import MethodResult
 
 
 def result(name: str, *cases: float) -> MethodResult:

@@ -14,9 +14,8 @@ import numpy as np
 import pytest
 
 from monai_essa.data import load_datalist, unlabelled_items
-from monai_essa.data.cohort import CohortSize
-from monai_essa.demo.demo_data import DemoData
-from monai_essa.demo.own_data import own_data
+from monai_essa.demo.cohort import CohortSize
+from monai_essa.demo.data import DemoData, own_data
 
 SIZE = CohortSize(training=3, validation=2, test=4)
 CROP = (16, 16, 16)

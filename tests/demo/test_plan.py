@@ -8,9 +8,8 @@ from __future__ import annotations
 import pytest
 from monai.bundle import ConfigParser
 
-from monai_essa.bundle_folder import bundle_folder
-from monai_essa.demo.plan import DemoPlan
-from monai_essa.demo.stage import Stage
+from monai_essa.bundling.folder import bundle_folder
+from monai_essa.demo.stages import DemoPlan, Stage
 
 NETWORK = ("spacing", "in_channels", "img_size", "hidden_size", "mlp_dim", "num_heads")
 

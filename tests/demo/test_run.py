@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 import torch
 
-from monai_essa.data.cohort import CohortSize
 from monai_essa.demo import DemoSize, Epochs, run_demo
 from monai_essa.demo import run as run_module
+from monai_essa.demo.cohort import CohortSize
 from monai_essa.demo.outcome import read_dice
 
 SIZE = DemoSize(

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from monai_essa.demo.shown_cases import read_case, telling_cases
+from monai_essa.demo.outcome import read_case, telling_cases
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ import pytest
 import torch
 import torch.nn as nn
 
-from monai_essa.efficiency.frozen_linear import stored_linear
-from monai_essa.lean_marks import store_frozen
+from monai_essa.anatomy.lean_marks import store_frozen
+from monai_essa.efficiency.lean import stored_linear
 
 
 def layers():

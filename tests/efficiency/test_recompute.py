@@ -10,9 +10,9 @@ import torch
 from monai.networks.blocks import TransformerBlock
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from monai_essa.efficiency.global_attention import global_attention
-from monai_essa.efficiency.recompute import recomputed, recomputed_but_attention
-from monai_essa.lean_marks import LeanForward
+from monai_essa.anatomy.lean_marks import LeanForward
+from monai_essa.efficiency.attention import global_attention
+from monai_essa.efficiency.lean import recomputed, recomputed_but_attention
 
 
 class Operations(TorchDispatchMode):

@@ -8,9 +8,9 @@ import torch
 import torch.nn as nn
 from monai.engines import SupervisedTrainer
 
-from monai_essa.engines.frozen_check import FrozenCheck, frozen_tensors
-from monai_essa.engines.supervised import Supervised
-from monai_essa.engines.train_step import TrainStep
+from monai_essa.engines.objectives import Supervised
+from monai_essa.engines.parameters import FrozenCheck, frozen_tensors
+from monai_essa.engines.steps import TrainStep
 
 
 def network() -> nn.Sequential:

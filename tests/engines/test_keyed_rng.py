@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from monai_essa.engines.keyed_rng import keyed_rng
+from monai_essa.engines.steps import keyed_rng
 
 CPU = torch.device("cpu")
 

@@ -14,7 +14,7 @@ from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.engines.utils import IterationEvents
 from monai.handlers import ValidationHandler
 
-from monai_essa.engines.loss_log import LossLog
+from monai_essa.engines.progress import LossLog
 
 LOSSES = [1.0, 2.0, 6.0]
 

@@ -8,8 +8,8 @@ import torch
 import torch.nn as nn
 from monai.networks.nets import ViT
 
-from monai_essa import adapt
-from monai_essa.engines.parameter_groups import parameter_groups
+from monai_essa.adapters.adaptation import adapt
+from monai_essa.engines.parameters import parameter_groups
 from monai_essa.methods import VPT
 
 LR = 1.0e-3

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from monai_essa.engines.precision import autocast_to
+from monai_essa.engines.steps import autocast_to
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import torch
 
-from monai_essa.engines.prepare_batch import prepare_unlabelled_batch
+from monai_essa.engines.objectives import prepare_unlabelled_batch
 
 
 def test_a_label_is_never_handed_on() -> None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from monai.utils.enums import CommonKeys
 
-from monai_essa.engines.resume_file import read_resume_file, write_resume_file
+from monai_essa.engines.checkpoint import read_resume_file, write_resume_file
 
 
 def content(value: float) -> dict[str, Any]:

@@ -18,11 +18,11 @@ from ignite.engine import Events
 from monai.engines import SupervisedTrainer
 from monai.networks.nets import ViT
 
-from monai_essa.adaptation import adapt, disable_adapter
-from monai_essa.engines import run_checkpoint
-from monai_essa.engines.run_checkpoint import RunCheckpoint
-from monai_essa.engines.supervised import Supervised
-from monai_essa.engines.train_step import TrainStep
+from monai_essa.adapters.adaptation import adapt, disable_adapter
+from monai_essa.engines import checkpoint as run_checkpoint
+from monai_essa.engines.checkpoint import RunCheckpoint
+from monai_essa.engines.objectives import Supervised
+from monai_essa.engines.steps import TrainStep
 from monai_essa.methods import APLA
 from monai_essa.pretext import SimMIM
 
@@ -192,7 +192,7 @@ def conv() -> Supervised:
 
 def saves(engine: SupervisedTrainer, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     iterations: list[int] = []
-    write = "monai_essa.engines.run_checkpoint.write_resume_file"
+    write = "monai_essa.engines.checkpoint.write_resume_file"
     monkeypatch.setattr(write, lambda folder, iteration, content: iterations.append(iteration))
     engine.run()
     return iterations
@@ -214,7 +214,7 @@ def test_the_save_at_the_end_of_an_epoch_comes_after_handlers_that_were_attached
 ) -> None:
     engine = small(tmp_path, conv())
     order: list[str] = []
-    write = "monai_essa.engines.run_checkpoint.write_resume_file"
+    write = "monai_essa.engines.checkpoint.write_resume_file"
     monkeypatch.setattr(write, lambda *_: order.append("checkpoint"))
     engine.add_event_handler(Events.EPOCH_COMPLETED, lambda: order.append("validation"))
     engine.run()

@@ -12,7 +12,7 @@ import monai
 import pytest
 import torch
 
-from monai_essa.engines.resume_file import write_resume_file
+from monai_essa.engines.checkpoint import write_resume_file
 from monai_essa.engines.run_folder import finish_run, open_run, run_iterations
 
 CONFIG = {"lr": 1.0e-3, "method": "apla"}

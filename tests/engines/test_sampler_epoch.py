@@ -10,8 +10,8 @@ import torch
 from monai.data import DataLoader, Dataset
 from monai.engines import SupervisedTrainer
 
-from monai_essa.data.keyed import KeyedDataset, KeyedSampler
-from monai_essa.engines.sampler_epoch import SamplerEpoch
+from monai_essa.data.loading.keyed import KeyedDataset, KeyedSampler
+from monai_essa.engines.epochs import SamplerEpoch
 
 LENGTH = 6
 

@@ -10,7 +10,9 @@ import torch
 from ignite.engine import Engine
 from monai.networks.nets import UNETR, ViT
 
-from monai_essa import adapt, merge, save_adapter
+from monai_essa.adapters.adaptation import adapt, merge
+from monai_essa.adapters.file import save_adapter
+from monai_essa.anatomy import classification_network, interpolate_positions, kept_grid
 from monai_essa.engines import (
     StageOutputs,
     adapted_network,
@@ -20,7 +22,6 @@ from monai_essa.engines import (
     trained_network,
 )
 from monai_essa.methods import APLA, FullTuning, HeadOnly, LoRA
-from monai_essa.networks import classification_network, interpolate_positions, kept_grid
 
 DECODER = [r"(encoder|decoder)\d+\..*", r"out\..*"]
 

@@ -9,7 +9,7 @@ import torch.nn as nn
 from monai.losses import DiceCELoss
 from monai.networks.nets import UNETR
 
-from monai_essa.engines.supervised import Supervised
+from monai_essa.engines.objectives import Supervised
 
 
 def test_the_loss_is_the_mean_of_the_loss_function_on_the_prediction() -> None:

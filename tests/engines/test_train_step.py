@@ -18,10 +18,10 @@ from monai.handlers import StatsHandler, from_engine
 from monai.networks.nets import ViT
 from monai.transforms import RandGaussianNoised
 
-from monai_essa.data.keyed import KeyedDataset, KeyedSampler
-from monai_essa.engines.sampler_epoch import SamplerEpoch
-from monai_essa.engines.supervised import Supervised
-from monai_essa.engines.train_step import TrainStep
+from monai_essa.data.loading.keyed import KeyedDataset, KeyedSampler
+from monai_essa.engines.epochs import SamplerEpoch
+from monai_essa.engines.objectives import Supervised
+from monai_essa.engines.steps import TrainStep
 from monai_essa.pretext import MAE, MAEDecoder, mae
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from monai.engines import SupervisedTrainer
 
-from monai_essa.engines.training_progress import TrainingProgress
+from monai_essa.engines.progress import TrainingProgress
 
 
 class Terminal(io.StringIO):

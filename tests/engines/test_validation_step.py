@@ -12,8 +12,8 @@ import torch.nn as nn
 from monai.engines import SupervisedEvaluator
 from monai.handlers import from_engine
 
-from monai_essa.engines.prepare_batch import prepare_unlabelled_batch
-from monai_essa.engines.validation_step import ValidationStep
+from monai_essa.engines.objectives import prepare_unlabelled_batch
+from monai_essa.engines.steps import ValidationStep
 
 
 class Masked(nn.Module):

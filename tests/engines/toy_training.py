@@ -27,7 +27,7 @@ from monai.losses import DiceCELoss
 from monai.optimizers import WarmupCosineSchedule
 from monai.transforms import AsDiscreted, Compose, RandFlipd, RandGaussianNoised, RandSpatialCropd
 
-from monai_essa.data.keyed import KeyedDataset, KeyedSampler
+from monai_essa.data.loading.keyed import KeyedDataset, KeyedSampler
 from monai_essa.engines import BestMetric, LossLog, RunCheckpoint, SamplerEpoch, Supervised, TrainStep, parameter_groups
 
 SEED = 5

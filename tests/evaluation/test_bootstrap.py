@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from monai_essa.evaluation.bootstrap import bootstrap_interval
-from monai_essa.evaluation.classification_metrics import area_under_roc
+from monai_essa.evaluation.metrics import area_under_roc
 
 
 def mean(values: np.ndarray) -> float:

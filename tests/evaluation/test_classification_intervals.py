@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from monai_essa.evaluation.classification_intervals import classification_intervals
+from monai_essa.evaluation.classification import classification_intervals
 
 RNG = np.random.default_rng(0)
 TWO = RNG.dirichlet(np.ones(2), 60)

@@ -12,7 +12,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from monai_essa.evaluation.classification_metrics import (
+from monai_essa.evaluation.metrics import (
     area_under_roc,
     balanced_accuracy,
     expected_calibration_error,

@@ -17,8 +17,7 @@ import torch
 from ignite.engine import Engine
 from monai.data import MetaTensor
 
-from monai_essa.evaluation.classification_intervals import classification_intervals
-from monai_essa.evaluation.classification_report import ClassificationReport
+from monai_essa.evaluation.classification import ClassificationReport, classification_intervals
 
 LABELS = {"mass": 1, "normal": 0}
 PROBABILITIES = np.random.default_rng(0).dirichlet(np.ones(2), 60)

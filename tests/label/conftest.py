@@ -25,9 +25,9 @@ import numpy as np
 import pytest
 from monai.bundle import ConfigWorkflow
 
-from monai_essa.bundle_folder import bundle_folder
-from monai_essa.cli.bundle_copy import BundleVariant, copy_bundle
-from monai_essa.cli.label_folder import make_label_folder
+from monai_essa.bundling.copy import BundleVariant, copy_bundle
+from monai_essa.bundling.folder import bundle_folder
+from monai_essa.bundling.label_folder import make_label_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 SHAPE = (36, 34, 40)
@@ -99,7 +99,7 @@ def studies(tmp_path: Path) -> Path:
 @pytest.fixture
 def datastore(studies: Path, truth: Path) -> Any:
     """The studies as the app opens them: two labelled volumes and four without."""
-    from monai_essa.label.studies_folder import StudiesFolder  # other tests run without MONAI Label
+    from monai_essa.label.studies import StudiesFolder  # other tests run without MONAI Label
 
     final = studies / "labels" / "final"
     final.mkdir(parents=True)

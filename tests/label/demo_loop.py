@@ -23,15 +23,14 @@ import nibabel as nib
 import numpy as np
 from monailabel.client.client import MONAILabelClient
 
-from monai_essa.bundle_folder import bundle_folder
-from monai_essa.cli.bundle_copy import BundleVariant, copy_bundle
-from monai_essa.cli.label_folder import make_label_folder
+from monai_essa.bundling.copy import BundleVariant, copy_bundle
+from monai_essa.bundling.folder import bundle_folder
+from monai_essa.bundling.label_folder import make_label_folder
 from monai_essa.data import load_datalist
-from monai_essa.data.cohort import CohortSize
-from monai_essa.demo.demo_data import cohort_data
-from monai_essa.demo.plan import DemoPlan, DemoSize
-from monai_essa.demo.quiet import quiet_libraries
-from monai_essa.demo.stage import Stage, run_stage, write_stage
+from monai_essa.demo.cohort import CohortSize
+from monai_essa.demo.data import cohort_data
+from monai_essa.demo.run import quiet_libraries
+from monai_essa.demo.stages import DemoPlan, DemoSize, Stage, run_stage, write_stage
 from tests.label.conftest import serve_command, serving
 
 MODEL = "tissue_segmentation"

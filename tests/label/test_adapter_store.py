@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 pytest.importorskip("monailabel", reason="needs the extra [label], in an environment of its own")
 
-from monai_essa.label.adapter_store import AdapterStore
+from monai_essa.label.store import AdapterStore
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.transforms import CopyItemsd, DeleteItemsd, Invertd, SaveImaged, Spacingd
 
-from monai_essa.bundle_folder import bundle_folder
-from monai_essa.cli.bundle_copy import BundleVariant, copy_bundle
+from monai_essa.bundling.copy import BundleVariant, copy_bundle
+from monai_essa.bundling.folder import bundle_folder
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "unetr": {"img_size": [32] * 3, "hidden_size": 48, "mlp_dim": 96, "num_heads": 4, "feature_size": 8},

@@ -121,7 +121,7 @@ def test_another_web_page_is_refused_and_a_told_one_is_not(http: Any) -> None:
 
     from monailabel.app import app as server
 
-    from monai_essa.label.guarded_server import guard
+    from monai_essa.label.server import guard
 
     guard(server, (told["origin"],))
     assert http.options("/train/", headers=told | ask).headers["access-control-allow-origin"] == told["origin"]

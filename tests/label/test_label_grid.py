@@ -14,7 +14,7 @@ import SimpleITK as sitk
 
 pytest.importorskip("monailabel", reason="needs the extra [label], in an environment of its own")
 
-from monai_essa.label.label_grid import label_problem
+from monai_essa.label.studies import label_problem
 
 SHAPE = (8, 9, 10)
 AFFINE = np.diag([-1.0, -2.0, 3.0, 1.0])

@@ -18,8 +18,8 @@ pytest.importorskip("monailabel", reason="needs the extra [label], in an environ
 
 from fastapi import HTTPException
 
-from monai_essa.label import received_sessions
-from monai_essa.label.received_sessions import ReceivedSessions, unpack
+from monai_essa.label import sessions as received_sessions
+from monai_essa.label.sessions import ReceivedSessions, unpack
 
 MARK = b"written by an archive"
 

@@ -18,9 +18,9 @@ pytest.importorskip("monailabel", reason="needs the extra [label], in an environ
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monai_essa.label.labelled_stage import LabelledStage
-from monai_essa.label.request_records import infer_record, info_record, scoring_record, strategy_record, train_record
-from monai_essa.label.unlabelled_stage import UnlabelledStage
+from monai_essa.label.requests import infer_record, info_record, scoring_record, strategy_record, train_record
+from monai_essa.label.tasks.ssa import UnlabelledStage
+from monai_essa.label.tasks.training import LabelledStage
 from monai_essa.outside import Check, check_config_value
 from tests.fuzz.hostile_values import Draw, damaged, edited, texts, values
 from tests.fuzz.profiles import assert_one_line, guarded, inputs

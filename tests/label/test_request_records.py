@@ -10,8 +10,7 @@ import pytest
 
 pytest.importorskip("monailabel", reason="needs the extra [label], in an environment of its own")
 
-from monai_essa.label.labelled_stage import LabelledStage
-from monai_essa.label.request_records import (
+from monai_essa.label.requests import (
     Device,
     PlainValue,
     config_text,
@@ -21,7 +20,8 @@ from monai_essa.label.request_records import (
     strategy_record,
     train_record,
 )
-from monai_essa.label.unlabelled_stage import UnlabelledStage
+from monai_essa.label.tasks.ssa import UnlabelledStage
+from monai_essa.label.tasks.training import LabelledStage
 from monai_essa.outside import Record
 
 CODE = "$__import__('pathlib').Path('x').touch() or 'cpu'"

@@ -22,7 +22,7 @@ pytest.importorskip("monailabel", reason="needs the extra [label], in an environ
 
 from fastapi import HTTPException
 
-from monai_essa.label.studies_folder import StudiesFolder, check_plain_name, is_received_file
+from monai_essa.label.studies import StudiesFolder, check_plain_name, is_received_file
 
 
 def refused(status: int, reason: str, call: Callable[..., Any], *arguments: Any) -> None:

@@ -15,7 +15,7 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from monai_essa.label.web_origins import OriginGuard, checked_origins
+from monai_essa.label.server import OriginGuard, checked_origins
 
 KNOWN = "https://label.example.org"
 

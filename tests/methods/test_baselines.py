@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from monai.networks.nets import UNETR, ViT
 
-from monai_essa import adapt
-from monai_essa.methods.baselines import FullTuning, HeadOnly
-from monai_essa.network_parts import dead_parameters
+from monai_essa.adapters.adaptation import adapt
+from monai_essa.anatomy.parts import dead_parameters
+from monai_essa.methods.selective import FullTuning, HeadOnly
 
 
 def test_full_tuning_trains_the_whole_encoder_and_leaves_the_decoder_to_also_train():

@@ -12,10 +12,9 @@ import pytest
 import torch
 import torch.nn as nn
 
-from monai_essa.blocks import Rows
+from monai_essa.anatomy.blocks import Rows
 from monai_essa.methods.apla import APLALinear
-from monai_essa.methods.lora import LoRALinear
-from monai_essa.methods.lora_conv import LoRAConv
+from monai_essa.methods.lora import LoRAConv, LoRALinear
 from monai_essa.methods.ssf import SSFLayer
 
 OURS: dict[str, Callable[[nn.Module], nn.Module]] = {

@@ -13,12 +13,12 @@ import torch.nn as nn
 from monai.networks.blocks.transformerblock import TransformerBlock
 from monai.networks.nets import SegResNetDS, SwinUNETR, UNet, ViT
 
-from monai_essa import adapt, disable_adapter, load_adapter, merge, save_adapter
-from monai_essa.blocks import Rows
-from monai_essa.methods.bitfit import BitFit
-from monai_essa.methods.lora import LoRA, LoRALinear
-from monai_essa.methods.lora_conv import LoRAConv
-from monai_essa.network_parts import encoder_layers
+from monai_essa.adapters.adaptation import adapt, disable_adapter, merge
+from monai_essa.adapters.file import load_adapter, save_adapter
+from monai_essa.anatomy.blocks import Rows
+from monai_essa.anatomy.parts import encoder_layers
+from monai_essa.methods.lora import LoRA, LoRAConv, LoRALinear
+from monai_essa.methods.selective import BitFit
 
 peft = pytest.importorskip("peft", reason="the oracle is the peft package: pip install monai_essa[peft]")
 

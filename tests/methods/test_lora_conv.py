@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn as nn
 
-from monai_essa.methods.lora_conv import LoRAConv
+from monai_essa.methods.lora import LoRAConv
 
 CONVOLUTIONS = {
     "2d": lambda: nn.Conv2d(3, 8, 3, padding=1),

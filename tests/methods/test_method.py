@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 import torch.nn as nn
 
-from monai_essa.blocks import Rows
+from monai_essa.anatomy.blocks import Rows
 from monai_essa.methods.apla import APLALinear
 from monai_essa.methods.lora import LoRALinear
 from monai_essa.methods.method import AdapterLayer

@@ -13,7 +13,7 @@ import torch
 import torch.nn as nn
 
 from monai_essa.methods.method import AdapterLayer, NotMergeable
-from monai_essa.methods.peft_layer import PeftLayer
+from monai_essa.methods.peft_library import PeftLayer
 
 peft = pytest.importorskip("peft", reason="needs the peft package: pip install monai_essa[peft]")
 

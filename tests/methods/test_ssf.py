@@ -10,10 +10,10 @@ import torch
 import torch.nn as nn
 from monai.networks.nets import UNETR, SegResNet, SegResNetDS, SwinUNETR, UNet, ViT
 
-from monai_essa import adapt, merge
+from monai_essa.adapters.adaptation import adapt, merge
+from monai_essa.anatomy import encoder_view
 from monai_essa.methods import SSF
 from monai_essa.methods.ssf import SSFLayer
-from monai_essa.networks import encoder_view
 
 # The layer, the shape of its input, and the axis of the output's channels.
 LAYERS = {

@@ -8,8 +8,7 @@ import torch
 import torch.nn as nn
 from monai.networks.nets import ViT
 
-from monai_essa.losses import PatchReconstruction
-from monai_essa.pretext import MAE, MAEDecoder
+from monai_essa.pretext import MAE, MAEDecoder, PatchReconstruction
 
 DECODER = MAEDecoder(hidden_size=24, depth=2, num_heads=2)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn as nn
 
-from monai_essa.pretext.mae_decoder import TokenDecoder
+from monai_essa.pretext.mae import TokenDecoder
 
 VISIBLE = torch.tensor([[0, 2, 5], [7, 1, 3]])
 MASKED = torch.tensor([[1, 3, 4, 6, 7], [0, 2, 4, 5, 6]])

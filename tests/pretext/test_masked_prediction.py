@@ -8,7 +8,7 @@ import torch
 import torch.nn as nn
 from monai.data import MetaTensor
 
-from monai_essa.losses import PatchReconstruction, gather_patches
+from monai_essa.pretext import PatchReconstruction, gather_patches
 from monai_essa.pretext.masked_prediction import (
     MaskedPrediction,
     head_parameters,

@@ -14,10 +14,9 @@ from monai.data import MetaTensor
 from monai.networks.nets import UNETR, SwinUNETR, ViT
 from monai.transforms import Compose, LoadImage, NormalizeIntensity, ResizeWithPadOrCrop
 
-from monai_essa.blocks import transformer_blocks
-from monai_essa.losses import PatchReconstruction
-from monai_essa.network_parts import dead_parameters, part_of
-from monai_essa.pretext import MAE, SimMIM
+from monai_essa.anatomy.blocks import transformer_blocks
+from monai_essa.anatomy.parts import dead_parameters, part_of
+from monai_essa.pretext import MAE, PatchReconstruction, SimMIM
 
 PAIRS = [
     *(("mae", net) for net in ("vit", "vit_2d", "vit_perceptron", "vit_class_token", "mae_vit", "unetr", "unetr_2d")),

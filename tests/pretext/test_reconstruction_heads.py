@@ -6,9 +6,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from monai_essa.losses import patchify
-from monai_essa.networks import encoder_view
-from monai_essa.pretext.reconstruction_heads import FeatureMapHead, OwnDecoderHead, TokenHead
+from monai_essa.anatomy import encoder_view
+from monai_essa.pretext import patchify
+from monai_essa.pretext.simmim import FeatureMapHead, OwnDecoderHead, TokenHead
 
 INDICES = torch.tensor([[3, 1], [0, 2]])
 

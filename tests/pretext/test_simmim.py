@@ -7,9 +7,8 @@ import pytest
 import torch
 from monai.networks.nets import ViT
 
-from monai_essa.losses import PatchReconstruction, patchify
-from monai_essa.networks import encoder_view, keep_grid
-from monai_essa.pretext import SimMIM, expand_mask, random_mask
+from monai_essa.anatomy import encoder_view, keep_grid
+from monai_essa.pretext import PatchReconstruction, SimMIM, expand_mask, patchify, random_mask
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -8,8 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from monai_essa.report.charts import dice_by_case, loss_curves
-from monai_essa.report.figures import figure_png
+from monai_essa.report.charts import dice_by_case, figure_png, loss_curves
 
 pytest.importorskip("matplotlib", reason="figures need the extra [report]")
 

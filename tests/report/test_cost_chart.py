@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from monai_essa.report.cost_chart import cost_bars
-from monai_essa.report.figures import figure_png
+from monai_essa.report.charts import cost_bars, figure_png
 
 GIB = 2**30
 BIG = {"weight_bytes": GIB, "gradient_bytes": GIB, "optimizer_bytes": 2 * GIB, "peak_bytes": 10 * GIB}

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from monai_essa.report.figures import WIDTH, blank_figure, figure_png
+from monai_essa.report.charts import WIDTH, blank_figure, figure_png
 
 
 def test_png_has_the_common_width() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from monai_essa.report.html_report import ReportContent, ReportFigure, ReportSection, write_report
+from monai_essa.report.html import ReportContent, ReportFigure, ReportSection, write_report
 from monai_essa.report.tables import ResultTable
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from monai_essa.report.html_template import PAGE
+from monai_essa.report.html import PAGE
 
 
 def test_page_has_no_script_and_no_event_handler() -> None:

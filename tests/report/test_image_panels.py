@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from monai_essa.report.figures import figure_png
-from monai_essa.report.image_panels import SegmentationCase, reconstruction_panel, segmentations
+from monai_essa.report.charts import figure_png
+from monai_essa.report.panels import SegmentationCase, reconstruction_panel, segmentations
 
 pytest.importorskip("matplotlib", reason="figures need the extra [report]")
 

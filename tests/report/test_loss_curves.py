@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from monai_essa.report.loss_curves import draw_loss_curves
+from monai_essa.report.charts import draw_loss_curves
 
 pytest.importorskip("matplotlib", reason="figures need the extra [report]")
 

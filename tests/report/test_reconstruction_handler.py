@@ -13,7 +13,7 @@ from monai.networks.nets import ViT
 from PIL import Image
 
 from monai_essa.pretext import MAE
-from monai_essa.report.reconstruction_handler import ReconstructionPng, write_reconstructions
+from monai_essa.report.reconstructions import ReconstructionPng, write_reconstructions
 
 
 def objective() -> MAE:

@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from monai_essa.report import reconstruction_png
-from monai_essa.report.reconstruction_png import reconstruction_montage, write_reconstruction_png
+from monai_essa.report import reconstructions as reconstruction_png
+from monai_essa.report.reconstructions import reconstruction_montage, write_reconstruction_png
 
 TITLES = 26  # height of the column titles
 GAP = 6

@@ -10,7 +10,7 @@ import math
 
 import pytest
 
-from monai_essa.report.results import MethodResult, results_table
+from monai_essa.report.tables import MethodResult, results_table
 
 APLA = MethodResult("APLA", {"gray": [0.8, 0.6], "white": [0.5, 0.9]}, trainable=1500, total=10000, seconds=12.345)
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 import pytest
 import torch.nn as nn
 
+from monai_essa.anatomy.key_maps import KEY_MAPS, MONAI, KeyMap
 from monai_essa.weights.alignment import Alignment, alignments
-from monai_essa.weights.key_maps import KEY_MAPS, MONAI, KeyMap
 
 Build = Callable[..., nn.Module]
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch.nn as nn
 
+from monai_essa.anatomy.key_maps import KEY_MAPS
 from monai_essa.weights.alignment import alignments
-from monai_essa.weights.diagnosis import differences, named_shapes, option_behind
-from monai_essa.weights.key_maps import KEY_MAPS
+from monai_essa.weights.report import differences, named_shapes, option_behind
 
 Build = Callable[..., nn.Module]
 

@@ -10,8 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from monai_essa.weights.fit import fit
-from monai_essa.weights.grids import POSITIONS, Grids
+from monai_essa.weights.fit import POSITIONS, Grids, fit
 
 UNKNOWN = Grids(None, None, source_dims=3, target_dims=3)
 PATCHES = "patch_embedding.patch_embeddings.weight"

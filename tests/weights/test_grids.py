@@ -10,10 +10,10 @@ from collections.abc import Callable
 import pytest
 import torch.nn as nn
 
+from monai_essa.anatomy.key_maps import KEY_MAPS
 from monai_essa.weights.alignment import alignments
-from monai_essa.weights.grids import Grids, find_grids
-from monai_essa.weights.key_maps import KEY_MAPS
-from monai_essa.weights.weight_file import WeightFile
+from monai_essa.weights.file import WeightFile
+from monai_essa.weights.fit import Grids, find_grids
 
 Build = Callable[..., nn.Module]
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from monai_essa.weights.key_maps import KeyMap
-from monai_essa.weights.layer_scale import fold_scales
+from monai_essa.anatomy.key_maps import KeyMap
+from monai_essa.weights.fit import fold_scales
 
 SCALED = KeyMap("scaled", folds=((r"blocks\.(\d+)\.ls2\.gamma", r"blocks.\1.mlp.linear2"),))
 

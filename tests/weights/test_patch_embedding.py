@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from monai_essa.weights.patch_embedding import fit_first_convolution
+from monai_essa.weights.fit import fit_first_convolution
 
 
 def test_grey_copies_of_an_image_give_what_the_image_gave() -> None:

@@ -11,12 +11,12 @@ import pytest
 import torch
 import torch.nn as nn
 
-from monai_essa.network_parts import dead_parameters
+from monai_essa.anatomy.key_maps import KEY_MAPS
+from monai_essa.anatomy.parts import dead_parameters
 from monai_essa.weights.alignment import alignments
-from monai_essa.weights.grids import find_grids
-from monai_essa.weights.key_maps import KEY_MAPS
-from monai_essa.weights.plan import Plan, make_plan
-from monai_essa.weights.weight_file import WeightFile
+from monai_essa.weights.file import WeightFile
+from monai_essa.weights.fit import find_grids
+from monai_essa.weights.matching import Plan, make_plan
 
 Build = Callable[..., nn.Module]
 STALE = "blocks.0.cross_attn.to_q.weight"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from monai_essa.weights.values import unlike, unreadable
+from monai_essa.weights.file import unlike, unreadable
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.float32])

@@ -19,7 +19,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from monai_essa.weights.weight_file import read_weight_file
+from monai_essa.weights.file import read_weight_file
 
 STATE = {"norm.weight": torch.arange(2000.0), "norm.bias": torch.ones(3, dtype=torch.float16)}
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 
-from monai_essa.weights.weight_report import TensorEntry, WeightReport
+from monai_essa.weights.report import TensorEntry, WeightReport
 
 REPORT = WeightReport(
     file="model.pt",

@@ -1,0 +1,338 @@
+# Copyright (c) The monai_essa authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""What makes a base the right one for an adapter file: checksums of its tensors and facts that shape its function."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn as nn
+from monai.networks.layers import DropPath, SkipConnection
+from torch.nn.modules.dropout import _DropoutNd
+
+from monai_essa.adapters.adaptation import base_tensors
+from monai_essa.anatomy.parts import dead_parameters, encoder_prefix, part_of
+from monai_essa.anatomy.positions import kept_grid
+from monai_essa.methods.method import AdaptationMethod, AdapterLayer
+
+__all__ = [
+    "base_fingerprint",
+    "base_identity",
+    "check_same_base",
+    "check_same_claims",
+    "check_values",
+    "encoder_facts",
+    "file_name",
+    "network_name",
+    "position_grid",
+    "sha256_of",
+    "sha256_of_all",
+]
+
+_POSITIONS = "position_embeddings"
+_logger = logging.getLogger(__name__)
+# Attributes that change what a module of torch or MONAI computes although no tensor shows it. What only matters in
+# training (dropout, momentum), costs no change of the function (checkpointing, flash attention, inplace) or follows
+# from shapes is left out.
+_TELLING = (
+    *("num_heads", "dim_head", "causal", "window_size", "shift_size", "patch_size"),
+    *("eps", "num_groups", "track_running_stats"),
+    *("kernel_size", "stride", "padding", "output_padding", "dilation", "groups", "padding_mode"),
+    *("negative_slope", "alpha", "beta", "threshold", "lambd", "approximate", "lower", "upper", "min_val", "max_val"),
+    *("scale_factor", "size", "mode", "align_corners", "output_size", "ceil_mode", "count_include_pad"),
+    *("proj_type", "pattern", "axes_lengths", "start_dim", "end_dim", "upscale_factor"),
+)
+# The same for a whole network: SwinUNETR normalises the maps that its encoder hands over, or not.
+_TELLING_OF_NETWORK = ("normalize",)
+# Modules that compute nothing in eval mode.
+_NEUTRAL = (nn.Identity, _DropoutNd, DropPath)
+# Modules that only hold others. Which class holds them differs between a network and the encoder cut out of it.
+_HOLDERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, SkipConnection)
+
+
+def file_name(network: nn.Module, name: str) -> str:
+    """Name a tensor as an adapter file does: ``encoder:`` and the name within the encoder, or ``network:`` and all.
+
+    Example:
+        >>> from monai.networks.nets import UNETR
+        >>> net = UNETR(1, 2, 32, 4, 48, 96, 4, spatial_dims=2)
+        >>> file_name(net, "vit.norm.weight"), file_name(net, "out.conv.conv.bias")
+        ('encoder:norm.weight', 'network:out.conv.conv.bias')
+    """
+    if part_of(network, name) == "encoder":
+        return f"encoder:{name.removeprefix(encoder_prefix(network))}"
+    return f"network:{name}"
+
+
+def network_name(network: nn.Module, name: str) -> str:
+    """Return the name that a tensor of an adapter file has in this network."""
+    place, _, rest = name.partition(":")
+    return encoder_prefix(network) + rest if place == "encoder" else rest
+
+
+def base_fingerprint(network: nn.Module, held: Collection[str]) -> dict[str, str]:
+    """Return a sha256 of each tensor of the base's encoder that an adapter file does not hold, by its name there.
+
+    Parameters and buffers count; parameters that no forward pass reaches do not.
+
+    Args:
+        network: plain or adapted.
+        held: names of the tensors in the file.
+    """
+    return {name: sha256_of(tensor) for name, tensor in _encoder_tensors(network).items() if name not in held}
+
+
+def base_identity(network: nn.Module, held: Collection[str]) -> dict[str, Any]:
+    """Return the fields of a record that tell the base: fingerprint, facts and the grids of position embeddings.
+
+    Args:
+        network: plain or adapted.
+        held: names of the tensors in the file.
+    """
+    return {
+        "fingerprint": base_fingerprint(network, held),
+        "facts": encoder_facts(network),
+        "positions": _position_grids(network),
+    }
+
+
+def check_same_base(network: nn.Module, record: Mapping[str, Any], path: Path, held: Collection[str]) -> None:
+    """Compare the base that a record tells of with that of a network, both ways.
+
+    Names of tensors, what the layers are and a digest of each frozen tensor have to agree. Position embeddings are
+    compared where both grids are equal; elsewhere they were interpolated to another size of crop, which is logged.
+    A record of format 1 has no facts: a warning says what it leaves unverified.
+
+    Args:
+        network: plain or adapted.
+        record: of the file.
+        path: of the file, for messages.
+        held: names of the tensors in the file.
+
+    Raises:
+        ValueError: if a tensor or a layer is on one side only or differs.
+    """
+    ours, theirs = _encoder_tensors(network), record["fingerprint"]
+    if theirs and not ours.keys() & theirs.keys():
+        raise _other_base(record, path, "no tensor is shared")
+    _check_names(network, record, path, {name for name in ours if name not in held})
+    if "facts" in record:
+        _check_facts(network, record, path)
+    else:
+        _logger.warning(
+            "%s has adapter format 1: heads, window and checksum of the file are unverified; save it anew", path
+        )
+    skipped = _other_grids(network, record)
+    for grids in skipped.values():
+        _logger.info("%s: %s; position embeddings were interpolated and are not compared", path, grids)
+    compared = [name for name in theirs if name in ours and name not in skipped]
+    differ = [name for name in compared if sha256_of(ours[name]) != theirs[name]]
+    if differ:
+        first = network_name(network, differ[0])
+        raise _other_base(record, path, f"{len(differ)} of {len(compared)} frozen tensors differ, first '{first}'")
+
+
+def check_same_claims(
+    network: nn.Module, record: Mapping[str, Any], path: Path, methods: Sequence[AdaptationMethod]
+) -> None:
+    """Compare the tensors that the file's methods act on with those that they would act on here.
+
+    Raises:
+        ValueError: if the network has other layers, such as another depth.
+    """
+    here = {file_name(network, name) for method in methods for name in method.claims(network)}
+    _refuse_one_sided(here, set(record["claims"]), network, record, path)
+
+
+def sha256_of(tensor: torch.Tensor) -> str:
+    """Return the sha256 of number format, shape and bytes.
+
+    Example:
+        >>> sha256_of(torch.zeros(2)) == sha256_of(torch.zeros(2, 1))
+        False
+    """
+    digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+    digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def sha256_of_all(tensors: Mapping[str, torch.Tensor]) -> str:
+    """Return the sha256 of names, number formats, shapes and bytes of tensors, in the order of their names."""
+    whole = hashlib.sha256()
+    for name in sorted(tensors):
+        whole.update(f"{name}\n{sha256_of(tensors[name])}\n".encode())
+    return whole.hexdigest()
+
+
+def check_values(tensors: Mapping[str, torch.Tensor], where: str) -> None:
+    """Check that values are finite, variances and indices not below zero, and no index stands twice.
+
+    A tensor of integers with one axis holds indices, as APLA's ``columns`` do.
+
+    Args:
+        tensors: by name.
+        where: the file, for messages.
+
+    Raises:
+        ValueError: if a tensor has another value; its name is said.
+    """
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise ValueError(f"{where}: '{name}' holds NaN or infinity; the training that made it diverged")
+        unsigned = not tensor.is_floating_point() or name.endswith("running_var")
+        if unsigned and tensor.numel() and tensor.min() < 0:
+            raise ValueError(f"{where}: '{name}' holds {tensor.min().item()}, expected nothing below 0")
+        if not tensor.is_floating_point() and tensor.dim() == 1 and len(tensor.unique()) != len(tensor):
+            raise ValueError(f"{where}: '{name}' holds an index twice, expected each once")
+
+
+def encoder_facts(network: nn.Module) -> dict[str, str]:
+    """Return what the layers of the encoder are, by their path within the encoder.
+
+    Args:
+        network: a MONAI network, plain, adapted or lean: all three give the same.
+
+    Returns:
+        For each layer its class and settings; what concerns the whole network stands under ``network CLASS``.
+
+    Example:
+        >>> from monai.networks.nets import ViT
+        >>> net = ViT(1, 32, 16, hidden_size=48, mlp_dim=96, num_layers=2, num_heads=4)
+        >>> encoder_facts(net)["blocks.0.norm1"]
+        'LayerNorm eps=1e-05'
+    """
+    prefix = encoder_prefix(network)
+    facts = {}
+    for path, module in _plain_modules(network, "", dead_parameters(network)):
+        name = path.removeprefix(prefix)
+        inside = path.startswith(prefix) and name and part_of(network, f"{path}.") == "encoder"
+        # Without a tensor and right below the encoder stands what the decoder shares, such as SegResNet's activation.
+        if inside and ("." in name or module.state_dict()) and (fact := _fact(module)):
+            facts[name] = fact
+    whole = _settings(network, _TELLING_OF_NETWORK)
+    return facts | ({f"network {type(network).__name__}": whole} if whole else {})
+
+
+def position_grid(network: nn.Module, tokens: int) -> list[int]:
+    """Return the grid of position embeddings, or the number of tokens alone where a network does not keep its grid."""
+    return list(kept_grid(network) or (tokens,))
+
+
+def _encoder_tensors(network: nn.Module) -> dict[str, torch.Tensor]:
+    dead = dead_parameters(network)
+    return {
+        file_name(network, name): tensor
+        for name, tensor in base_tensors(network).items()
+        if name not in dead and part_of(network, name) == "encoder"
+    }
+
+
+def _position_grids(network: nn.Module) -> dict[str, list[int]]:
+    return {
+        name: position_grid(network, tensor.shape[1])
+        for name, tensor in _encoder_tensors(network).items()
+        if name.endswith(_POSITIONS)
+    }
+
+
+def _other_grids(network: nn.Module, record: Mapping[str, Any]) -> dict[str, str]:
+    """Say which position embeddings are of another grid than the file's; format 1 has no digest of them."""
+    skipped = {}
+    theirs = record.get("positions", {})
+    for name, grid in _position_grids(network).items():
+        there = theirs.get(name, grid)
+        known = len(there) == len(grid)
+        if there != grid if known else math.prod(there) != math.prod(grid):
+            skipped[name] = f"{name} {there} there, {grid} here"
+    return skipped
+
+
+def _check_names(network: nn.Module, record: Mapping[str, Any], path: Path, ours: set[str]) -> None:
+    theirs = set(record["fingerprint"])
+    if "facts" not in record:  # format 1 left position embeddings out
+        ours = {name for name in ours if not name.endswith(_POSITIONS)}
+    _refuse_one_sided(ours, theirs, network, record, path)
+
+
+def _refuse_one_sided(
+    ours: set[str], theirs: set[str], network: nn.Module, record: Mapping[str, Any], path: Path
+) -> None:
+    differ = sorted(ours ^ theirs)
+    if differ:
+        side = "this network" if differ[0] in ours else "the file"
+        raise ValueError(
+            f"{path} was made for {record['network']} with other layers than this {type(network).__name__}: "
+            f"{len(differ)} are on one side only, first '{differ[0]}' ({side}); build the network with the same depth "
+            "and biases"
+        )
+
+
+def _check_facts(network: nn.Module, record: Mapping[str, Any], path: Path) -> None:
+    ours, theirs = encoder_facts(network), record["facts"]
+    # Networks of two classes share an encoder, and what concerns the whole network is then no matter of both.
+    names = {name for name in ours.keys() | theirs.keys() if not name.startswith("network ")} | (ours.keys() & theirs)
+    differ = sorted(name for name in names if ours.get(name) != theirs.get(name))
+    if differ:
+        there, here = theirs.get(differ[0], "nothing"), ours.get(differ[0], "nothing")
+        raise ValueError(
+            f"{path} was made for {record['network']} with other settings than this {type(network).__name__}: "
+            f"{len(differ)} of {len(names)} layers differ, first '{differ[0]}': {there} there, {here} here; build the "
+            "network with the same heads, window, norms and activations"
+        )
+
+
+def _other_base(record: Mapping[str, Any], path: Path, why: str) -> ValueError:
+    return ValueError(
+        f"{path} was trained on another base: {why}; load the same pretrained weights into {record['network']} "
+        "before the adapter"
+    )
+
+
+def _plain_modules(module: nn.Module, path: str, dead: frozenset[str]) -> Iterator[tuple[str, nn.Module]]:
+    """Walk the modules as they were before adapt, without those that no forward pass reaches."""
+    plain = module.plain() if isinstance(module, AdapterLayer) else module
+    if path:
+        yield path, plain
+    for name, child in plain.named_children():
+        inner = f"{path}.{name}" if path else name
+        own = [f"{inner}.{parameter}" for parameter, _ in child.named_parameters()]
+        if not own or not dead.issuperset(own):
+            yield from _plain_modules(child, inner, dead)
+
+
+def _fact(module: nn.Module) -> str:
+    if isinstance(module, _NEUTRAL):
+        return ""
+    if isinstance(module, _HOLDERS):
+        order = [name for name, child in module.named_children() if not isinstance(child, _NEUTRAL)]
+        # A numbered sequence is in the order of its numbers; MONAI's ADN is in that of its argument.
+        named = isinstance(module, nn.Sequential) and len(order) > 1 and not all(name.isdigit() for name in order)
+        return f"order={','.join(order)}" if named else ""
+    # In eval mode, the classes of a batch norm are one.
+    kind = re.sub(r"^(Sync)?BatchNorm(\dd)?$", "BatchNorm", type(module).__name__)
+    return f"{kind} {_settings(module, _TELLING)}".rstrip()
+
+
+def _settings(module: nn.Module, names: Iterable[str]) -> str:
+    values = {name: _text(vars(module).get(name)) for name in names}
+    return " ".join(f"{name}={text}" for name, text in values.items() if text)
+
+
+def _text(value: Any) -> str:
+    """Write a plain setting, "" for None and for what is no setting."""
+    if isinstance(value, Mapping):
+        return ",".join(f"{name}:{_text(item)}" for name, item in sorted(value.items()))
+    if isinstance(value, (tuple, list)):
+        return ",".join(_text(item) for item in value)
+    if isinstance(value, np.generic):
+        value = value.item()
+    return str(value) if isinstance(value, (bool, int, float, str)) else ""

@@ -1,0 +1,152 @@
+# Copyright (c) The monai_essa authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Where MONAI keeps the parts of a transformer block: the only module that knows it.
+
+Parts are found by the class of the attention module (MONAI 1.5.2 and 1.6), never by a name alone, because names lie:
+a child may be an ``nn.Identity`` placeholder, and MONAI 1.5 builds a real cross-attention that no forward pass calls.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch.nn as nn
+from monai.networks.blocks import TransformerBlock
+from monai.networks.blocks.crossattention import CrossAttentionBlock
+from monai.networks.blocks.selfattention import SABlock
+from monai.networks.nets.swin_unetr import SwinTransformerBlock, WindowAttention
+
+from monai_essa.anatomy.parts import check_known, dead_parameters, encoder_prefix, part_of
+
+__all__ = ["BlockParts", "Rows", "patch_voxels", "transformer_blocks"]
+
+_ATTENTION = (SABlock, CrossAttentionBlock, WindowAttention)
+_SEPARATE = ("to_q", "to_k", "to_v")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows ``start:stop`` of the ``weight`` (and ``bias``) of the linear layer at ``path``: its output features."""
+
+    path: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class BlockParts:
+    """One attention layer with the parts around it, each as a full path from the network.
+
+    Attributes:
+        path: the transformer block, or the attention module itself where no transformer block holds it.
+        role: ``"encoder"`` or ``"decoder"``.
+        query: rows that compute the queries; ``key`` and ``value`` likewise. A fused qkv holds them in that order.
+        output: the output projection W_O, or None where the block was built without one.
+        mlp: the two linear layers of the MLP, or empty.
+        norms: the normalisation layers that the forward pass uses.
+    """
+
+    path: str
+    role: str
+    query: Rows
+    key: Rows
+    value: Rows
+    output: str | None
+    mlp: tuple[str, ...]
+    norms: tuple[str, ...]
+
+
+def transformer_blocks(network: nn.Module) -> tuple[BlockParts, ...]:
+    """List the attention blocks of a network in the order of its modules; dead ones are left out.
+
+    Args:
+        network: a MONAI network, plain or adapted.
+
+    Returns:
+        One :class:`BlockParts` for each attention layer that the forward pass uses; empty for a CNN.
+
+    Raises:
+        TypeError: if the class of the network is unknown, or a transformer block holds an attention class that is not
+            known here.
+
+    Example:
+        >>> from monai.networks.nets import ViT
+        >>> net = ViT(1, 32, 16, hidden_size=48, mlp_dim=96, num_layers=2, num_heads=4)
+        >>> [block.output for block in transformer_blocks(net)]
+        ['blocks.0.attn.out_proj', 'blocks.1.attn.out_proj']
+    """
+    check_known(network)
+    dead = dead_parameters(network)
+    return tuple(
+        _describe(network, path, attention)
+        for path, attention in network.named_modules()
+        if _is_attention(path, attention) and not _is_dead(path, attention, dead)
+    )
+
+
+def patch_voxels(network: nn.Module) -> int:
+    """Count the voxels of a patch of a ViT, or of a network with one.
+
+    Args:
+        network: a network whose encoder has a patch embedding, plain or adapted.
+
+    Example:
+        >>> from monai.networks.nets import ViT
+        >>> patch_voxels(ViT(1, 32, 16, hidden_size=48, mlp_dim=96, num_layers=2, num_heads=4))
+        4096
+    """
+    embedding: Any = network.get_submodule(encoder_prefix(network) + "patch_embedding")
+    if embedding.proj_type == "conv":
+        return math.prod(embedding.patch_embeddings.weight.shape[2:])
+    return math.prod(embedding.patch_embeddings[0].axes_lengths.values())
+
+
+def _is_attention(path: str, module: nn.Module) -> bool:
+    if isinstance(module, (TransformerBlock, SwinTransformerBlock)) and not isinstance(module.attn, _ATTENTION):
+        raise TypeError(
+            f"block '{path}' holds the attention class {type(module.attn).__name__}, which is unknown; "
+            f"known are {', '.join(kind.__name__ for kind in _ATTENTION)}"
+        )
+    return isinstance(module, _ATTENTION)
+
+
+def _is_dead(path: str, attention: nn.Module, dead: frozenset[str]) -> bool:
+    return any(f"{path}.{name}" in dead for name, _ in attention.named_parameters())
+
+
+def _describe(network: nn.Module, path: str, attention: nn.Module) -> BlockParts:
+    parent_path = path.rpartition(".")[0]
+    parent = network.get_submodule(parent_path)
+    in_block = isinstance(parent, (TransformerBlock, SwinTransformerBlock))
+    crossing = isinstance(attention, CrossAttentionBlock)
+    query, key, value = _projections(path, attention)
+    output = "proj" if isinstance(attention, WindowAttention) else "out_proj"
+    return BlockParts(
+        path=parent_path if in_block and not crossing else path,
+        role="decoder" if part_of(network, path + ".") == "decoder" else "encoder",
+        query=query,
+        key=key,
+        value=value,
+        output=None if isinstance(getattr(attention, output), nn.Identity) else f"{path}.{output}",
+        mlp=(f"{parent_path}.mlp.linear1", f"{parent_path}.mlp.linear2") if in_block and not crossing else (),
+        norms=tuple(f"{parent_path}.{name}" for name in _norms(crossing)) if in_block else (),
+    )
+
+
+def _norms(crossing: bool) -> Iterator[str]:
+    yield from ("norm_cross_attn",) if crossing else ("norm1", "norm2")
+
+
+def _projections(path: str, attention: nn.Module) -> tuple[Rows, Rows, Rows]:
+    fused = getattr(attention, "qkv", None)
+    if fused is not None and not isinstance(fused, nn.Identity):
+        width = fused.weight.shape[0] // 3
+        query, key, value = (Rows(f"{path}.qkv", i * width, (i + 1) * width) for i in range(3))
+        return query, key, value
+    widths = [attention.get_parameter(f"{name}.weight").shape[0] for name in _SEPARATE]
+    query, key, value = (Rows(f"{path}.{name}", 0, width) for name, width in zip(_SEPARATE, widths, strict=True))
+    return query, key, value

@@ -1,0 +1,331 @@
+# Copyright (c) The monai_essa authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""One view of an encoder, whichever MONAI network holds it: images in, tokens or feature maps out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn as nn
+from monai.networks.layers import SkipConnection
+from monai.networks.nets import UNETR, MaskedAutoEncoderViT, SegResNet, SegResNetDS, SwinUNETR, UNet, ViT, ViTAutoEnc
+from monai.utils import ensure_tuple_rep
+from torch import Tensor
+
+from monai_essa.anatomy.parts import check_images, check_known, divide_shape, encoder_trunk
+from monai_essa.anatomy.positions import check_grid, interpolate_positions, kept_grid
+
+__all__ = [
+    "FeatureMapEncoder",
+    "TokenEncoder",
+    "encoder_view",
+    "segresnet_ds_encoder",
+    "segresnet_encoder",
+    "unet_encoder",
+    "unet_levels",
+]
+
+Maps = Callable[[Any, Tensor], list[Tensor]]
+
+
+def encoder_view(network: nn.Module, grid: Sequence[int] | None = None) -> TokenEncoder | FeatureMapEncoder:
+    """View the encoder of a MONAI network, plain or adapted.
+
+    Args:
+        network: a ViT, UNETR, ViTAutoEnc, MaskedAutoEncoderViT (its encoder half), SwinUNETR (version 1 or 2),
+            SegResNet, SegResNetDS or UNet, 2-D or 3-D. Nothing in it is changed.
+        grid: the token grid that the network was built for, ``img_size / patch_size``; for a ViT, which does not keep
+            it, on crops of another size. :func:`keep_grid` says it once for all views.
+
+    Returns:
+        A :class:`TokenEncoder`, or for SwinUNETR and the CNNs a :class:`FeatureMapEncoder`.
+
+    Raises:
+        TypeError: if the network is of another class.
+        ValueError: if the grid is not that of the network, or the network has no position embeddings.
+
+    Example:
+        >>> import torch
+        >>> from monai.networks.nets import ViT
+        >>> net = ViT(1, 32, 8, hidden_size=48, mlp_dim=96, num_layers=2, num_heads=4)
+        >>> view = encoder_view(net, grid=(4, 4, 4))
+        >>> view.encode(view.embed(torch.zeros(2, 1, 16, 32, 32))).shape
+        torch.Size([2, 32, 48])
+    """
+    for kind, view in _VIEWS.items():
+        if isinstance(network, kind):
+            return view(network) if grid is None else _with_grid(network, view(network), grid)
+    check_known(network)
+    raise TypeError(
+        f"expected one of {', '.join(kind.__name__ for kind in _VIEWS)}, got a classifier ({type(network).__name__}); "
+        "pass the network that it was made of"
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class TokenEncoder:
+    """An encoder that turns patches into tokens: ViT, UNETR, ViTAutoEnc and the encoder of MaskedAutoEncoderViT.
+
+    It looks modules up when it is called, so that layers which an adapter replaced in place are the ones that run.
+    Letters: B images, N patches of an image, D features of a token.
+
+    Attributes:
+        network: the network that holds the encoder; not a copy.
+        patch_size: voxels of a patch along each axis, which is the ``stride`` too.
+        in_channels: image channels.
+        hidden_size: D.
+        native_grid: the token grid that the network was built for; None where nobody said it of a ViT, which does not
+            keep it.
+    """
+
+    network: nn.Module
+    patch_size: tuple[int, ...]
+    in_channels: int
+    hidden_size: int
+    native_grid: tuple[int, ...] | None
+
+    @property
+    def spatial_dims(self) -> int:
+        """Number of spatial axes."""
+        return len(self.patch_size)
+
+    @property
+    def stride(self) -> tuple[int, ...]:
+        """Voxels between neighbouring tokens along each axis."""
+        return self.patch_size
+
+    @property
+    def patch_embedding(self) -> nn.Module:
+        """The module whose output a mask token replaces: the patch projection, before positions are added."""
+        projection: nn.Module = encoder_trunk(self.network).patch_embedding.patch_embeddings
+        return projection
+
+    def check(self, images: Tensor) -> None:
+        """Raise a ValueError unless the images are (B, in_channels, spatial...)."""
+        check_images(images, self.in_channels, self.spatial_dims)
+
+    def grid(self, spatial_shape: Sequence[int]) -> tuple[int, ...]:
+        """Return the token grid of an image of this spatial shape; ValueError if the patch size does not divide it."""
+        return divide_shape(spatial_shape, self.patch_size, self.patch_size)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Embed the patches and add their positions, interpolated where the crop is not the size of the network.
+
+        Args:
+            images: (B, in_channels, spatial...), any spatial shape that the patch size divides.
+
+        Returns:
+            Tokens (B, N, D) in row-major order of the grid.
+
+        Raises:
+            ValueError: if the images have other channels or axes, if the patch size does not divide them, or if their
+                positions have to be interpolated and nobody said from which grid.
+        """
+        self.check(images)
+        grid = self.grid(images.shape[2:])
+        embedding = encoder_trunk(self.network).patch_embedding
+        tokens = embedding.patch_embeddings(images)
+        if embedding.proj_type == "conv":
+            tokens = tokens.flatten(2).transpose(1, 2)  # (B, D, grid...) -> (B, N, D)
+        positions = embedding.position_embeddings
+        source = self.native_grid or _same_grid(positions.shape[1], grid)
+        tokens = tokens + interpolate_positions(positions, source, grid)
+        return embedding.dropout(tokens)
+
+    def encode(self, tokens: Tensor) -> Tensor:
+        """Run the transformer blocks and the final norm on any subset of the tokens.
+
+        Args:
+            tokens: (B, N', D), with their positions added; all of them or, as MAE does, the visible ones only.
+
+        Returns:
+            Final tokens (B, N', D). A class token takes part where the network has one, and is left out here.
+        """
+        return self.encode_all(tokens)[:, -tokens.shape[1] :]
+
+    def encode_all(self, tokens: Tensor) -> Tensor:
+        """Do what :meth:`encode` does, and leave the class token in front where the network has one.
+
+        Args:
+            tokens: (B, N', D).
+
+        Returns:
+            Final tokens (B, N', D), or (B, 1 + N', D) with the class token.
+        """
+        trunk = encoder_trunk(self.network)
+        if (class_token := getattr(trunk, "cls_token", None)) is not None:
+            tokens = torch.cat([class_token.expand(len(tokens), -1, -1), tokens], dim=1)
+        for block in trunk.blocks:
+            tokens = block(tokens)
+        # MaskedAutoEncoderViT has no ``norm``: its final norm is the last of its blocks.
+        if (norm := getattr(trunk, "norm", None)) is not None:
+            tokens = norm(tokens)
+        return tokens
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureMapEncoder:
+    """An encoder that gives feature maps of falling resolution: the Swin transformer of SwinUNETR, or a CNN's.
+
+    Attributes:
+        network: the network that holds the encoder; not a copy.
+        patch_size: voxels of a patch of the patch embedding along each axis; 1 for a CNN, which has none.
+        in_channels: image channels.
+        hidden_size: channels of the patch embedding, which is what a mask token replaces; a CNN's image channels.
+        channels: channels of the deepest feature map.
+        stride: voxels between neighbouring positions of the deepest feature map along each axis.
+        maps: computes the feature maps, finest first, from the network and images (B, in_channels, spatial...).
+    """
+
+    network: nn.Module
+    patch_size: tuple[int, ...]
+    in_channels: int
+    hidden_size: int
+    channels: int
+    stride: tuple[int, ...]
+    maps: Callable[[Any, Tensor], list[Tensor]]
+
+    @property
+    def spatial_dims(self) -> int:
+        """Number of spatial axes."""
+        return len(self.patch_size)
+
+    @property
+    def patch_embedding(self) -> nn.Module | None:
+        """The module whose output a mask token replaces; None for a CNN, where it replaces voxels of the image."""
+        return getattr(encoder_trunk(self.network), "patch_embed", None)
+
+    def check(self, images: Tensor) -> None:
+        """Raise a ValueError unless the images are (B, in_channels, spatial...)."""
+        check_images(images, self.in_channels, self.spatial_dims)
+
+    def grid(self, spatial_shape: Sequence[int]) -> tuple[int, ...]:
+        """Give the grid of the patch embedding for this spatial shape; ValueError if the stride does not divide it."""
+        return divide_shape(spatial_shape, self.patch_size, self.stride)
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """Give the feature maps, finest first.
+
+        Args:
+            images: (B, in_channels, spatial...), any spatial shape that the stride divides.
+
+        Returns:
+            The output of each stage, (B, C_i, spatial_i...); before them, for SwinUNETR, the patch embedding.
+
+        Raises:
+            ValueError: if the images have other channels or axes, or the stride does not divide them.
+        """
+        self.check(images)
+        self.grid(images.shape[2:])
+        return self.maps(self.network, images)
+
+
+def segresnet_encoder(network: Any) -> FeatureMapEncoder:
+    """View the encoder of a SegResNet: one feature map for each level, each half the size of the one before."""
+    stride = 2 ** (len(network.blocks_down) - 1)
+    steps = ensure_tuple_rep(stride, network.spatial_dims)
+    return _view(network, network.in_channels, network.init_filters * stride, steps, _segresnet_maps)
+
+
+def segresnet_ds_encoder(network: Any) -> FeatureMapEncoder:
+    """View the encoder of a SegResNetDS; with anisotropic scales the stride differs by axis."""
+    channels = network.init_filters * 2 ** (len(network.blocks_down) - 1)
+    steps = tuple(int(step) for step in network.shape_factor())
+    return _view(network, network.encoder.conv_init.in_channels, channels, steps, _segresnet_ds_maps)
+
+
+def unet_encoder(network: Any) -> FeatureMapEncoder:
+    """View the encoder of a UNet: the way down, from the first level to the bottom."""
+    taken = network.strides[: len(network.channels) - 1]
+    by_axis = zip(*(ensure_tuple_rep(step, network.dimensions) for step in taken), strict=True)
+    steps = tuple(math.prod(axis) for axis in by_axis)
+    return _view(network, network.in_channels, network.channels[-1], steps, _unet_maps)
+
+
+def unet_levels(network: Any) -> Iterator[nn.Module]:
+    """Go down a UNet: the layer of each level, and last the bottom. Each level holds the next in a skip connection."""
+    level = network.model
+    while isinstance(level, nn.Sequential) and len(level) == 3 and isinstance(level[1], SkipConnection):
+        yield level[0]
+        level = level[1].submodule
+    yield level
+
+
+def _view_tokens(network: nn.Module) -> TokenEncoder:
+    embedding = encoder_trunk(network).patch_embedding
+    if embedding.proj_type == "conv":
+        hidden_size, in_channels, *patch_size = embedding.patch_embeddings.weight.shape
+    else:
+        rearrange, linear = embedding.patch_embeddings
+        patch_size = [size for _, size in sorted(rearrange.axes_lengths.items())]
+        hidden_size, in_channels = linear.weight.shape[0], linear.weight.shape[1] // math.prod(patch_size)
+    return TokenEncoder(network, tuple(patch_size), in_channels, hidden_size, kept_grid(network))
+
+
+def _with_grid(network: nn.Module, view: TokenEncoder | FeatureMapEncoder, grid: Sequence[int]) -> TokenEncoder:
+    if not isinstance(view, TokenEncoder):
+        raise ValueError(f"{type(network).__name__} has no position embeddings, so it has no grid; leave grid out")
+    return replace(view, native_grid=check_grid(network, grid))
+
+
+def _view_swin(network: nn.Module) -> FeatureMapEncoder:
+    trunk = encoder_trunk(network)
+    hidden_size, in_channels, *patch_size = trunk.patch_embed.proj.weight.shape
+    halvings = 2**trunk.num_layers  # each stage ends with a merging of 2 patches along each axis
+    stride = tuple(size * halvings for size in patch_size)
+    return FeatureMapEncoder(
+        network, tuple(patch_size), in_channels, hidden_size, hidden_size * halvings, stride, _swin_maps
+    )
+
+
+def _swin_maps(network: nn.Module, images: Tensor) -> list[Tensor]:
+    return list(encoder_trunk(network)(images, network.normalize))
+
+
+def _same_grid(count: int, grid: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the crop's grid where a ViT has as many positions, as its own forward pass does; never guess another."""
+    if count == math.prod(grid):
+        return grid
+    raise ValueError(
+        f"cannot interpolate the {count} position embeddings of this ViT to the grid {grid}: a ViT does not keep the "
+        "grid that it was built for; say it by keep_grid(network, grid) or encoder_view(network, grid=...), "
+        "img_size / patch_size of the network, or use crops of that size"
+    )
+
+
+def _view(network: Any, in_channels: int, channels: int, stride: tuple[int, ...], maps: Maps) -> FeatureMapEncoder:
+    # A convolution takes the image voxel by voxel: patches of 1, and a mask token of the image's channels.
+    voxel = (1,) * len(stride)
+    return FeatureMapEncoder(network, voxel, in_channels, in_channels, channels, stride, maps)
+
+
+def _segresnet_maps(network: Any, images: Tensor) -> list[Tensor]:
+    return list(network.encode(images)[1])
+
+
+def _segresnet_ds_maps(network: Any, images: Tensor) -> list[Tensor]:
+    return list(network.encoder(images))
+
+
+def _unet_maps(network: Any, images: Tensor) -> list[Tensor]:
+    maps: list[Tensor] = []
+    for layer in unet_levels(network):
+        maps.append(layer(maps[-1] if maps else images))
+    return maps
+
+
+_VIEWS: dict[type[nn.Module], Callable[[Any], TokenEncoder | FeatureMapEncoder]] = {
+    ViT: _view_tokens,
+    UNETR: _view_tokens,
+    ViTAutoEnc: _view_tokens,
+    MaskedAutoEncoderViT: _view_tokens,
+    SwinUNETR: _view_swin,
+    SegResNet: segresnet_encoder,
+    SegResNetDS: segresnet_ds_encoder,
+    UNet: unet_encoder,
+}

@@ -1,0 +1,241 @@
+# Copyright (c) The monai_essa authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Copy a bundle as a variant of its own: network, name, weights and metadata."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from monai.bundle import ConfigParser
+
+from monai_essa.bundling.folder import OVERLAYS, check_configs, overlay_names
+from monai_essa.bundling.weights import network_of_config, take_weights
+from monai_essa.bundling.yaml_text import config_entries, entry_text, replace_entries
+from monai_essa.data.lists.fields import class_ids
+from monai_essa.outside import NAME, Text
+
+__all__ = ["BundleVariant", "copy_bundle", "write_metadata", "write_variant"]
+
+_MODALITIES = {"ct": "CT", "mr": "MR", "us": "US", "2d": "n/a"}
+_TEXT = Text(r"(?s).*", longest=100_000)
+_NO_WEIGHTS = " The bundle holds no weights: a site trains its own."  # how the shipped descriptions end
+
+
+@dataclass(frozen=True)
+class BundleVariant:
+    """What is to be another in the copy.
+
+    Args:
+        name: of the new bundle: letters, digits, blanks and ``._+()-``, never a path.
+        overlays: the chosen name for each kind of :data:`monai_essa.bundling.folder.OVERLAYS`.
+        values: over those of the configs, by top-level key of train.yaml.
+        run: folder of a finished run whose model.pt becomes the bundle's. A segmentation bundle then trains on from it,
+            as MONAI Label asks, unless another start is chosen.
+    """
+
+    name: str
+    overlays: Mapping[str, str] = field(default_factory=dict)
+    values: Mapping[str, Any] = field(default_factory=dict)
+    run: Path | None = None
+
+
+def copy_bundle(source: Path, destination: Path, variant: BundleVariant) -> Path:
+    """Copy a bundle and make a variant its default; the folder appears under its name only when complete.
+
+    Args:
+        source: the bundle's folder.
+        destination: where the new folder is made.
+        variant: what is to be another.
+
+    Returns:
+        The new folder.
+
+    Raises:
+        FileExistsError: if there is a file or folder of that name.
+        ValueError: if the name is more than a name, a config is no mapping, the bundle has no such overlay or key, or
+            the run is of another configuration.
+    """
+    target = destination / Text(NAME, longest=100).check(variant.name, "--name")
+    if os.path.lexists(target):
+        raise FileExistsError(f"{target} exists; expected a new folder: give another --name or move the old one away")
+    check_configs([path for path in (source / "configs").iterdir() if path.suffix in (".yaml", ".json")])
+    destination.mkdir(parents=True, exist_ok=True)
+    # Within a folder of its own, so that nothing of the user's has its name.
+    with tempfile.TemporaryDirectory(prefix=".bundle_copy_", dir=destination) as folder:
+        partial = Path(folder) / variant.name
+        shutil.copytree(source, partial, ignore=shutil.ignore_patterns("__pycache__", "*.pt", "*.safetensors"))
+        write_variant(partial, _with_start(source, variant), variant.values)
+        if variant.run is not None:
+            take_weights(partial, variant.run)
+        write_metadata(partial, variant.name, variant.overlays)
+        partial.rename(target)
+    return target
+
+
+def write_variant(bundle: Path, overlays: Mapping[str, str], values: Mapping[str, Any]) -> None:
+    """Make overlays and values the defaults of a bundle's train.yaml and inference.yaml.
+
+    The network overlays are removed, since a bundle is one network with one data format.
+
+    Args:
+        bundle: a copy of a bundle, which is changed.
+        overlays: the chosen name for each kind of :data:`~monai_essa.bundling.folder.OVERLAYS`.
+        values: over those of the configs, by top-level key of train.yaml.
+
+    Raises:
+        ValueError: if the bundle has no such overlay or key.
+    """
+    configs = bundle / "configs"
+    train = (configs / "train.yaml").read_text(encoding="utf-8")
+    inference = (configs / "inference.yaml").read_text(encoding="utf-8")
+    runs_what_is_trained = _network(train) == _network(inference)
+    for kind in (kind for kind in OVERLAYS if kind in overlays):
+        chosen = config_entries(_overlay(bundle, kind, overlays[kind]))
+        train = replace_entries(train, chosen)
+        if kind == "network" and not runs_what_is_trained:
+            inference = replace_entries(inference, _inference_overlay(bundle, overlays[kind]))
+        elif kind != "start":  # what a training begins with, and where it writes
+            inference = replace_entries(inference, _for_inference(chosen, inference))
+    _check_keys(values, config_entries(train))
+    entries = {key: entry_text(key, value) for key, value in values.items()}
+    train = replace_entries(train, entries)
+    inference = replace_entries(inference, _for_inference(entries, inference))
+
+    for path in (*configs.glob("network_*.yaml"), *configs.glob("inference_*.yaml")):
+        path.unlink()
+    (configs / "train.yaml").write_text(train.replace("network_*.yaml, ", "", 1), encoding="utf-8")
+    (configs / "inference.yaml").write_text(inference, encoding="utf-8")
+
+
+def write_metadata(bundle: Path, name: str, overlays: Mapping[str, str]) -> None:
+    """Set the name, the description and the data format of a bundle after its inference.yaml and its weights.
+
+    Args:
+        bundle: folder of a variant of a bundle.
+        name: of the variant.
+        overlays: the chosen name for each kind, for the description.
+
+    Raises:
+        ValueError: if inference.yaml has no ``network_def``, the network refuses the bundle's ``img_size``, or the
+            metadata lack a field that changes.
+    """
+    path = bundle / "configs" / "metadata.json"
+    metadata = _read(path)
+    parser = ConfigParser()
+    parser.read_config(str(bundle / "configs" / "inference.yaml"))
+
+    if (bundle / "models" / "model.pt").is_file():
+        metadata["description"] = metadata["description"].removesuffix(_NO_WEIGHTS)
+    chosen = ", ".join(f"{kind} {overlay}" for kind, overlay in overlays.items())
+    metadata["description"] += f" This is a variant of {metadata['name']} {metadata['version']}"
+    metadata["description"] += f": {chosen}." if chosen else "."
+    metadata["name"] = name
+    data_format = metadata["network_data_format"]
+    _set_input(data_format["inputs"]["image"], parser)
+    _set_output(data_format["outputs"]["pred"], parser, bundle / "configs" / "inference.yaml")
+    for kind in ("images", "intensity"):
+        if kind in overlays:
+            _set_image(metadata, bundle / "configs" / f"{kind}_{overlays[kind]}.yaml")
+    if "labels" in parser:
+        _set_labels(metadata, parser.get_parsed_content("labels"))
+    path.write_text(json.dumps(metadata, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _with_start(source: Path, variant: BundleVariant) -> Mapping[str, str]:
+    """A bundle with weights of its own starts from them; one without has nothing to start from."""
+    if variant.run is None or "start" in variant.values or "bundle" not in overlay_names(source, "start"):
+        return variant.overlays
+    return {"start": "bundle"} | dict(variant.overlays)
+
+
+def _overlay(bundle: Path, kind: str, name: str) -> str:
+    names = overlay_names(bundle, kind)
+    if name not in names:
+        raise ValueError(f"--{kind} {name}: the bundle has {', '.join(names) or f'no choice of {kind}'}")
+    return (bundle / "configs" / f"{kind}_{name}.yaml").read_text(encoding="utf-8")
+
+
+def _inference_overlay(bundle: Path, network: str) -> dict[str, str]:
+    """Where inference runs the encoder alone, networks share one (a UNETR its ViT) or have an overlay for their own."""
+    path = bundle / "configs" / f"inference_{network}.yaml"
+    return config_entries(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _for_inference(entries: Mapping[str, str], inference: str) -> dict[str, str]:
+    """Pick what inference.yaml has too; it names MONAI components only."""
+    has = config_entries(inference)
+    return {key: text for key, text in entries.items() if key in has and "monai_essa" not in text}
+
+
+def _network(text: str) -> Any:
+    return yaml.safe_load(config_entries(text)["network_def"])
+
+
+def _check_keys(values: Mapping[str, Any], known: Mapping[str, str]) -> None:
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=3)
+            hint = f"; did you mean {' or '.join(near)}?" if near else "; give a top-level key of train.yaml"
+            raise ValueError(f"--args {key}: train.yaml has no such key{hint}")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    check_configs(path)
+    metadata: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    for name in ("name", "version", "description"):
+        _TEXT.check(metadata.get(name), f"{path}, field '{name}'")
+    for place in ("inputs", "image"), ("outputs", "pred"):
+        value: Any = metadata
+        for part in ("network_data_format", *place):
+            value = value.get(part) if isinstance(value, dict) else None
+        if not isinstance(value, dict):
+            raise ValueError(f"{path}: expected a mapping under network_data_format::{'::'.join(place)}; add it")
+    return metadata
+
+
+def _set_input(image: dict[str, Any], parser: ConfigParser) -> None:
+    image["num_channels"] = parser.get_parsed_content("in_channels")
+    image["spatial_shape"] = list(parser.get_parsed_content("img_size"))
+    if image["num_channels"] != len(image["channel_def"]):
+        image["channel_def"] = {str(number): f"image {number}" for number in range(image["num_channels"])}
+
+
+def _set_output(pred: dict[str, Any], parser: ConfigParser, inference: Path) -> None:
+    shape = (1, parser.get_parsed_content("in_channels"), *parser.get_parsed_content("img_size"))
+    # On the device "meta" nothing but the shapes is computed.
+    network = network_of_config([inference], {}).to("meta").eval()
+    with torch.no_grad():
+        output = network(torch.empty(shape, device="meta"))
+    pred["num_channels"], pred["spatial_shape"] = output.shape[1], list(output.shape[2:])
+
+
+def _set_image(metadata: dict[str, Any], overlay: Path) -> None:
+    """The overlay's first line says what it does: "# CT, soft tissue: Hounsfield units ... For training and ..."."""
+    comment = overlay.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ").partition(" For ")[0]
+    image = metadata["network_data_format"]["inputs"]["image"]
+    channels = "single" if image["num_channels"] == 1 else str(image["num_channels"])
+    metadata["image_classes"] = f"{channels} channel data; {comment.rstrip('.')}"
+    image["modality"] = _MODALITIES.get(overlay.stem.split("_")[1], image["modality"])
+
+
+def _set_labels(metadata: dict[str, Any], labels: Mapping[str, int]) -> None:
+    names = class_ids(labels, "the label names of the bundle")  # MONAI reads this file into a ConfigParser, too
+    channel_def = {str(number): name for name, number in names.items()}
+    metadata["network_data_format"]["outputs"]["pred"]["channel_def"] = channel_def
+    metadata["label_classes"] = "single channel data, " + ", ".join(
+        f"{key} is {name}" for key, name in channel_def.items()
+    )
+    metadata["pred_classes"] = "one channel of logits for each label, " + ", ".join(
+        f"channel {key} is {name}" for key, name in channel_def.items()
+    )

@@ -1,0 +1,257 @@
+# Copyright (c) The monai_essa authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Predict with a bundle and write results on the grid of each scan."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.handlers import ProgressBar
+from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.config import NdarrayOrTensor
+from monai.data import MetaTensor, NibabelWriter
+from monai.data.utils import to_affine_nd
+from monai.utils import ImageMetaKey, convert_data_type
+from tqdm import tqdm
+
+from monai_essa.bundling.folder import check_configs, find_bundle, find_config
+from monai_essa.bundling.prediction_files import Image, first_path, result_names, whole_output
+from monai_essa.bundling.weights import merge_adapter_file, network_of_config, save_weights
+from monai_essa.data.readers.meta import SAME_GRID, corner_shift
+from monai_essa.data.readers.pictures import PICTURE_SUFFIXES
+from monai_essa.data.readers.volume_file import channels_first, open_volumes
+from monai_essa.data.transforms import CheckVolumed
+
+__all__ = ["Prediction", "ResultNames", "ScanGridWriter", "predict"]
+
+logger = logging.getLogger(__name__)
+_INPUTS = "/inputs"  # MONAI names a result by its input's path below a folder, whether that exists or not
+_NIFTI = (".nii", ".nii.gz")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What computes the prediction.
+
+    Args:
+        bundle: folder or name of a bundle with an inference config of MONAI's usual ids.
+        values: over those of the config, by id.
+        adapter: an adapter file that is merged onto the base weights; default: none.
+        base: the weight file that the adapter was trained on; default: the bundle's.
+    """
+
+    bundle: str
+    values: Mapping[str, Any]
+    adapter: Path | None = None
+    base: Path | None = None
+
+
+@dataclass(frozen=True)
+class ResultNames:
+    """Tells MONAI's SaveImaged how the result of an image is called; MONAI itself cuts a name at its last dot.
+
+    Args:
+        names: of the results without suffix, by the path of the image.
+    """
+
+    names: Mapping[str, str]
+
+    def __call__(self, meta: Mapping[str, Any], saver: object) -> dict[str, Any]:
+        """Return what MONAI's FolderLayout makes the name of: a path with a suffix that it cuts."""
+        name = self.names[str(meta[ImageMetaKey.FILENAME_OR_OBJ])]
+        return {"subject": f"{_INPUTS}/{name}.nii", "idx": meta.get(ImageMetaKey.PATCH_INDEX)}
+
+
+def predict(prediction: Prediction, inputs: Sequence[Image | Path], output: Path) -> list[Path]:
+    """Run inference; results are written by the bundle's own postprocessing.
+
+    Every image is opened and checked before the network sees the first, and the results appear in their folder when all
+    are there.
+
+    Args:
+        prediction: what computes it.
+        inputs: files, DICOM folders or images of NPZ files, as absolute paths; a tuple names one for each channel.
+        output: a new or empty folder for the results; the sub-folders of the inputs are kept.
+
+    Returns:
+        The files written.
+
+    Raises:
+        FileExistsError: if the output holds files already.
+        FileNotFoundError: if the weights are missing.
+        RuntimeError: if the bundle wrote fewer files than there are images.
+        ValueError: if the bundle has no inference config, the adapter does not fit, or an image is not what the network
+            takes: the line names it.
+    """
+    images = [str(image) if isinstance(image, Path) else image for image in inputs]
+    names = result_names(images)
+    with whole_output(output) as partial:
+        savers = _run(prediction, images, names, partial)
+        count = sum(path.is_file() for path in partial.rglob("*"))
+        if savers and count < len(images):
+            raise RuntimeError(f"{output}: expected a file for each of {len(images)} images, got {count}; none is kept")
+    return sorted(path for path in output.rglob("*") if path.is_file())
+
+
+class ScanGridWriter(NibabelWriter):
+    """Write NIfTI as MONAI's NibabelWriter does, without its losses where a result lies on the voxels of its scan.
+
+    A scan of one slice keeps its third axis and thickness, also when a 2-D network has seen it without, and the affine
+    is the scan's to the last digit. A result on another grid is written as it is.
+
+    Example:
+        >>> from monai.transforms import SaveImaged
+        >>> save = SaveImaged(keys="pred", writer="monai_essa.bundling.predict.ScanGridWriter", resample=False)
+    """
+
+    def set_data_array(
+        self, data_array: NdarrayOrTensor, channel_dim: int | None = 0, squeeze_end_dims: bool = True, **kwargs: Any
+    ) -> None:
+        """Take the voxels; SaveImage says that a slice has no channels when its metadata name three axes.
+
+        Args:
+            data_array: (C, spatial...).
+            channel_dim: ignored; MONAI's transforms put channels first.
+            squeeze_end_dims: ignored.
+            kwargs: ignored.
+        """
+        super().set_data_array(data_array, channel_dim=0, squeeze_end_dims=False, spatial_ndim=3)
+
+    def set_metadata(self, meta_dict: Mapping | None, resample: bool = True, **options: Any) -> None:
+        """Take the geometry, resampled to the scan's if that is asked for.
+
+        Args:
+            meta_dict: affine, original_affine and spatial_shape.
+            resample: whether to bring the voxels to the original affine.
+            options: as of MONAI's writer.
+        """
+        original, affine, shape = self.get_meta_info(meta_dict)
+        if resample:
+            super().set_metadata(meta_dict, True, **options)
+        else:
+            self.affine = affine
+            self.output_dtype = self.output_dtype or getattr(self.data_obj, "dtype", None)
+        array = np.asarray(convert_data_type(self.data_obj, np.ndarray)[0])  # (x, y, z, C)
+        rank = 3 if shape is None else len(shape)
+        if array.shape[2] == 1 and rank == 2:
+            array = array[:, :, 0]
+        self.data_obj = array[..., 0] if array.shape[-1] == 1 else array
+        if original is not None and self.affine is not None and shape is not None:
+            self._take_grid_of_scan(np.asarray(original, dtype=float), tuple(int(length) for length in shape))
+
+    def _take_grid_of_scan(self, original: np.ndarray, shape: tuple[int, ...]) -> None:
+        affine = np.asarray(convert_data_type(self.affine, np.ndarray)[0], dtype=float)
+        if len(affine) < len(original):  # what a transform left of the affine when it took the third axis away
+            kept = np.ix_([0, 1, 3], [0, 1, 3])
+            affine, plane = original.copy(), affine
+            affine[kept] = plane
+        spatial = self.data_obj.shape[: len(shape)]
+        if spatial == shape and corner_shift(shape, to_affine_nd(3, original), to_affine_nd(3, affine)) <= SAME_GRID:
+            self.affine = original
+
+
+def _run(prediction: Prediction, images: Sequence[Image], names: Mapping[str, str], output: Path) -> int:
+    """Run the config and return how many components of it save an image."""
+    config = find_config(prediction.bundle, ("inference",))
+    check_configs([config, *config.parent.glob("metadata.json")])
+    values = {"bundle_root": str(find_bundle(prediction.bundle)), "output_dir": str(output)} | dict(prediction.values)
+    # The bundle's logging.conf would print every step between the lines of the progress bar.
+    logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)
+    workflow = ConfigWorkflow(config_file=str(config), workflow_type="infer", logging_file=False, **values)
+    # A tuple is no part of a config to the parser, which would take a "#" or an "@" in a path for a reference.
+    workflow.parser["dataset#data"] = tuple(
+        {"image": image if isinstance(image, str) else list(image)} for image in images
+    )
+    savers = _adjust(workflow.parser, names, output)
+
+    with tempfile.TemporaryDirectory() as folder:
+        weights = _weights(workflow.parser)
+        if prediction.adapter is not None:
+            network = network_of_config([config], values)
+            plain, _ = merge_adapter_file(network, prediction.base or weights, prediction.adapter)
+            weights = Path(folder) / "model.pt"
+            save_weights(plain, weights)
+        _use_weights(workflow.parser, weights)
+        _check_images(workflow.parser, images)
+        workflow.initialize()
+        workflow.evaluator.logger.disabled = True  # it would print an error twice before the one line of the command
+        ProgressBar(desc="predict", disable=None).attach(workflow.evaluator)
+        workflow.run()
+        workflow.finalize()
+    return savers
+
+
+def _adjust(parser: ConfigParser, names: Mapping[str, str], output: Path) -> int:
+    """Read by our reader, which opens what MONAI's cannot, and write under our names, on the grid of the scan."""
+    for _, loader in _components(parser.config, "LoadImaged"):
+        loader.setdefault("reader", "monai_essa.data.VolumeReader")
+    pictures = all(path.lower().endswith(PICTURE_SUFFIXES) for path in names)
+    savers = [saver for _, saver in _components(parser.config, "SaveImaged") if not saver.get("_disabled_")]
+    for saver in savers:
+        saver["output_name_formatter"], saver["data_root_dir"] = ResultNames(names), _INPUTS
+        saver.setdefault("print_log", False)
+        if str(saver.get("output_ext", ".nii.gz")) in _NIFTI and "writer" not in saver:
+            saver.update({"output_ext": ".png"} if pictures else {"writer": ScanGridWriter})
+    return len(savers)
+
+
+def _check_images(parser: ConfigParser, images: Sequence[Image]) -> None:
+    """Refuse what training refuses before the first image is computed."""
+    channels, dims = _network_input(parser)
+    for image in tqdm(images, "checking", disable=None):
+        volume = open_volumes(image)
+        for note in volume.notes:
+            logger.warning(f"{first_path(image)}: {note}")
+        array = channels_first(volume)
+        if dims == 2 and array.ndim == 4 and array.shape[-1] == 1:  # a single slice of a volume
+            array = array[..., 0]
+        check = CheckVolumed("image", in_channels=channels, spatial_dims=dims or array.ndim - 1)
+        meta = {ImageMetaKey.FILENAME_OR_OBJ: first_path(image)}
+        check({"image": MetaTensor(torch.as_tensor(array.astype("float32")), meta=meta)})
+
+
+def _network_input(parser: ConfigParser) -> tuple[int | None, int | None]:
+    """Return the channels and dimensions that the network takes: of the config, else of the metadata, else unknown."""
+    metadata = parser.get("_meta_") or {}
+    image = metadata.get("network_data_format", {}).get("inputs", {}).get("image", {})
+    size = _value(parser, "img_size", image.get("spatial_shape"))
+    dims = _value(parser, "spatial_dims", len(size) if isinstance(size, list | tuple) else None)
+    channels = _value(parser, "in_channels", image.get("num_channels"))
+    return channels if isinstance(channels, int) else None, dims if dims in (2, 3) else None
+
+
+def _value(parser: ConfigParser, name: str, default: Any) -> Any:
+    return default if parser.get(name) is None else parser.get_parsed_content(name)
+
+
+def _weights(parser: ConfigParser) -> Path:
+    loaders = list(_components(parser.config, "CheckpointLoader"))
+    if not loaders:
+        raise ValueError("the inference config has no CheckpointLoader among its handlers; add one")
+    parser.parse(reset=True)
+    return Path(parser.get_parsed_content(f"{loaders[0][0]}#load_path"))
+
+
+def _use_weights(parser: ConfigParser, weights: Path) -> None:
+    if not weights.is_file():
+        msg = f"{weights}: no such weight file; put the bundle's model.pt there, or give --args checkpoint=FILE"
+        raise FileNotFoundError(msg)
+    for _, loader in _components(parser.config, "CheckpointLoader"):
+        loader["load_path"] = weights  # a path, not text, which the parser would read for references
+
+
+def _components(config: Any, name: str, place: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Find the components of a class, wherever they stand in a config, with their ids."""
+    if isinstance(config, dict) and str(config.get("_target_", "")).rpartition(".")[2] == name:
+        yield place, config
+    parts = config.items() if isinstance(config, dict) else enumerate(config) if isinstance(config, list) else ()
+    for key, value in parts:
+        yield from _components(value, name, f"{place}#{key}" if place else str(key))

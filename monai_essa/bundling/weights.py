@@ -1,0 +1,167 @@
+# Copyright (c) The monai_essa authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The network of a bundle's config, and its weights: merged from an adapter file, or taken into a copy."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn as nn
+from monai.bundle import ConfigParser
+
+from monai_essa.adapters.adaptation import adaptation_of, merge
+from monai_essa.adapters.file import load_adapter
+from monai_essa.anatomy import state_with_grid
+from monai_essa.anatomy.parts import dead_parameters, part_of
+from monai_essa.bundling.folder import check_configs
+from monai_essa.engines import config_fingerprints
+from monai_essa.files import written_whole
+from monai_essa.outside import shown
+from monai_essa.weights import WeightReport, load_weights
+
+__all__ = ["merge_adapter_file", "network_of_config", "save_weights", "take_weights"]
+
+# Entries of run.json that say which network, and on which images, the weights are for.
+_IDENTITY = ("network", "width", "images", "labels")
+
+
+def network_of_config(config_files: Sequence[Path], values: Mapping[str, Any]) -> nn.Module:
+    """Build what a config calls ``network_def``.
+
+    Args:
+        config_files: merged in order.
+        values: over those of the configs, by id.
+
+    Returns:
+        The network, with random weights.
+
+    Raises:
+        FileNotFoundError: if a config does not exist.
+        ValueError: if one is no config, or the configs have no ``network_def``.
+    """
+    check_configs(config_files)
+    parser = ConfigParser()
+    parser.read_config([str(path) for path in config_files])
+    parser.update(dict(values))
+    if "network_def" not in parser:
+        raise ValueError(f"{config_files[-1]} has no 'network_def'; name the config that builds the network")
+    return parser.get_parsed_content("network_def")
+
+
+def merge_adapter_file(
+    network: nn.Module,
+    base: Path,
+    adapter: Path,
+    base_prefix: str | None = None,
+    base_grid: Sequence[int] | None = None,
+) -> tuple[nn.Module, WeightReport]:
+    """Load base weights and an adapter, and fold the adapter in.
+
+    Args:
+        network: plain, as built.
+        base: the weight file that the adapter was trained on.
+        adapter: the adapter file.
+        base_prefix: of the names of the network to take, where the weight file holds several.
+        base_grid: patches per axis that the base's position embeddings are for, where the file does not say it.
+
+    Returns:
+        The plain network, and what became of every tensor of the base file.
+
+    Raises:
+        FileNotFoundError: if one of the files does not exist.
+        ValueError: if they do not fit, or a part of the network is in neither.
+    """
+    report = load_weights(network, base, prefix=base_prefix, source_grid=base_grid)
+    load_adapter(network, adapter)
+    _refuse_random_part(network, report, base)
+    return merge(network), report
+
+
+def save_weights(network: nn.Module, path: Path) -> None:
+    """Write a state dict under a temporary name, then rename it.
+
+    Args:
+        network: a plain network.
+        path: a new file; its folder is made if missing.
+
+    Raises:
+        FileExistsError: if the file exists; it is left as it is.
+    """
+    if path.exists():
+        raise FileExistsError(f"{path} exists; expected a new file: give another name or move the old one away")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(path) as temporary:
+        torch.save(state_with_grid(network, network.state_dict()), temporary)
+
+
+def take_weights(bundle: Path, run: Path) -> None:
+    """Write models/model.pt, for the network of inference.yaml, and copy the adapter file beside it.
+
+    Args:
+        bundle: the bundle's folder.
+        run: folder of a finished run.
+
+    Raises:
+        FileNotFoundError: if there is no run.
+        ValueError: if the run is not finished, or of another network, preprocessing or label set than the bundle.
+    """
+    _check_same_configuration(bundle / "configs" / "train.yaml", run)
+    network = network_of_config([bundle / "configs" / "inference.yaml"], {})
+    report = load_weights(network, run / "model.pt")
+    inexact = [*report.inflated, *report.interpolated, *report.missing]
+    if inexact:
+        raise ValueError(
+            f"{run / 'model.pt'} does not fit the bundle's network: '{inexact[0].name}' {inexact[0].reason}; choose "
+            "the network and the values of the run"
+        )
+    save_weights(network, bundle / "models" / "model.pt")
+    if (run / "adapter.safetensors").is_file():
+        shutil.copy2(run / "adapter.safetensors", bundle / "models")
+
+
+def _refuse_random_part(network: nn.Module, report: WeightReport, base: Path) -> None:
+    known = report.loaded | adaptation_of(network).changing | dead_parameters(network)
+    for name, _ in network.named_parameters():
+        if name not in known:
+            raise ValueError(
+                f"'{name}' of the {part_of(network, name)} is neither in {base} nor in the adapter: it would be "
+                f"random; give weights that hold it, or the config of the network that was adapted"
+            )
+
+
+def _record(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: expected the JSON record of a run, got {error}; copy it again") from error
+    if not isinstance(record, dict) or "status" not in record or not isinstance(record.get("config"), dict):
+        raise ValueError(f"{path}: expected the record of a run with 'status' and 'config', got {shown(record)}")
+    return record
+
+
+def _check_same_configuration(train: Path, run: Path) -> None:
+    path = run / "run.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; expected the folder of a finished run")
+    record = _record(path)
+    if record["status"] != "finished":
+        raise ValueError(f"{run} holds an unfinished run; start it again with the same command to finish it")
+
+    parser = ConfigParser()
+    parser.read_config(str(train))
+    for name in (name for name in _IDENTITY if name in record["config"]):
+        place = f"record#config#{name}"
+        value = parser.get_parsed_content(place)
+        if config_fingerprints({name: value})[name] != record["config"][name]:
+            keys = ", ".join(re.findall(r"@(\w+)", str(parser[place])))
+            raise ValueError(
+                f"{run} was made with another {keys} than {value}: give what the run had by --network, --intensity, "
+                "--labels and --args"
+            )

@@ -1,0 +1,194 @@
+# Copyright (c) The monai_essa authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Write values as YAML that no config parser evaluates, and edit configs without losing comments."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.error import YAMLError
+from ruamel.yaml.representer import RoundTripRepresenter
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString
+
+from monai_essa.outside import printable
+
+__all__ = ["commented", "config_entries", "entry_text", "replace_entries", "yaml_node", "yaml_text"]
+
+_VERSION = "%YAML 1.1\n---\n"  # what MONAI's reader takes a file for that says no version
+_KEY = re.compile(r"""^(?:'([^']+)'|"([^"]+)"|([^\s#'"\-][^:]*?)):(?:\s|$)""")
+_HEADING = "# ----"
+
+
+def yaml_node(value: Any) -> Any:
+    """Return a plain value as a node that is written on one line, with escapes for what does not print.
+
+    Args:
+        value: numbers, text, None, and lists, tuples and mappings of them.
+
+    Returns:
+        A node that compares equal to the value, but for tuples, which become lists.
+    """
+    if isinstance(value, Mapping):
+        mapping = CommentedMap((yaml_node(key), yaml_node(item)) for key, item in value.items())
+        mapping.fa.set_flow_style()
+        return mapping
+    if isinstance(value, (list, tuple)):
+        sequence = CommentedSeq(map(yaml_node, value))
+        sequence.fa.set_flow_style()
+        return sequence
+    return DoubleQuotedScalarString(value) if isinstance(value, str) and not value.isprintable() else value
+
+
+def commented(node: CommentedMap | CommentedSeq, place: Any, comment: str) -> None:
+    """Set a comment at the end of the line of an entry.
+
+    Args:
+        node: the mapping or list.
+        place: the entry's key or number.
+        comment: any text; what does not print, such as a line break, is written as its escape.
+    """
+    node.yaml_add_eol_comment(f"# {printable(comment)}", place, column=0)
+
+
+def yaml_text(document: CommentedMap) -> str:
+    """Write a document.
+
+    Args:
+        document: by key, nodes of :func:`yaml_node`.
+
+    Returns:
+        The text, which ``yaml.safe_load`` reads back as the document.
+
+    Raises:
+        ValueError: if it does not, because a value is of a kind that YAML does not hold.
+
+    Example:
+        >>> yaml_text(CommentedMap({"labels": yaml_node({"background": 0, "no": 1})}))
+        "labels: {background: 0, 'no': 1}\\n"
+    """
+    writer = YAML()
+    writer.Representer = _Representer
+    writer.version = (1, 1)
+    writer.width = 10**6
+    stream = io.StringIO()
+    try:
+        writer.dump(document, stream)
+        text = stream.getvalue().removeprefix(_VERSION)
+        same = yaml.safe_load(text) == document
+    except (YAMLError, yaml.YAMLError):
+        same = False
+    if not same:
+        raise ValueError(f"expected plain values that YAML holds under {', '.join(map(printable, map(str, document)))}")
+    return text
+
+
+def config_entries(text: str) -> dict[str, str]:
+    """Split a config into its top-level entries.
+
+    Args:
+        text: of a YAML file whose top level is a block mapping.
+
+    Returns:
+        The text of each entry by its key, with the comment lines directly above it.
+
+    Example:
+        >>> config_entries("# voxels\\nimg_size: [96, 96]\\nlr: 1.0e-3\\n")
+        {'img_size': '# voxels\\nimg_size: [96, 96]\\n', 'lr': 'lr: 1.0e-3\\n'}
+    """
+    return {entry.key: "".join(entry.lines) for entry in _entries(text) if entry.key}
+
+
+def entry_text(key: str, value: Any) -> str:
+    """Write an entry.
+
+    Args:
+        key: of the entry.
+        value: plain values, lists and dictionaries.
+
+    Returns:
+        One line.
+
+    Raises:
+        ValueError: if YAML does not hold the value.
+
+    Example:
+        >>> entry_text("labels", {"background": 0, "spleen": 1})
+        'labels: {background: 0, spleen: 1}\\n'
+    """
+    return yaml_text(CommentedMap({key: yaml_node(value)}))
+
+
+def replace_entries(text: str, entries: Mapping[str, str]) -> str:
+    """Put entries in the place of those with the same key; new ones go to the end.
+
+    Args:
+        text: of the config.
+        entries: by key, as :func:`config_entries` gives them.
+
+    Returns:
+        The new text. It reads as the old one with these entries, and nothing else, replaced.
+
+    Raises:
+        ValueError: if it does not: a line of an entry was taken for an entry of its own.
+    """
+    parts = _entries(text)
+    for part in parts:
+        if part.key in entries:
+            part.lines = [entries[part.key]]
+    new = [entry for key, entry in entries.items() if key not in {part.key for part in parts}]
+    replaced = "".join(["".join(part.lines + part.after) for part in parts] + new)
+    wanted = yaml.safe_load(text) | {key: yaml.safe_load(entry)[key] for key, entry in entries.items()}
+    if yaml.safe_load(replaced) != wanted:
+        raise ValueError(f"expected entries that stand for themselves under {', '.join(map(printable, entries))}")
+    return replaced
+
+
+class _Representer(RoundTripRepresenter):
+    """Writes None as ``null``, which a reader sees, and not as nothing."""
+
+
+@dataclass
+class _Entry:
+    """Lines of the file that begin with an entry; what follows it, up to the next one, are headings and blank lines."""
+
+    key: str  # empty for what stands before the first entry
+    lines: list[str]
+    after: list[str]
+
+
+def _entries(text: str) -> list[_Entry]:
+    parts = [_Entry("", [], [])]
+    for line in text.splitlines(keepends=True):
+        match = _KEY.match(line)
+        if match:
+            above = _comment_above(parts[-1].after)
+            parts.append(_Entry(next(filter(None, match.groups())), [*above, line], []))
+        elif line.startswith("#") or not line.strip():
+            parts[-1].after.append(line)
+        else:  # a comment between indented lines belongs to their entry
+            parts[-1].lines += [*parts[-1].after, line]
+            parts[-1].after = []
+    return parts
+
+
+def _comment_above(lines: list[str]) -> list[str]:
+    """Take the comment that ends the lines off them."""
+    start = len(lines)
+    while start and lines[start - 1].startswith("#") and not lines[start - 1].startswith(_HEADING):
+        start -= 1
+    above = lines[start:]
+    del lines[start:]
+    return above
+
+
+_Representer.add_representer(
+    type(None), lambda representer, _: representer.represent_scalar("tag:yaml.org,2002:null", "null")
+)

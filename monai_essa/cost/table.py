@@ -1,0 +1,247 @@
+# Copyright (c) The monai_essa authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""A table of what each method costs on a network: by the meter, and measured on this machine."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn as nn
+from monai.networks.nets import UNETR, SegResNet, SwinUNETR, ViT
+
+from monai_essa.adapters.adaptation import adapt
+from monai_essa.cost.meter import Optimizer, StepCost, fused_adamw, step_cost
+from monai_essa.cost.record import autocast_dtype, cost_record, use_recipe
+from monai_essa.cost.stock_training import StockSegmentation, foreach_adamw
+from monai_essa.methods import APLA, SSF, VPT, AdaptFormer, BitFit, FullTuning, HeadOnly, LoRA, NormTuning
+from monai_essa.methods.method import AdaptationMethod
+from monai_essa.pretext import MAE, SimMIM
+
+__all__ = [
+    "METHODS",
+    "NETWORKS",
+    "OBJECTIVES",
+    "CostRow",
+    "CostWork",
+    "MeasuredStep",
+    "cost_rows",
+    "measured_step",
+    "named_method",
+]
+
+_CLASSES = 2
+_DECODER = r"(?!vit\.|swinViT\.|down_layers\.|convInit\.).*"
+NETWORKS: dict[str, Callable[[int], nn.Module]] = {
+    "vit_s": lambda size: ViT(1, size, 16, hidden_size=384, mlp_dim=1536, num_heads=6, qkv_bias=True),
+    "vit_b": lambda size: ViT(1, size, 16, qkv_bias=True),
+    "vit_l": lambda size: ViT(1, size, 16, hidden_size=1024, mlp_dim=4096, num_layers=24, num_heads=16, qkv_bias=True),
+    "unetr_b": lambda size: UNETR(1, _CLASSES, size, qkv_bias=True),
+    "swin_unetr": lambda size: SwinUNETR(1, _CLASSES, feature_size=48),
+    "segresnet": lambda size: SegResNet(3, 16, out_channels=_CLASSES, blocks_down=(1, 2, 2, 4)),
+}
+OBJECTIVES = ("simmim", "mae", "segmentation")
+METHODS: dict[str, Callable[..., AdaptationMethod]] = {
+    "full": FullTuning,
+    "apla": lambda columns=None: APLA(columns if columns is None or columns < 1 else int(columns)),
+    "lora": lambda rank=8: LoRA(rank=int(rank)),
+    "lora_conv": lambda rank=8: LoRA(rank=int(rank), targets=("conv",)),
+    "adaptformer": lambda bottleneck=64: AdaptFormer(int(bottleneck)),
+    "vpt": lambda tokens=10: VPT(int(tokens)),
+    "ssf": SSF,
+    "bitfit": BitFit,
+    "norms": NormTuning,
+    "head": HeadOnly,
+}
+
+
+@dataclass(frozen=True)
+class CostWork:
+    """What a step trains.
+
+    Attributes:
+        network: one of :data:`NETWORKS`.
+        size: voxels along each side of a cubic crop.
+        batch: crops in a step.
+        objective: ``"simmim"`` or ``"mae"``, or ``"segmentation"`` with the decoder training.
+        precision: ``"fp32"``, ``"bf16"`` or ``"fp16"``.
+    """
+
+    network: str
+    size: int = 96
+    batch: int = 2
+    objective: str = "simmim"
+    precision: str = "fp32"
+
+    def __post_init__(self) -> None:
+        for name, known in (("network", NETWORKS), ("objective", OBJECTIVES)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"expected {name} to be one of {', '.join(known)}, got {getattr(self, name)!r}")
+
+
+@dataclass(frozen=True)
+class CostRow:
+    """One line of the table: a method under a recipe, its cost, and that as plain values with the network's parts.
+
+    Where a card measured the step, ``measured`` holds what it said.
+    """
+
+    method: str
+    recipe: str
+    cost: StepCost
+    record: dict[str, Any]
+    measured: MeasuredStep | None = None
+
+
+def named_method(name: str) -> AdaptationMethod:
+    """Make a method of its name and, behind a colon, its size: ``apla:0.25``, ``apla:128``, ``lora:16``, ``vpt:50``.
+
+    Raises:
+        ValueError: if there is no such method or it takes no such size.
+
+    Example:
+        >>> named_method("apla:0.25"), named_method("bitfit")
+        (APLA(columns=0.25, seed=0), BitFit(norms=False))
+    """
+    kind, _, size = name.partition(":")
+    if kind not in METHODS:
+        raise ValueError(f"expected a method of {', '.join(METHODS)}, got {name!r}")
+    try:
+        return METHODS[kind](float(size)) if size else METHODS[kind]()
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"expected a method like apla:0.25, lora:16 or bitfit, got {name!r}") from error
+
+
+def cost_rows(work: CostWork, methods: Sequence[str], recipes: Sequence[str]) -> list[CostRow]:
+    """Measure full-parameter training as MONAI does it, then each method under each recipe.
+
+    Args:
+        work: what a step trains.
+        methods: names for :func:`named_method`.
+        recipes: names for :func:`~monai_essa.cost.use_recipe`.
+
+    Raises:
+        ValueError: if a name is unknown, or the objective does not fit the network.
+    """
+    chosen = {name: named_method(name) for name in methods}
+    rows = [_row(work, "full", FullTuning(), "none", stock=True)]
+    return rows + [_row(work, name, chosen[name], recipe, stock=False) for name in methods for recipe in recipes]
+
+
+@dataclass(frozen=True)
+class MeasuredStep:
+    """Medians over the steps.
+
+    Attributes:
+        forward_seconds: of the forward pass.
+        backward_seconds: of the backward pass.
+        optimizer_seconds: of the optimizer.
+        images_per_second: of the whole step; loading images is not in it.
+        peak_bytes: the most that CUDA gave out; None on another device.
+    """
+
+    forward_seconds: float
+    backward_seconds: float
+    optimizer_seconds: float
+    images_per_second: float
+    peak_bytes: int | None
+
+
+def measured_step(
+    objective: nn.Module,
+    *inputs: Any,
+    optimizer: Optimizer = fused_adamw,
+    autocast: torch.dtype | None = None,
+    steps: int = 5,
+) -> MeasuredStep:
+    """Take training steps with a copy of an objective, on the device that it is on.
+
+    Args:
+        objective: as for :func:`~monai_essa.cost.step_cost`; left as it is.
+        inputs: what it is called with, on its device.
+        optimizer: makes the optimizer of the parameters that learn.
+        autocast: number format of the forward pass; None computes in that of the weights.
+        steps: that are timed, after one that is not.
+
+    Raises:
+        ValueError: if there is no step to time.
+
+    Example:
+        >>> from monai.networks.nets import ViT
+        >>> from monai_essa import adapt
+        >>> from monai_essa.methods import APLA
+        >>> from monai_essa.pretext import SimMIM
+        >>> net = adapt(ViT(1, 32, 16, hidden_size=48, mlp_dim=96, num_layers=2, num_heads=4), APLA())
+        >>> measured_step(SimMIM(encoder=net), torch.rand(2, 1, 32, 32, 32), steps=1).images_per_second > 0
+        True
+    """
+    if steps < 1:
+        raise ValueError(f"expected one step or more to time, got {steps}")
+    worker = copy.deepcopy(objective).train()
+    device = next(worker.parameters()).device
+    owner = optimizer([parameter for parameter in worker.parameters() if parameter.requires_grad])
+    clock = _Clock(device)
+
+    def step() -> tuple[float, float, float]:
+        begin = clock()
+        with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
+            loss = worker(*inputs)["loss"]
+        forward = clock()
+        loss.backward()
+        backward = clock()
+        owner.step()
+        owner.zero_grad(set_to_none=True)
+        return forward - begin, backward - forward, clock() - backward
+
+    step()  # the optimizer's state and the pools of memory appear
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    times = [step() for _ in range(steps)]
+    forward, backward, update = (statistics.median(part) for part in zip(*times, strict=True))
+    images = len(next(value for value in inputs if isinstance(value, torch.Tensor)))
+    peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+    return MeasuredStep(forward, backward, update, images / statistics.median(map(sum, times)), peak)
+
+
+def _row(work: CostWork, name: str, method: AdaptationMethod, recipe: str, stock: bool) -> CostRow:
+    labelled = work.objective == "segmentation"
+    network = NETWORKS[work.network](work.size)
+    if labelled and isinstance(network, ViT):
+        raise ValueError(f"expected a network with a decoder for segmentation, got {work.network}; use unetr_b")
+    adapt(network, method, also_train=[_DECODER] if labelled else [])
+    objective = use_recipe(_objective(work, network), recipe, work.precision)
+    shape = (work.batch, *[work.size] * 3)
+    labels = (torch.empty(shape, dtype=torch.int64, device="meta"),) if labelled else ()
+    images = torch.empty(work.batch, 1, *shape[1:], device="meta")
+    autocast = autocast_dtype(work.precision)
+    optimizer = foreach_adamw if stock else fused_adamw
+    cost = step_cost(objective, images, *labels, optimizer=optimizer, autocast=autocast)
+    measured = None
+    if torch.cuda.is_available():
+        real = [torch.zeros(given.shape, dtype=given.dtype, device="cuda") for given in (images, *labels)]
+        measured = measured_step(objective.cuda(), *real, optimizer=optimizer, autocast=autocast)
+    record = cost_record(cost, network) | ({"measured": asdict(measured)} if measured else {})
+    return CostRow(f"{name}, MONAI's own" if stock else name, recipe, cost, record, measured)
+
+
+def _objective(work: CostWork, network: nn.Module) -> nn.Module:
+    if work.objective == "segmentation":
+        return StockSegmentation(network)
+    return MAE(encoder=network) if work.objective == "mae" else SimMIM(encoder=network)
+
+
+class _Clock:
+    """Seconds at which everything before was done: a card works on while Python goes ahead."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._wait: Callable[[], None] = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+
+    def __call__(self) -> float:
+        self._wait()
+        return time.perf_counter()

@@ -1,0 +1,25 @@
+# Copyright (c) The monai_essa authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Dictionary transforms for volumes that MONAI lacks."""
+
+from __future__ import annotations
+
+from monai_essa.data.transforms.check_volume import CheckVolumed, DropSliceAxisd
+from monai_essa.data.transforms.foreground import (
+    ClipForegroundPercentilesd,
+    MarkCropCentresd,
+    MarkForegroundd,
+    foreground_threshold,
+)
+from monai_essa.data.transforms.label_ids import MapLabelIdsd
+
+__all__ = [
+    "CheckVolumed",
+    "ClipForegroundPercentilesd",
+    "DropSliceAxisd",
+    "MapLabelIdsd",
+    "MarkCropCentresd",
+    "MarkForegroundd",
+    "foreground_threshold",
+]

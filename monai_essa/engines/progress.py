@@ -1,0 +1,170 @@
+# Copyright (c) The monai_essa authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""What a training shows: the loss log, its progress and an estimate of hours."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from ignite.handlers import ProgressBar
+from monai.engines import Workflow
+from monai.utils import is_scalar
+from monai.utils.enums import CommonKeys as Keys
+
+from monai_essa.files import write_text_atomically
+
+__all__ = ["LossLog", "TrainingProgress"]
+
+logger = logging.getLogger(__name__)
+_STEPS_TO_MEASURE = 5
+_BAR = "{desc} [{n_fmt}/{total_fmt}] {percentage:3.0f}%|{bar}|{postfix} [{elapsed}<{remaining}, {rate_fmt}]"
+
+
+class LossLog:
+    """Handler of the trainer that writes the mean losses, the learning rate and the validation metrics of each epoch.
+
+    A line of the file is a JSON object: ``epoch``, ``iteration``, ``lr`` (largest of the parameter groups), ``loss``
+    and the other scalars of the output as means over the epoch, and ``validation`` with the scalar metrics if the
+    evaluator has run in this epoch. List it after ``ValidationHandler``; among the ``stateful`` of
+    :class:`~monai_essa.engines.checkpoint.RunCheckpoint` it goes on within an epoch. An epoch that is run again
+    after a kill replaces its row.
+
+    Args:
+        path: the file, for example ``losses.jsonl`` in the run folder.
+        validator: the evaluator whose metrics are written; default: none.
+
+    Example:
+        >>> import tempfile
+        >>> from monai.engines import SupervisedTrainer
+        >>> log = LossLog(Path(tempfile.mkdtemp()) / "losses.jsonl")
+        >>> trainer = SupervisedTrainer(
+        ...     device="cpu", max_epochs=2, train_data_loader=[1.0, 3.0], network=None, optimizer=None,
+        ...     loss_function=None, train_handlers=[log], iteration_update=lambda engine, batch: {"loss": batch},
+        ... )
+        >>> trainer.run()
+        >>> [(row["epoch"], row["loss"]) for row in log.rows()]
+        [(1, 2.0), (2, 2.0)]
+    """
+
+    def __init__(self, path: str | Path, validator: Workflow | None = None) -> None:
+        self.path = Path(path)
+        self.validator = validator
+        self._sums: dict[str, float] = {}
+        self._count = 0
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a MONAI trainer."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._add)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._write)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Read the rows written so far, in the order of the epochs."""
+        if not self.path.exists():
+            return []
+        return [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give the sums of the epoch that is being run."""
+        return {"sums": dict(self._sums), "count": self._count}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what :meth:`state_dict` gave."""
+        self._sums, self._count = dict(state["sums"]), state["count"]
+
+    def _add(self, engine: Any) -> None:
+        output = engine.state.output[0] if isinstance(engine.state.output, list) else engine.state.output
+        for name, value in output.items():
+            if is_scalar(value) and name != Keys.LABEL:  # the class of an image is a scalar too
+                self._sums[str(name)] = self._sums.get(str(name), 0.0) + float(value)
+        self._count += 1
+
+    def _write(self, engine: Any) -> None:
+        if engine.state.rank == 0:
+            row = self._row(engine)
+            rows = [old for old in self.rows() if old["epoch"] < row["epoch"]] + [row]
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_text_atomically(self.path, "".join(json.dumps(line) + "\n" for line in rows))
+        self._sums, self._count = {}, 0
+
+    def _row(self, engine: Any) -> dict[str, Any]:
+        row: dict[str, Any] = {"epoch": engine.state.epoch, "iteration": engine.state.iteration}
+        if engine.optimizer is not None:
+            row["lr"] = max(group["lr"] for group in engine.optimizer.param_groups)
+        row |= {name: total / self._count for name, total in self._sums.items()}
+        if self.validator is not None and self.validator.state.epoch == engine.state.epoch:
+            metrics = self.validator.state.metrics
+            # JSON has no NaN: a metric that is undefined on these cases is null.
+            row["validation"] = {
+                name: float(value) if math.isfinite(value) else None
+                for name, value in metrics.items()
+                if is_scalar(value)
+            }
+        return row
+
+
+class TrainingProgress:
+    """Handler of the trainer: logs a text at the start, shows a bar, and estimates the hours after five steps.
+
+    The bar shows the loss and, on CUDA, the largest memory in use so far; tqdm adds the speed. It appears on a terminal
+    only, so that a log file is not filled with it. The estimate counts training steps, not validation.
+
+    Args:
+        introduction: what to log first, for example ``str(summary(network))`` with the trained share.
+
+    Example:
+        >>> from monai.engines import SupervisedTrainer
+        >>> trainer = SupervisedTrainer(
+        ...     device="cpu", max_epochs=1, train_data_loader=[0.5] * 8, network=None, optimizer=None,
+        ...     loss_function=None, train_handlers=[TrainingProgress("eight steps")],
+        ...     iteration_update=lambda engine, batch: {"loss": batch},
+        ... )
+        >>> trainer.run()
+    """
+
+    def __init__(self, introduction: str = "") -> None:
+        self.introduction = introduction
+        self._first = 0
+        self._since = 0.0
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a MONAI trainer; all but the first process of a distributed run stay silent."""
+        if engine.state.rank != 0:  # type: ignore[attr-defined]
+            return
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._estimate)
+        bar = ProgressBar(bar_format=_BAR, disable=None)
+        bar.attach(engine, output_transform=_shown)
+
+    def _start(self, _: Engine) -> None:
+        if self.introduction:
+            logger.info("%s", self.introduction)
+        self._first = 0
+
+    def _estimate(self, engine: Any) -> None:
+        iteration = engine.state.iteration
+        if self._first == 0:
+            # The first step loads the first batch and compiles kernels: it is not measured.
+            self._first, self._since = iteration, time.perf_counter()
+            return
+        left = engine.state.max_epochs * engine.state.epoch_length - iteration
+        if iteration == self._first + _STEPS_TO_MEASURE and left > 0:
+            seconds = (time.perf_counter() - self._since) / _STEPS_TO_MEASURE
+            text = "%.2f s a step: about %.2g h for the %d steps left, without validation"
+            logger.info(text, seconds, seconds * left / 3600, left)
+
+
+def _shown(output: Any) -> dict[str, Any]:
+    entries = output[0] if isinstance(output, list) else output
+    shown = {"loss": float(entries[Keys.LOSS])}
+    if torch.cuda.is_initialized():
+        shown["GB"] = torch.cuda.max_memory_allocated() / 1e9
+    return shown

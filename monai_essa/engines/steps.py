@@ -1,0 +1,325 @@
+# Copyright (c) The monai_essa authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""One training step and one validation step for all stages: precision, accumulation, keyed randomness."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn as nn
+from monai.data import MetaTensor
+from monai.engines.utils import IterationEvents
+from monai.utils.enums import CommonKeys as Keys
+
+from monai_essa.data.loading.keyed import key
+
+__all__ = ["PRECISIONS", "TrainStep", "ValidationStep", "autocast_to", "keyed_rng"]
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class TrainStep:
+    """Forward, backward and, at the end of an accumulation window, one optimizer step.
+
+    The objective is called as ``objective(*prepare_batch(batch), generator=generator)`` and returns a dictionary with
+    the scalar ``"loss"``, the ``"weight"`` that its mean was divided by where that is not the number of images, and any
+    parts. The network of the trainer is not called, so hand the trainer the objective.
+
+    - Masks (the generator) and dropout (torch's global generators) are keyed by (seed, iteration, rank).
+    - The loss of a window is the mean over its batches, each counted by its ``"weight"`` from the objective, or by its
+      number of images: :math:`\\sum_i w_i L_i / \\sum_i w_i`. So accumulating n batches of size b gives the gradient of
+      one batch of size n*b, in a shorter last window of an epoch too.
+    - fp16 on CUDA scales the loss; gradients are unscaled before their norm is clipped.
+    - A loss or a gradient that is not finite ends the run before it reaches a weight. (Under loss scaling only the
+      loss is checked: the scaler skips steps whose gradients overflow.)
+    - After the optimizer step no gradient is left, so a checkpoint between two windows has none to keep.
+
+    Args:
+        objective: module that computes the loss, on its device already.
+        precision: ``"fp32"``, ``"bf16"`` or ``"fp16"`` of the forward pass; weights stay in fp32.
+        clip_norm: largest norm of all gradients together; default: no clipping.
+        accumulation: number of batches of a window.
+        seed: the seed of the run.
+
+    Raises:
+        ValueError: if the precision is unknown, or ``accumulation`` or ``clip_norm`` is not positive.
+
+    Example:
+        >>> from monai.engines import SupervisedTrainer
+        >>> from monai_essa.engines.objectives import Supervised
+        >>> network = nn.Conv3d(1, 1, 3, padding=1)
+        >>> objective = Supervised(network, nn.MSELoss())
+        >>> trainer = SupervisedTrainer(
+        ...     device="cpu", max_epochs=1, network=objective, loss_function=None,
+        ...     train_data_loader=[{"image": torch.zeros(1, 1, 8, 8, 8), "label": torch.ones(1, 1, 8, 8, 8)}],
+        ...     optimizer=torch.optim.SGD(objective.parameters(), 0.1), iteration_update=TrainStep(objective),
+        ... )
+        >>> trainer.run()
+        >>> sorted(trainer.state.output[0])
+        [image, label, loss, pred]
+    """
+
+    def __init__(
+        self,
+        objective: nn.Module,
+        precision: str = "fp32",
+        clip_norm: float | None = None,
+        accumulation: int = 1,
+        seed: int = 0,
+    ) -> None:
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+        if accumulation < 1 or (clip_norm is not None and clip_norm <= 0):
+            raise ValueError(
+                f"accumulation must be at least 1 and clip_norm above 0, got {accumulation} and {clip_norm}"
+            )
+        self.objective = objective
+        self.precision = precision
+        self.clip_norm = clip_norm
+        self.accumulation = accumulation
+        self.seed = seed
+        on_cuda = any(parameter.is_cuda for parameter in objective.parameters())
+        self._weights: list[torch.Tensor] = []  # of the batches of this window
+        self.scaler = torch.amp.GradScaler("cuda", enabled=precision == "fp16" and on_cuda)
+
+    def __call__(self, engine: Any, batch: Any) -> dict[str, Any]:
+        """Run the step; called by the trainer.
+
+        Args:
+            engine: the trainer.
+            batch: what its data loader gave.
+
+        Returns:
+            ``engine.state.output``: image, label (where there is one) and every entry of the objective's dictionary,
+            detached.
+
+        Raises:
+            FloatingPointError: if the loss or, without loss scaling, the norm of the gradients is not finite.
+        """
+        window = _window(engine.state.iteration, engine.state.epoch_length, self.accumulation)
+        device = engine.state.device
+        inputs = engine.prepare_batch(batch, device, engine.non_blocking, **engine.to_kwargs)
+        engine.state.output = {
+            name: value for name, value in zip((Keys.IMAGE, Keys.LABEL), inputs, strict=False) if value is not None
+        }
+
+        self.objective.train()
+        if window.first:
+            # Gradients of whoever used the network before, such as a cost meter, must not leak in.
+            engine.optimizer.zero_grad(set_to_none=True)
+            self._weights.clear()
+        with keyed_rng(device, self.seed, engine.state.iteration, engine.state.rank) as generator:
+            loss = self._forward(engine, batch, inputs, generator)
+            self.scaler.scale(self._weighted(loss)).backward()
+        engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
+        if window.last:
+            self._step(engine, batch)
+        engine.fire_event(IterationEvents.MODEL_COMPLETED)
+        return engine.state.output
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give what a resumed run needs: the state of the gradient scaler, empty where there is none."""
+        return self.scaler.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what :meth:`state_dict` gave."""
+        self.scaler.load_state_dict(dict(state))
+
+    def _forward(self, engine: Any, batch: Any, inputs: Any, generator: torch.Generator) -> torch.Tensor:
+        with autocast_to(self.precision, engine.state.device):
+            parts = self.objective(*(_plain(value) for value in inputs), generator=generator)
+        parts = dict(parts)
+        weight = parts.pop("weight", None)
+        self._weights.append(
+            parts[Keys.LOSS].detach().new_tensor(len(inputs[0])) if weight is None else weight.detach()
+        )
+        engine.state.output.update({name: value.detach() for name, value in parts.items()})
+        engine.fire_event(IterationEvents.FORWARD_COMPLETED)
+        loss = parts[Keys.LOSS]
+        if not torch.isfinite(loss):
+            scalars = {name: value.item() for name, value in parts.items() if value.ndim == 0}
+            raise FloatingPointError(_not_finite(f"loss ({scalars})", engine.state, batch))
+        engine.fire_event(IterationEvents.LOSS_COMPLETED)
+        return loss
+
+    def _weighted(self, loss: torch.Tensor) -> torch.Tensor:
+        """Return the loss times its weight, in units of the window's first weight to stay in the range of fp16."""
+        return loss if len(self._weights) == 1 else loss * (self._weights[-1] / self._unit())
+
+    def _unit(self) -> torch.Tensor:
+        first = self._weights[0]
+        return torch.where(first > 0, first, torch.ones_like(first))
+
+    def _step(self, engine: Any, batch: Any) -> None:
+        optimizer = engine.optimizer
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        self.scaler.unscale_(optimizer)
+        self._divide_by_total_weight(parameters)
+        norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+        if not self.scaler.is_enabled() and not torch.isfinite(norm):
+            raise FloatingPointError(_not_finite(f"norm of the gradients ({norm.item()})", engine.state, batch))
+        if self.clip_norm is not None:
+            nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm)
+        self.scaler.step(optimizer)
+        self.scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+
+    def _divide_by_total_weight(self, parameters: list[nn.Parameter]) -> None:
+        if len(self._weights) > 1:
+            total = torch.stack(self._weights).sum()
+            share = self._unit() / torch.where(total > 0, total, torch.ones_like(total))
+            for parameter in parameters:
+                if parameter.grad is not None:
+                    parameter.grad.mul_(share)
+
+
+class ValidationStep:
+    """Compute an objective on unlabelled validation batches; the ``iteration_update`` of a ``SupervisedEvaluator``.
+
+    The masks of a batch are keyed by (seed, "validation", number of the batch): the same in each epoch and each run, so
+    a lower loss is a better network and not an easier mask. With ``prepare_batch=prepare_unlabelled_batch`` no label
+    has a part in choosing the best checkpoint.
+
+    Args:
+        objective: a pretext objective, on its device.
+        precision: ``"fp32"``, ``"bf16"`` or ``"fp16"``.
+        seed: the seed of the run.
+
+    Raises:
+        ValueError: if the precision is unknown.
+
+    Example:
+        >>> import ignite.metrics
+        >>> import torch
+        >>> from monai.engines import SupervisedEvaluator
+        >>> from monai.handlers import from_engine
+        >>> class Masked(nn.Module):
+        ...     def forward(self, images, foreground=None, generator=None):
+        ...         return {"loss": torch.rand(1, generator=generator).mean()}
+        >>> evaluator = SupervisedEvaluator(
+        ...     device=torch.device("cpu"), val_data_loader=[{"image": torch.zeros(1, 1, 8, 8)}], network=Masked(),
+        ...     iteration_update=ValidationStep(Masked()),
+        ...     key_val_metric={"val_loss": ignite.metrics.Average(from_engine("loss", first=True))},
+        ... )
+        >>> evaluator.run(1); first = evaluator.state.metrics["val_loss"]
+        >>> evaluator.run(2); evaluator.state.metrics["val_loss"] == first
+        True
+    """
+
+    def __init__(self, objective: nn.Module, precision: str = "fp32", seed: int = 0) -> None:
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+        self.objective = objective
+        self.precision = precision
+        self.seed = seed
+
+    def __call__(self, engine: Any, batch: Any) -> dict[str, Any]:
+        """Run the step; called by the evaluator.
+
+        Args:
+            engine: the evaluator.
+            batch: what its data loader gave.
+
+        Returns:
+            ``engine.state.output``: the image and every entry of the objective's dictionary.
+        """
+        device = engine.state.device
+        inputs = engine.prepare_batch(batch, device, engine.non_blocking, **engine.to_kwargs)
+        engine.state.output = {Keys.IMAGE: inputs[0]}
+        plain = [value.as_tensor() if isinstance(value, MetaTensor) else value for value in inputs]
+        with (
+            engine.mode(self.objective),
+            keyed_rng(device, self.seed, "validation", engine.state.iteration) as generator,
+            autocast_to(self.precision, device),
+        ):
+            engine.state.output.update(self.objective(*plain, generator=generator))
+        engine.fire_event(IterationEvents.FORWARD_COMPLETED)
+        engine.fire_event(IterationEvents.MODEL_COMPLETED)
+        return engine.state.output
+
+
+def autocast_to(precision: str, device: torch.device) -> torch.autocast:
+    """Give the context in which a forward pass computes in a number format.
+
+    Args:
+        precision: ``"fp32"`` (no autocast), ``"bf16"`` or ``"fp16"``.
+        device: where the forward pass runs.
+
+    Raises:
+        ValueError: if the precision is another.
+
+    Example:
+        >>> with autocast_to("bf16", torch.device("cpu")):
+        ...     torch.nn.functional.linear(torch.ones(1, 2), torch.ones(3, 2)).dtype
+        torch.bfloat16
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    return torch.autocast(device.type, dtype=PRECISIONS[precision], enabled=precision != "fp32")
+
+
+@contextmanager
+def keyed_rng(device: torch.device, seed: int, *parts: int | str) -> Iterator[torch.Generator]:
+    """Within the block torch's global generators are seeded by a key; afterwards they are as before.
+
+    Dropout draws from the global generators, a mask from the generator that the block is given: two keys, so that a
+    change of the dropout rate leaves the masks alone.
+
+    Args:
+        device: where the step runs.
+        seed: the seed of the run.
+        parts: what the step is, for example iteration and rank.
+
+    Yields:
+        A generator on ``device`` for the masks of the step.
+
+    Example:
+        >>> with keyed_rng(torch.device("cpu"), 0, 1) as masks:
+        ...     first = torch.rand(2, generator=masks), torch.rand(2)
+        >>> with keyed_rng(torch.device("cpu"), 0, 1) as masks:
+        ...     again = torch.rand(2, generator=masks), torch.rand(2)
+        >>> torch.equal(first[0], again[0]), torch.equal(first[1], again[1])
+        (True, True)
+    """
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(key(seed, "dropout", *parts))
+        yield torch.Generator(device).manual_seed(key(seed, "mask", *parts))
+
+
+@dataclass(frozen=True)
+class _Window:
+    """Where an iteration stands in its accumulation window, and how many batches the window has."""
+
+    first: bool
+    last: bool
+    size: int
+
+
+def _window(iteration: int, epoch_length: int, accumulation: int) -> _Window:
+    step = (iteration - 1) % epoch_length
+    start = step - step % accumulation
+    size = min(accumulation, epoch_length - start)
+    return _Window(first=step == start, last=step == start + size - 1, size=size)
+
+
+def _plain(value: Any) -> Any:
+    # A MetaTensor pays for its bookkeeping in every operation of the network, and the loss does not need it.
+    return value.as_tensor() if isinstance(value, MetaTensor) else value
+
+
+def _not_finite(what: str, state: Any, batch: Any) -> str:
+    images = batch.get(Keys.IMAGE) if isinstance(batch, Mapping) else None
+    files = images.meta.get("filename_or_obj", "files unknown") if isinstance(images, MetaTensor) else "files unknown"
+    clean = images is None or bool(torch.isfinite(images).all())
+    advice = (
+        "the images are finite: lower the learning rate, set clip_norm, or use precision fp32"
+        if clean
+        else "the image holds NaN or Inf: find it with 'monai-essa data check' and repair it or leave it out"
+    )
+    keys = f", keys {sorted(batch)}" if isinstance(batch, Mapping) else ""
+    return f"{what} is not finite at iteration {state.iteration}, epoch {state.epoch} (images {files}{keys}): {advice}"

@@ -1,0 +1,160 @@
+# Copyright (c) The monai_essa authors
+# SPDX-License-Identifier: Apache-2.0
+
+
+"""Inference by a bundle with the adapter that a request names, swapped in without loading the network again."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch.nn as nn
+from fastapi import HTTPException
+from monailabel.tasks.infer.bundle import BundleInferTask
+from monailabel.utils.others.generic import name_to_device
+
+from monai_essa.adapters.adaptation import disable_adapter
+from monai_essa.adapters.file import load_adapter, read_adapter
+from monai_essa.error_line import one_line
+from monai_essa.label.requests import infer_record
+from monai_essa.label.store import BASE, LATEST, AdapterStore
+from monai_essa.outside import shown
+
+__all__ = ["AdapterInfer", "UnreadableStudy"]
+
+
+class UnreadableStudy(ValueError):
+    """An image that the bundle cannot segment, with the reason in a line."""
+
+
+class AdapterInfer(BundleInferTask):
+    """A bundle's inference; ``adapter`` in the request is a site's name, ``base`` or ``latest``, which is the default.
+
+    Args:
+        bundle: the bundle's folder.
+        conf: of the server.
+        adapters: what is chosen from.
+    """
+
+    def __init__(self, bundle: Path, conf: dict[str, str], adapters: AdapterStore) -> None:
+        super().__init__(str(bundle), conf, load_strict=True)
+        self.adapters = adapters
+        self._config.pop("model_filename", None)
+        self._channels = _in_channels(bundle)
+        self._one_at_a_time = threading.RLock()  # the network is changed in place
+        self._loaded: dict[str, tuple[nn.Module, Path, Any]] = {}
+
+    def config(self) -> dict[str, Any]:
+        """Offer the adapters; a client shows the first as its default, and may keep to it after a training."""
+        return super().config() | {"adapter": [LATEST, *self.adapters.names(), BASE]}
+
+    def adapter_name(self, request: dict[str, Any]) -> str:
+        """Read which adapter a request wants: a site's name, or ``base``.
+
+        Raises:
+            HTTPException: with status 404 if there is none of that name.
+        """
+        choices = [*self.adapters.names(), BASE]
+        wanted = request.get("adapter") or LATEST
+        name = wanted[0] if isinstance(wanted, list) else wanted
+        if name != LATEST and name not in choices:
+            raise HTTPException(404, f"adapter {shown(name)}: expected one of {', '.join([LATEST, *choices])}")
+        return choices[0] if name == LATEST else name
+
+    def checked(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a request whose values all are what they may be.
+
+        Raises:
+            ValueError: if a field is unknown, or a value is none that an inference takes.
+        """
+        return infer_record(self._config, self.labels).check(request, "inference")
+
+    def __call__(self, request: dict[str, Any], callbacks: Any = None) -> tuple[str | None, dict[str, Any]]:
+        """Infer, and say in the result which adapter and version did.
+
+        Raises:
+            HTTPException: with status 400 for a wrong request, 404 for an unknown adapter, 422 for an image that cannot
+                be segmented, and 409 for an adapter that cannot be used.
+        """
+        try:
+            request = self.checked(request)
+        except ValueError as error:
+            raise HTTPException(400, str(error)) from error
+        name = self.adapter_name(request)
+        with self._one_at_a_time:
+            adapter = self.adapters.current(name)
+            try:
+                file, params = super().__call__(request | {"adapter": name}, callbacks)
+            except UnreadableStudy as error:
+                raise HTTPException(422, str(error)) from error
+        return file, params | {"adapter": name, "adapter_version": int(adapter.stem) if adapter else 0}
+
+    def run_pre_transforms(self, data: dict[str, Any], transforms: Sequence[Callable[..., Any]]) -> dict[str, Any]:
+        """Read and prepare an image.
+
+        Raises:
+            UnreadableStudy: if that fails, or the image is not of the bundle's number of channels and dimensions.
+        """
+        name = Path(str(data.get("image_path", "image"))).name
+        try:
+            data = super().run_pre_transforms(data, transforms)
+        except Exception as error:  # whatever a reader or a transform makes of it
+            raise UnreadableStudy(f"{name}: cannot be read as an image of this model: {one_line(error)}") from error
+        shape, channels = tuple(data["image"].shape), self._channels
+        if shape[0] != channels or len(shape) != 1 + self.dimension:
+            raise UnreadableStudy(
+                f"{name}: expected a {self.dimension}-D image with {channels} channel(s), got {shape[0]} channel(s) of "
+                f"shape {shape[1:]}"
+            )
+        return data
+
+    def run_inferer(self, data: dict[str, Any], convert_to_batch: bool = True, device: str = "cuda") -> dict[str, Any]:
+        """Run the network with the adapter of the request in."""
+        with self.network_with(data["adapter"], device):
+            return super().run_inferer(data, convert_to_batch, device)
+
+    @contextmanager
+    def network_with(self, name: str, device: str | None = None) -> Iterator[nn.Module]:
+        """Within the block the network of a device computes with an adapter, or with none."""
+        device = name_to_device(device)
+        with self._one_at_a_time:
+            network = self._get_network(device, None)
+            file = self.adapters.current(name)
+            if file is not None:
+                yield self._swapped(network, file, device)
+            elif self._adapted(network, device):
+                with disable_adapter(network):
+                    yield network
+            else:
+                yield network
+
+    def _get_network(self, device: str, data: Any) -> nn.Module:
+        return super()._get_network(device, None)  # a request names an adapter, never a file
+
+    def _swapped(self, network: nn.Module, file: Path, device: str) -> nn.Module:
+        if self._adapted(network, device) and self._loaded[device][1] == file:
+            return network
+        try:
+            methods = read_adapter(file).record["methods"]
+            if self._adapted(network, device) and self._loaded[device][2] != methods:
+                self._networks.pop(device)  # only a fresh base can be adapted by other methods
+                network = self._get_network(device, None)
+            load_adapter(network, file)
+        except ValueError as error:
+            self._networks.pop(device, None)  # whatever it holds now
+            raise HTTPException(409, f"the adapter cannot be used: {one_line(error)}") from error
+        self._loaded[device] = (network, file, methods)
+        return network.eval()
+
+    def _adapted(self, network: nn.Module, device: str) -> bool:
+        return device in self._loaded and self._loaded[device][0] is network
+
+
+def _in_channels(bundle: Path) -> int:
+    metadata = json.loads((bundle / "configs" / "metadata.json").read_text(encoding="utf-8"))
+    return int(next(iter(metadata["network_data_format"]["inputs"].values()))["num_channels"])

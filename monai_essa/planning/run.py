@@ -1,0 +1,309 @@
+# Copyright (c) The monai_essa authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Plan a run: choose, measure trial steps, write my_site.yaml."""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle import ConfigParser
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+
+from monai_essa.adapters.adaptation import adaptation_of
+from monai_essa.bundling.folder import bundle_folder
+from monai_essa.bundling.yaml_text import commented, yaml_node, yaml_text
+from monai_essa.cost.meter import step_cost
+from monai_essa.cost.record import autocast_dtype, use_recipe
+from monai_essa.outside import check_config_value, printable
+from monai_essa.planning.choices import (
+    Choice,
+    network_choice,
+    overlay_choices,
+    patch_choice,
+    spacing_choice,
+    stage_choice,
+)
+from monai_essa.planning.costs import Card, Timing, cache_choices, epoch_choices, recipe_choice
+from monai_essa.planning.facts import SiteFacts
+from monai_essa.planning.trial import try_steps
+
+__all__ = ["Plan", "Wishes", "measured_peak", "measured_times", "plan_run", "plan_text", "window_count", "write_plan"]
+
+Choices = dict[str, Choice]
+_STEPS = 5
+_LOADS = 3
+_OVERLAP = 0.5  # of the sliding windows that essa_segmentation validates by
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the user asked for.
+
+    Attributes:
+        out: the file that will be written; the run's folder and a cache lie beside it.
+        hours: for the whole run.
+        stage: ``ssa`` or ``segmentation``.
+        network: ``vit``, ``unetr``, ``swin_unetr`` or ``segresnet``.
+        pretrained: weight file.
+        adapter: of an earlier stage.
+        values: over those of the plan, by key of the configs.
+    """
+
+    out: Path
+    hours: float
+    stage: str | None
+    network: str | None
+    pretrained: Path | None
+    adapter: Path | None
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The choices, the promised peak of a step, and what a card measured; None without one."""
+
+    config_files: list[Choice]
+    values: Choices
+    peak: int
+    measured: int | None
+
+
+def plan_run(wishes: Wishes, facts: SiteFacts, card: Card) -> Plan:
+    """Decide, and measure what the decisions rest on: three loads and five training steps are real.
+
+    Args:
+        wishes: of the user.
+        facts: of the scans.
+        card: of the computer.
+
+    Returns:
+        The plan.
+
+    Raises:
+        FileNotFoundError: if a weight file is missing.
+        ValueError: if nothing fits, or the wishes contradict each other or the data.
+    """
+    stage = _stage(wishes, facts)
+    network = network_choice(stage.value, wishes.pretrained, wishes.network)
+    config_files = _config_files(stage, network, facts, wishes.pretrained is not None)
+    names = [choice.value for choice in config_files]
+
+    given = {key: Choice(value, "--args") for key, value in wishes.values.items()}
+    spacing = given.get("spacing") or spacing_choice(facts)
+    patch = given.get("img_size") or patch_choice(facts, spacing.value, network.value)
+    values = _data(wishes, facts, stage.value) | {"spacing": spacing, "img_size": patch} | given
+
+    scans, held_out = _counts(facts, stage.value)
+    peak_of = measured_peak(names, _plain(values))
+    values |= recipe_choice(card.budget, scans, peak_of, network.value)
+    cache = wishes.out.absolute().parent / "cache"
+    values |= cache_choices(facts, spacing.value, patch.value, stage.value, card, cache) | given
+
+    timing, measured = measured_times(names, _plain(values))
+    batch = values["batch_size"].value
+    windows = window_count(facts.extent, spacing.value, patch.value) if stage.value == "essa_segmentation" else 1
+    counts = {"scans": scans, "batch": batch, "forwards": -(-held_out * windows // batch), "files": scans + held_out}
+    values |= epoch_choices(wishes.hours, timing, counts, values["cache_rate"].value)
+    own = {key: choice for key, choice in values.items() if key not in given}
+    return Plan(config_files, own | given, peak_of(values["lean"].value, batch), measured)
+
+
+def measured_peak(config_files: Sequence[str], values: Mapping[str, Any]) -> Callable[[str, int], int]:
+    """Prepare the meter for a bundle: nothing is computed, so any batch may be asked for.
+
+    Args:
+        config_files: of a bundle of monai_essa, merged in order.
+        values: over those of the configs.
+
+    Returns:
+        A function of the lean recipe and the batch size: the bytes that a training step takes at most.
+    """
+
+    @functools.cache
+    def built(lean: str) -> tuple[Any, int, list[int], torch.dtype | None]:
+        parser = _parser(config_files, {**values, "lean": lean})
+        shape = [parser.get_parsed_content("in_channels"), *parser.get_parsed_content("img_size")]
+        precision = parser.get_parsed_content("precision")
+        autocast = autocast_dtype(precision)
+        return use_recipe(parser.get_parsed_content("objective"), lean, precision), _kept_bytes(parser), shape, autocast
+
+    def peak(lean: str, batch: int) -> int:
+        objective, kept, (channels, *sides), autocast = built(lean)
+        images = torch.empty(batch, channels, *sides, device="meta")
+        # The second input of each objective: a mask of the foreground for SSA, label ids as MONAI loads them.
+        second = torch.empty(batch, 1, *sides, device="meta", dtype=torch.float32 if "labels" in values else torch.bool)
+        return kept + step_cost(objective, images, second, autocast=autocast).peak_bytes
+
+    return peak
+
+
+def measured_times(config_files: Sequence[str], values: Mapping[str, Any]) -> tuple[Timing, int | None]:
+    """Load three scans and take five training steps on them.
+
+    Args:
+        config_files: of a bundle of monai_essa, merged in order.
+        values: over those of the configs.
+
+    Returns:
+        The seconds, and the largest use of CUDA memory, None on another device.
+    """
+    parser = _parser(config_files, values)
+    # They come from a data list, and go back into a parser that would run some text.
+    items = check_config_value(parser.get_parsed_content("training_items")[:_LOADS], "an item of the data list")
+    batch = parser.get_parsed_content("batch_size")
+    trial = {"training_items": items, "max_epochs": 1, "samples_per_epoch": _STEPS * batch}
+    parser = _parser(config_files, {**values, **trial, "cache_rate": 0.0, "cache_dir": None})
+    dataset = parser.get_parsed_content("train#dataset")
+    begin = time.perf_counter()
+    for index in range(len(items)):
+        dataset[index]
+    scan = (time.perf_counter() - begin) / len(items)
+    result = try_steps(_parser(config_files, {**values, **trial}), most=_STEPS, cached=True)
+    return Timing(result.step_seconds, result.batch_seconds, scan), result.memory_bytes
+
+
+def window_count(extent: Sequence[float], spacing: Sequence[float], patch: Sequence[int]) -> int:
+    """Count the sliding windows over a scan.
+
+    Args:
+        extent: of the scan in mm.
+        spacing: in mm.
+        patch: in voxels.
+
+    Returns:
+        How many patches a validation of the scan takes.
+
+    Example:
+        >>> window_count((96, 96, 144), (1, 1, 1), (96, 96, 96))
+        2
+    """
+    sides = [math.ceil(length / size) for length, size in zip(extent, spacing, strict=True)]
+    steps = [math.ceil(max(0, side - width) / (width * _OVERLAP)) for side, width in zip(sides, patch, strict=True)]
+    return math.prod(step + 1 for step in steps)
+
+
+def plan_text(config_files: Sequence[Choice], values: Mapping[str, Choice], introduction: Sequence[str] = ()) -> str:
+    """Write a plan as YAML.
+
+    Args:
+        config_files: of the bundle, merged in order.
+        values: over those of the configs, by key.
+        introduction: lines of comment at the top.
+
+    Returns:
+        The text; it reads back as the values.
+
+    Raises:
+        ValueError: if a value is of a kind that YAML does not hold.
+
+    Example:
+        >>> print(plan_text([Choice("train.yaml", "for all")], {"batch_size": Choice(4, "fits")}), end="")
+        config_file:
+        - train.yaml # for all
+        batch_size: 4 # fits
+    """
+    document = CommentedMap()
+    document["config_file"] = files = CommentedSeq(yaml_node(choice.value) for choice in config_files)
+    for number, choice in enumerate(config_files):
+        commented(files, number, choice.reason)
+    for key, choice in values.items():
+        document[key] = yaml_node(choice.value)
+        commented(document, key, choice.reason)
+    if introduction:
+        document.yaml_set_start_comment("\n".join(map(printable, introduction)))
+    return yaml_text(document)
+
+
+def write_plan(path: Path, text: str) -> None:
+    """Write a new file.
+
+    Args:
+        path: the file.
+        text: its content.
+
+    Raises:
+        FileExistsError: if the file exists; it is left as it is.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError as error:
+        raise FileExistsError(f"{path} exists; expected a new file: give another --out or move it away") from error
+
+
+def _stage(wishes: Wishes, facts: SiteFacts) -> Choice:
+    if wishes.adapter is None:
+        return stage_choice(facts, wishes.stage)
+    if wishes.stage == "ssa" or wishes.pretrained is None:
+        raise ValueError("--adapter is for --stage segmentation and belongs to the weights of --pretrained; give both")
+    return stage_choice(facts, "segmentation")
+
+
+def _config_files(stage: Choice, network: Choice, facts: SiteFacts, pretrained: bool) -> list[Choice]:
+    modality = Choice(facts.modality, facts.modality_reason)
+    files = [Choice("train.yaml", stage.reason), *overlay_choices(stage.value, network, modality, pretrained)]
+    configs = bundle_folder(stage.value) / "configs"
+    return [Choice(str(configs / choice.value), choice.reason) for choice in files]
+
+
+def _counts(facts: SiteFacts, stage: str) -> tuple[int, int]:
+    """Count the scans to train on and those held out; essa_ssa holds out each tenth, but never the only one."""
+    if stage == "essa_segmentation":
+        return facts.labelled, facts.validation
+    held_out = -(-facts.scans // 10)
+    return max(1, facts.scans - held_out), held_out
+
+
+def _data(wishes: Wishes, facts: SiteFacts, stage: str) -> Choices:
+    values = {"dataset_dir": Choice(str(facts.datalist.parent), "holds the data list")}
+    if facts.datalist.name != "dataset.json":
+        values["datalist"] = Choice(str(facts.datalist), "made from the folder, split by patient")
+    if stage == "essa_segmentation":
+        values["labels"] = Choice(dict(facts.classes), "names and ids of the data list, else the ids in the label maps")
+    elif len(facts.sections) > 1:
+        values["section"] = Choice(list(facts.sections), "self-supervision reads no labels, so their images may join")
+    run = wishes.out.absolute().parent / "runs" / wishes.out.stem
+    values["output_dir"] = Choice(str(run), "beside this file; a finished run is never overwritten")
+    values["in_channels"] = Choice(facts.channels, f"of the {facts.read} scans that were read")
+    values |= _start(wishes, stage)
+    check_config_value(_plain(values), "the plan")  # names of files and labels; only code of ours may hold expressions
+    return values
+
+
+def _start(wishes: Wishes, stage: str) -> Choices:
+    if wishes.pretrained is None:
+        return {}
+    weights = {"pretrained": Choice(str(wishes.pretrained.absolute()), "--pretrained")}
+    if stage == "essa_ssa":
+        return weights
+    if wishes.adapter is None:
+        return weights | {"start": Choice("encoder", "from the weights, without an adapter of an earlier stage")}
+    adapter = Choice(str(wishes.adapter.absolute()), "--adapter")
+    return weights | {"start": Choice("adapter", "the methods of the adapter file train on"), "adapter": adapter}
+
+
+def _plain(values: Choices) -> dict[str, Any]:
+    return {key: choice.value for key, choice in values.items()}
+
+
+def _kept_bytes(parser: ConfigParser) -> int:
+    """Count the values before training that an adapted network keeps: on the CPU, so they take nothing of a card."""
+    if parser.get_parsed_content("device").type != "cpu":
+        return 0
+    return sum(value.nbytes for value in adaptation_of(parser.get_parsed_content("network")).base.values())
+
+
+def _parser(config_files: Sequence[str], values: Mapping[str, Any]) -> ConfigParser:
+    parser = ConfigParser()
+    parser.read_config(list(config_files))
+    parser.update(dict(values))
+    return parser

@@ -1,0 +1,223 @@
+# Copyright (c) The monai_essa authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Load a weight file into a network, or refuse it with every difference named."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn as nn
+
+from monai_essa.anatomy import keep_grid
+from monai_essa.anatomy.key_maps import KEY_MAPS, KeyMap
+from monai_essa.anatomy.lean_marks import check_not_lean
+from monai_essa.anatomy.parts import unwrapped
+from monai_essa.outside import Nullable, Text, check_pattern, shown
+from monai_essa.weights.alignment import Alignment, alignments
+from monai_essa.weights.file import GRID, WeightFile, read_weight_file
+from monai_essa.weights.fit import find_grids
+from monai_essa.weights.matching import Plan, make_plan
+from monai_essa.weights.report import TensorEntry, WeightReport, differences, named_shapes
+
+__all__ = [
+    "check_accept",
+    "load_weights",
+    "refuse_differences",
+    "refuse_several",
+    "refuse_unfit_network",
+    "refuse_unknown_names",
+]
+
+_logger = logging.getLogger(__name__)
+_PREFIX = Nullable(Text())
+
+
+def load_weights(
+    network: nn.Module,
+    path: str | Path,
+    source: str | KeyMap = "auto",
+    prefix: str | None = None,
+    source_grid: Sequence[int] | None = None,
+    target_grid: Sequence[int] | None = None,
+    accept: Sequence[str] = (),
+) -> WeightReport:
+    """Load pretrained weights into a network, in place, and say what became of every tensor; all or nothing.
+
+    The file may hold the same network, an encoder for it, or another network with such an encoder (a ViT or
+    MaskedAutoEncoderViT for a UNETR, a UNETR for a ViT, a Swin transformer for a SwinUNETR), bare or inside
+    dictionaries, with any prefix, and with the names that ``torch.compile`` and the parallel wrappers put in at any
+    depth. Device, dtype and ``requires_grad`` of the network stay.
+
+    **Encoders are equal or refused.** Each tensor of either encoder, buffers included, needs its counterpart of the
+    same shape, whatever its share. Exceptions are transformations, which the report lists: names and class token of the
+    file's family, LayerScale, input channels from C to 1 (mean) or from 1 to C (repeated, divided by C), a 2-D patch
+    embedding for a volume, and the grid of position embeddings. What else may differ has to be named by ``accept``.
+    A decoder or a head may be missing on either side; the report says what stays random. What no tensor shows, a file
+    cannot tell: build the network with the file's number of heads, strides, groups of the norms and epsilon.
+
+    **Grids.** The file's grid is ``source_grid``, else what the file states (the ``model.pt`` of a stage does), else
+    equal sides if their product is the number of its position embeddings, unless the network has as many on another
+    grid: then ``source_grid`` is required. The network's grid is ``target_grid``, else what it keeps. A ViT keeps none
+    until it is told (:func:`monai_essa.anatomy.keep_grid`): with as many position embeddings it takes over the file's
+    grid, else ``target_grid`` is required.
+
+    Args:
+        network: a plain network, which ``torch.compile``, DataParallel or DistributedDataParallel may wrap; the order
+            is build, ``load_weights``, ``adapt``, optimizer.
+        path: a .safetensors file, or a file of ``torch.save`` that holds tensors only.
+        source: ``"auto"``, the name of a family in ``monai_essa.anatomy.key_maps``, or a :class:`KeyMap`.
+        prefix: of the names of the network to take from a file that holds several, such as ``"model_ema"``.
+        source_grid: patches per axis (img_size / patch_size) that the file's position embeddings were trained for.
+        target_grid: the same of the network.
+        accept: patterns of tensors of the encoder that may be missing, left over or of another shape; full match on
+            the name in the network or the key in the file.
+
+    Returns:
+        The report, which is logged too: as a warning if the encoder is not complete.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if an argument is of another kind, if the file cannot be read or holds NaN, if the network is
+            adapted or lean already, if the file's encoder is another one, or if several networks in it fit and
+            ``prefix`` does not say which one is meant; the message names the likely reason, and the network is as it
+            was.
+
+    Example:
+        >>> import tempfile
+        >>> from monai.networks.nets import UNETR, ViT
+        >>> path = Path(tempfile.mkdtemp()) / "vit.pt"
+        >>> vit = ViT(1, 32, 16, hidden_size=48, mlp_dim=96, num_layers=12, num_heads=4)
+        >>> torch.save({"state_dict": vit.state_dict()}, path)
+        >>> load_weights(UNETR(1, 2, 32, 4, 48, 96, 4), path).encoder_share
+        1.0
+    """
+    network, accept = unwrapped(network), check_accept(accept)
+    _PREFIX.check(prefix, "prefix")
+    given = _grid(source_grid, "source_grid"), _grid(target_grid, "target_grid")
+    refuse_unfit_network(network)
+    check_not_lean(network, "load_weights")
+    file, key_maps = read_weight_file(path), _key_maps(source)
+    found = alignments(file.tensors, network, key_maps, prefix)
+    if not found:
+        refuse_unknown_names(file, network, alignments(file.tensors, network, key_maps), prefix)
+    grids = [find_grids(network, file, each, given) for each in found]
+    plans = [make_plan(file, network, *pair, accept) for pair in zip(found, grids, strict=True)]
+    fitting = [plan for plan in plans if not plan.differences] or plans[:1]
+    refuse_several(fitting, file, network)
+    refuse_differences(fitting[0], file, network)
+    _carry_out(fitting[0], network)
+    report = fitting[0].report
+    _logger.log(logging.INFO if report.encoder_share == 1 else logging.WARNING, "%s", report)
+    return report
+
+
+def check_accept(accept: Sequence[str]) -> tuple[str, ...]:
+    """Return the patterns of ``accept``; ValueError if they are no list of sound regular expressions."""
+    if isinstance(accept, str) or not isinstance(accept, Sequence):
+        raise ValueError(f"accept: expected a list of patterns of tensor names, got {shown(accept)}")
+    return tuple(check_pattern(pattern, "accept") for pattern in accept)
+
+
+def refuse_unfit_network(network: nn.Module) -> None:
+    """Raise a ValueError if a part of the network is adapted already: its adapter was made for other weights."""
+    if any(hasattr(module, "_monai_essa_adaptation") for module in network.modules()):
+        raise ValueError(
+            f"{type(network).__name__} is adapted; load before patching: adapt(...) comes after load_weights(...)"
+        )
+
+
+def refuse_unknown_names(
+    file: WeightFile, network: nn.Module, fitting: Sequence[Alignment], prefix: str | None
+) -> None:
+    """Raise a ValueError: not one tensor of the file, or of those under the prefix, has a name of the encoder.
+
+    Args:
+        file: the weight file.
+        network: the network to load into.
+        fitting: the networks of the file under any prefix.
+        prefix: that the caller gave.
+    """
+    if prefix is not None and fitting:
+        raise ValueError(
+            f"{file.name}: prefix {shown(prefix)} holds no tensor of {type(network).__name__}; give "
+            f"{' or '.join(shown(each.prefix) for each in fitting)} (nothing was loaded)"
+        )
+    raise ValueError(
+        f"{file.name}: none of its {len(file.tensors)} tensors has a name of {type(network).__name__}; "
+        f"the file holds {shown(next(iter(file.tensors)))}, the network '{next(iter(network.state_dict()))}'; "
+        f"give weights of this architecture (nothing was loaded)"
+    )
+
+
+def refuse_several(plans: Sequence[Plan], file: WeightFile, network: nn.Module) -> None:
+    """Raise a ValueError if several networks of a file fit and their values differ: nobody knows which one is meant."""
+    first = plans[0]
+    for other in plans[1:]:
+        if not _same_values(first, other):
+            listed = ", ".join(f"{shown(each.report.prefix)} ({len(each.tensors)} tensors)" for each in plans)
+            raise ValueError(
+                f"{file.name} holds {len(plans)} networks that fit {type(network).__name__}, under {listed}; say "
+                "which one by prefix= (in a bundle: pretrained_prefix; nothing was loaded)"
+            )
+
+
+def refuse_differences(plan: Plan, file: WeightFile, network: nn.Module) -> None:
+    """Raise a ValueError if the file's encoder is another one than the network's, or values are not finite."""
+    own = network.state_dict()
+    for name, tensor in plan.tensors.items():
+        if not tensor.to(own[name].dtype).isfinite().all():
+            raise ValueError(f"{file.name}: '{name}' would get NaN or infinity; give another checkpoint")
+    if not plan.differences:
+        return
+    shapes = named_shapes(plan.alignment.keys, file.tensors), named_shapes(plan.alignment.places, own)
+    listed = [
+        *differences(*shapes),
+        *_some("only in the file", plan.differences.only_in_file),
+        *_some("only in the network", plan.differences.only_in_network),
+        *_some("does not fit", plan.differences.unfit, reasons=True),
+    ]
+    raise ValueError(
+        f"{file.name}: its encoder is not that of this {type(network).__name__}: {'; '.join(listed)}; give weights of "
+        "this architecture, or accept=[patterns of names] what may differ (nothing was loaded)"
+    )
+
+
+def _grid(grid: Sequence[int] | None, name: str) -> tuple[int, ...] | None:
+    return None if grid is None else tuple(GRID.check(grid, name))
+
+
+def _carry_out(plan: Plan, network: nn.Module) -> None:
+    own = network.state_dict()
+    with torch.no_grad():
+        for name, tensor in plan.tensors.items():
+            own[name].copy_(tensor)
+    if plan.grid is not None:
+        keep_grid(network, plan.grid)
+
+
+def _key_maps(source: str | KeyMap) -> tuple[KeyMap, ...]:
+    if isinstance(source, KeyMap):
+        return (source,)
+    chosen = tuple(key_map for key_map in KEY_MAPS if source in ("auto", key_map.name))
+    if not chosen:
+        names = ", ".join(repr(key_map.name) for key_map in KEY_MAPS)
+        raise ValueError(f"source must be 'auto', a KeyMap or one of {names}, got {source!r}")
+    return chosen
+
+
+def _same_values(one: Plan, other: Plan) -> bool:
+    return all(
+        torch.equal(tensor, other.tensors[name]) for name, tensor in one.tensors.items() if name in other.tensors
+    )
+
+
+def _some(kind: str, entries: Sequence[TensorEntry], reasons: bool = False) -> list[str]:
+    if not entries:
+        return []
+    names = [f"{shown(entry.name)} ({entry.reason})" if reasons else shown(entry.name) for entry in entries[:2]]
+    more = f" and {len(entries) - 2} more" if len(entries) > 2 else ""
+    return [f"{kind}: {', '.join(names)}{more}"]

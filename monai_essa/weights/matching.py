@@ -1,0 +1,230 @@
+# Copyright (c) The monai_essa authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Decide what becomes of every tensor of a file and of the network, without touching the network."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn as nn
+
+from monai_essa.anatomy.parts import dead_parameters
+from monai_essa.weights.alignment import Alignment
+from monai_essa.weights.file import WeightFile, unlike, unreadable
+from monai_essa.weights.fit import POSITIONS, Fit, Grids, fit, fold_scales
+from monai_essa.weights.report import TensorEntry, WeightReport, notes_of, option_behind
+
+__all__ = ["Differences", "Plan", "make_plan"]
+
+
+@dataclass(frozen=True)
+class Differences:
+    """Tensors that make the encoder of a file another one than the network's, and that the caller did not accept.
+
+    Attributes:
+        only_in_file: of the file's encoder, without a place in the network.
+        only_in_network: of the network's encoder, not in the file.
+        unfit: on both sides, of another shape or kind of values.
+    """
+
+    only_in_file: tuple[TensorEntry, ...]
+    only_in_network: tuple[TensorEntry, ...]
+    unfit: tuple[TensorEntry, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.only_in_file or self.only_in_network or self.unfit)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What loading would do.
+
+    Attributes:
+        tensors: to copy, by name and in the shapes of the network.
+        report: true once they are copied.
+        differences: why they must not be.
+        alignment: of the file and the network.
+        grid: that the position embeddings are for once they are copied; None where nobody said it.
+    """
+
+    tensors: dict[str, torch.Tensor]
+    report: WeightReport
+    differences: Differences
+    alignment: Alignment
+    grid: tuple[int, ...] | None
+
+
+def make_plan(
+    file: WeightFile, network: nn.Module, alignment: Alignment, grids: Grids | None, accept: Sequence[str] = ()
+) -> Plan:
+    """Fit every tensor of the file that has a place, and account for every other one.
+
+    Args:
+        file: the weight file.
+        network: the plain network to load into; only read.
+        alignment: which tensor goes by which canonical name.
+        grids: of the position embeddings.
+        accept: patterns of tensors of the encoder that may differ; full match on the name in the network, on the key in
+            the file, or on the key without the prefix.
+
+    Returns:
+        The plan.
+    """
+    own = network.state_dict()
+    incoming = {name: file.tensors[key] for name, key in alignment.keys.items()}
+    readable = {name: tensor for name, tensor in incoming.items() if not unreadable(tensor)}
+    scaled = fold_scales(readable, alignment.key_map)
+    folded = readable.keys() - scaled.keys()
+    fits = {name: _fit(name, incoming, scaled, own, alignment, grids) for name in alignment.shared}
+    taken = {name: fitted for name, fitted in fits.items() if fitted.kind != "skipped"}
+    same = tuple(_loaded("matched", taken, alignment))
+    skipped = tuple(_skipped(file, network, alignment, fits, folded))
+    missing = tuple(_missing(network, own, alignment, fits))
+    differences, accepted = _sort_out(_differences(skipped, missing, alignment), accept, alignment.prefix)
+    report = WeightReport(
+        file=file.name,
+        sha256=file.sha256,
+        key_map=alignment.key_map.name,
+        prefix=alignment.prefix,
+        matched=tuple(entry for entry in same if not entry.reason),
+        renamed=tuple(entry for entry in same if entry.reason),
+        inflated=tuple(_loaded("inflated", taken, alignment)),
+        interpolated=tuple(_loaded("interpolated", taken, alignment)),
+        folded=tuple(_folded(folded, incoming, alignment)),
+        skipped=skipped,
+        missing=missing,
+        accepted=accepted,
+        encoder_share=_encoder_share(own, alignment, taken, differences, accepted),
+        notes=tuple(notes_of(network, alignment, {name: incoming[name].dtype for name in taken}, missing)),
+        preprocessing=file.preprocessing,
+    )
+    return Plan(
+        tensors={alignment.places[name]: fitted.tensor for name, fitted in taken.items()},
+        report=report,
+        differences=differences,
+        alignment=alignment,
+        grid=(grids.target or grids.source) if grids and POSITIONS in taken else None,
+    )
+
+
+def _fit(
+    name: str,
+    incoming: Mapping[str, torch.Tensor],
+    scaled: Mapping[str, torch.Tensor],
+    own: Mapping[str, torch.Tensor],
+    alignment: Alignment,
+    grids: Grids | None,
+) -> Fit:
+    tensor, place = incoming[name], own[alignment.places[name]]
+    if reason := unreadable(tensor):
+        return Fit("skipped", tensor, reason)
+    fitted = fit(name, scaled[name], place.shape, grids)
+    reason = unlike(name, tensor, place) if fitted.kind != "skipped" else None
+    return Fit("skipped", tensor, reason) if reason else fitted
+
+
+def _loaded(kind: str, taken: Mapping[str, Fit], alignment: Alignment) -> Iterator[TensorEntry]:
+    for name, fitted in taken.items():
+        if fitted.kind == kind:
+            key, place = alignment.keys[name], alignment.places[name]
+            reason = fitted.reason or (f"'{key}' in the file" if alignment.is_renamed(name) else "")
+            yield TensorEntry(place, key, fitted.tensor.numel(), reason)
+
+
+def _folded(
+    names: Collection[str], incoming: Mapping[str, torch.Tensor], alignment: Alignment
+) -> Iterator[TensorEntry]:
+    for name in (name for name in incoming if name in names):
+        key = alignment.keys[name]
+        yield TensorEntry(key, key, incoming[name].numel(), f"multiplied into {alignment.key_map.folds_into(name)}")
+
+
+def _skipped(
+    file: WeightFile, network: nn.Module, alignment: Alignment, fits: Mapping[str, Fit], folded: Collection[str]
+) -> Iterator[TensorEntry]:
+    names = {key: name for name, key in alignment.keys.items()}
+    for key, tensor in file.tensors.items():
+        name = names.get(key)
+        if name is None:
+            double = key in alignment.doubles or key.startswith(alignment.prefix)
+            why = (
+                "another tensor of the file has the same place"
+                if double
+                else f"outside the prefix '{alignment.prefix}'"
+            )
+            yield TensorEntry(key, key, tensor.numel(), why)
+        elif name not in fits and name not in folded:
+            yield TensorEntry(key, key, tensor.numel(), _why_no_place(name, network, alignment))
+        elif name in fits and fits[name].kind == "skipped":
+            yield TensorEntry(key, key, tensor.numel(), fits[name].reason)
+
+
+def _why_no_place(name: str, network: nn.Module, alignment: Alignment) -> str:
+    if option := option_behind(name, alignment.places):
+        return f"{type(network).__name__} was built without {option}"
+    return alignment.key_map.why_ignored(name) or f"{type(network).__name__} has no place for it"
+
+
+def _missing(
+    network: nn.Module, own: Mapping[str, torch.Tensor], alignment: Alignment, fits: Mapping[str, Fit]
+) -> Iterator[TensorEntry]:
+    dead = dead_parameters(network)
+    for name, place in alignment.places.items():
+        if place in dead:
+            continue
+        if name not in fits:
+            yield TensorEntry(place, "", own[place].numel(), _why_missing(name, alignment))
+        elif fits[name].kind == "skipped":
+            yield TensorEntry(place, alignment.keys[name], own[place].numel(), fits[name].reason)
+
+
+def _why_missing(name: str, alignment: Alignment) -> str:
+    if option := option_behind(name, alignment.keys):
+        return f"not in the file, which was made without {option}"
+    return alignment.key_map.why_optional(name) or "not in the file"
+
+
+def _differences(skipped: Sequence[TensorEntry], missing: Sequence[TensorEntry], alignment: Alignment) -> Differences:
+    """Pick the tensors of either encoder that no rule of the family covers."""
+    key_map, needed = alignment.key_map, {alignment.places[name]: name for name in alignment.encoder}
+    homeless = {
+        key
+        for name, key in alignment.keys.items()
+        if name in alignment.file_encoder and name not in alignment.places and not key_map.why_ignored(name)
+    }
+    return Differences(
+        tuple(entry for entry in skipped if entry.name in homeless or entry.name in alignment.doubles),
+        tuple(e for e in missing if e.name in needed and not e.source and not key_map.why_optional(needed[e.name])),
+        tuple(entry for entry in missing if entry.name in needed and entry.source),
+    )
+
+
+def _sort_out(found: Differences, accept: Sequence[str], prefix: str) -> tuple[Differences, tuple[TensorEntry, ...]]:
+    """Part the differences that the caller accepts from the others."""
+    patterns = [re.compile(pattern) for pattern in accept]
+
+    def accepted(entry: TensorEntry) -> bool:
+        names = (entry.name, entry.source, entry.source.removeprefix(prefix))
+        return any(pattern.fullmatch(name) for pattern in patterns for name in names)
+
+    kinds = (found.only_in_file, found.only_in_network, found.unfit)
+    others = Differences(*(tuple(entry for entry in kind if not accepted(entry)) for kind in kinds))
+    return others, tuple(entry for kind in kinds for entry in kind if accepted(entry))
+
+
+def _encoder_share(
+    own: Mapping[str, torch.Tensor],
+    alignment: Alignment,
+    taken: Collection[str],
+    differences: Differences,
+    accepted: Sequence[TensorEntry],
+) -> float:
+    """Count the file's encoder too: a part of a deeper encoder is another function than the one that was trained."""
+    sizes = {name: own[alignment.places[name]].numel() for name in alignment.encoder}
+    homeless = sum(e.elements for e in (*differences.only_in_file, *accepted) if e.name not in own)
+    total = sum(sizes.values()) + homeless
+    return sum(size for name, size in sizes.items() if name in taken) / total if total else 0.0

@@ -1,0 +1,36 @@
+# Copyright (c) The monai_essa authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""What a convolution takes while it runs agrees with what the CPU's allocator saw."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from monai_essa.cost.memory import convolution_scratch
+from tests.cost.allocator import allocated_peak
+
+ATEN = torch.ops.aten
+
+
+@pytest.mark.parametrize("channels", [(16, 16), (32, 16), (48, 48), (48, 3), (24, 12)])
+@pytest.mark.parametrize("mask", [(True, False, False), (True, True, False)])
+def test_scratch_is_what_the_allocator_saw(channels, mask):
+    x = torch.rand(1, channels[0], 48, 48, 48)  # torch gives smaller images to another kernel
+    weight = torch.rand(channels[1], channels[0], 3, 3, 3)
+    settings = ([1] * 3, [1] * 3, [1] * 3, False, [0] * 3, 1)
+    y = torch.convolution(x, weight, None, *settings)
+
+    seen = allocated_peak(lambda: torch.convolution(x, weight, None, *settings)) - y.nbytes
+    said = convolution_scratch(ATEN.convolution.default, (x, weight, None, *settings), y)
+    assert said == pytest.approx(seen, rel=0.1)
+
+    args = (y, x, weight, None, *settings, list(mask))
+    made = sum(t.nbytes for t in ATEN.convolution_backward(*args) if t is not None)
+    seen = allocated_peak(lambda: ATEN.convolution_backward(*args)) - made
+    assert convolution_scratch(ATEN.convolution_backward.default, args, None) == pytest.approx(seen, rel=0.1)
+
+
+def test_other_operations_need_nothing():
+    assert convolution_scratch(ATEN.mm.default, (torch.ones(2, 2), torch.ones(2, 2)), torch.ones(2, 2)) == 0
