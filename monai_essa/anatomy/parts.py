@@ -3,7 +3,7 @@
 
 """What the parameter names of a network say: its encoder, decoder and head, and the layers of the encoder.
 
-The only module, beside :mod:`monai_essa.anatomy.blocks`, that knows how MONAI's networks name their parts (1.5.2 and 1.6).
+How MONAI's networks (1.5.2 and 1.6) name their parts; :mod:`monai_essa.anatomy.blocks` knows the parts of a block.
 """
 
 from __future__ import annotations

@@ -143,7 +143,7 @@ def check_configs(files: Any) -> None:
 
 
 def _bundles() -> dict[str, Path]:
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     # Only a wheel holds the bundles inside the package; an editable install and a checkout have them beside it.
     for root in (package / "bundles", package.parent / "bundles"):
         metadata = sorted(root.glob("*/configs/metadata.json"))

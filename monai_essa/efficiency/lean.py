@@ -53,7 +53,7 @@ def lean(
 ) -> nn.Module:
     """Make training cheaper without changing what is computed. In place; the same object is returned.
 
-    Classes and state-dict keys stay as they are, and :func:`monai_essa.adapters.adaptation.merge` returns the plain network. Call it after
+    Classes and state-dict keys stay as they are, and :func:`monai_essa.merge` returns the plain network. Call it after
     ``adapt``, which refuses a lean network, and on the objective rather than the network where a pretext decoder should
     be lean too. Calling it again replaces what was chosen before.
 

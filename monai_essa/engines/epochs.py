@@ -139,7 +139,7 @@ class RestoreBest:
 
 
 class SamplerEpoch:
-    """Handler of the trainer that calls ``set_epoch`` of its loader's :class:`~monai_essa.data.loading.keyed.KeyedSampler`.
+    """Handler of the trainer that calls ``set_epoch`` of its loader's :class:`~monai_essa.data.KeyedSampler`.
 
     Ignite knows after a resume that an epoch is half done, but gives the batches of that epoch from the first one on.
     The sampler leaves out those that are done.

@@ -33,7 +33,7 @@ _HANDOVERS = ("adapter", "encoder", "network")
 class StageOutputs:
     """Handler that writes, when the trainer completes, the results of a stage into its run folder.
 
-    - ``adapter.safetensors``: every tensor that may differ from the base (:func:`monai_essa.adapters.file.save_adapter`);
+    - ``adapter.safetensors``: every tensor that may differ from the base (:func:`monai_essa.save_adapter`);
     - ``model.pt``: the plain state dict of the merged network, or of its encoder alone, for the stock MONAI class;
     - ``summary.txt``: trainable and total parameters.
 

@@ -51,7 +51,7 @@ class VPT:
 
     Raises:
         TypeError: if deep is a text.
-        ValueError: if tokens is below 1; by :func:`monai_essa.adapters.adaptation.adapt`, if a block attends within windows (SwinUNETR),
+        ValueError: if tokens is below 1; by :func:`monai_essa.adapt`, if a block attends within windows (SwinUNETR),
             causally or with relative positions, where prompts have no place.
 
     Example:

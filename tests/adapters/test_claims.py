@@ -18,7 +18,7 @@ from monai_essa.adapters.adaptation import adapt
 from monai_essa.methods import APLA, LoRA
 from monai_essa.outside import check_pattern
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def vit() -> ViT:

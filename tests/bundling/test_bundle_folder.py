@@ -90,7 +90,7 @@ def test_an_installation_without_bundles_says_so(tmp_path: Path, module_at: Make
 
 
 def test_this_installation_lists_every_bundle_of_the_checkout() -> None:
-    checkout = Path(__file__).resolve().parents[1] / "bundles"
+    checkout = Path(__file__).resolve().parents[2] / "bundles"
     names = tuple(sorted(path.parent.parent.name for path in checkout.glob("*/configs/metadata.json")))
     assert shipped.list_bundles() == names
     for name in names:

@@ -22,7 +22,8 @@ __all__ = ["MapLabelIdsd"]
 class MapLabelIdsd(MapTransform):
     """Replace voxel values by the ids that they stand for, and round what is within 0.001 of a whole number.
 
-    Place it right after ``LoadImaged`` and before :class:`~monai_essa.data.transforms.CheckVolumed`, which refuses negative
+    Place it right after ``LoadImaged`` and before
+    :class:`~monai_essa.data.transforms.CheckVolumed`, which refuses negative
     ids and ids beyond the number of classes.
 
     Args:

@@ -22,7 +22,7 @@ from monai_essa.label.tasks.ssa import UnlabelledStage
 from monai_essa.label.tasks.training import LabelledStage, SiteTraining
 from monai_essa.outside import Check, Choice, Flag, Number
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "label.md"
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "label.md"
 
 
 class Written:
