@@ -142,7 +142,7 @@ class LoRALinear(nn.Module):
         self.kind = type(linear)
         self.updates = dict(updates)
         self.scale = alpha / rank
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(dropout).train(linear.training)
         self.lora_A = nn.ParameterDict({name: _kaiming(rank, linear.weight) for name in updates})
         self.lora_B = nn.ParameterDict(
             {
