@@ -14,10 +14,34 @@ if TYPE_CHECKING:
     from monai_essa.adaptation import adapt, disable_adapter, merge
     from monai_essa.adapter_file import load_adapter, save_adapter
     from monai_essa.efficiency import lean
+    from monai_essa.methods import (
+        APLA,
+        SSF,
+        VPT,
+        AdaptFormer,
+        BitFit,
+        ComponentTuning,
+        FullTuning,
+        HeadOnly,
+        LoRA,
+        NormTuning,
+        PeftLibrary,
+    )
     from monai_essa.parameter_summary import summary
     from monai_essa.weights import load_weights
 
 __all__ = [
+    "APLA",
+    "AdaptFormer",
+    "BitFit",
+    "ComponentTuning",
+    "FullTuning",
+    "HeadOnly",
+    "LoRA",
+    "NormTuning",
+    "PeftLibrary",
+    "SSF",
+    "VPT",
     "__version__",
     "adapt",
     "disable_adapter",
@@ -29,8 +53,23 @@ __all__ = [
     "summary",
 ]
 
+
+_METHODS = (
+    "APLA",
+    "AdaptFormer",
+    "BitFit",
+    "ComponentTuning",
+    "FullTuning",
+    "HeadOnly",
+    "LoRA",
+    "NormTuning",
+    "PeftLibrary",
+    "SSF",
+    "VPT",
+)
 # Imported at the first use, so that `monai-essa --help` need not wait for torch and MONAI.
 _MODULE_OF = {
+    **dict.fromkeys(_METHODS, "methods"),
     "adapt": "adaptation",
     "disable_adapter": "adaptation",
     "lean": "efficiency",
@@ -42,7 +81,7 @@ _MODULE_OF = {
 }
 
 
-if not TYPE_CHECKING:  # a type checker would take every name for one that this gives
+if not TYPE_CHECKING:  # a type checker would accept every name as one that the package has
 
     def __getattr__(name: str) -> Any:
         if name not in _MODULE_OF:
@@ -51,4 +90,4 @@ if not TYPE_CHECKING:  # a type checker would take every name for one that this 
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted(__all__)
