@@ -13,6 +13,7 @@ from monai_essa.version import __version__
 if TYPE_CHECKING:
     from monai_essa.adaptation import adapt, disable_adapter, merge
     from monai_essa.adapter_file import load_adapter, save_adapter
+    from monai_essa.adapter_state import adapter_state_dict, load_adapter_state_dict
     from monai_essa.efficiency import lean
     from monai_essa.methods import (
         APLA,
@@ -44,9 +45,11 @@ __all__ = [
     "VPT",
     "__version__",
     "adapt",
+    "adapter_state_dict",
     "disable_adapter",
     "lean",
     "load_adapter",
+    "load_adapter_state_dict",
     "load_weights",
     "merge",
     "save_adapter",
@@ -71,9 +74,11 @@ _METHODS = (
 _MODULE_OF = {
     **dict.fromkeys(_METHODS, "methods"),
     "adapt": "adaptation",
+    "adapter_state_dict": "adapter_state",
     "disable_adapter": "adaptation",
     "lean": "efficiency",
     "load_adapter": "adapter_file",
+    "load_adapter_state_dict": "adapter_state",
     "load_weights": "weights",
     "merge": "adaptation",
     "save_adapter": "adapter_file",
