@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         NormTuning,
         PeftLibrary,
     )
+    from monai_essa.named_adapters import active_adapter, adapter_names, add_adapter, remove_adapter, set_adapter
     from monai_essa.parameter_summary import summary
     from monai_essa.weights import load_weights
 
@@ -44,15 +45,20 @@ __all__ = [
     "SSF",
     "VPT",
     "__version__",
+    "active_adapter",
     "adapt",
+    "adapter_names",
     "adapter_state_dict",
+    "add_adapter",
     "disable_adapter",
     "lean",
     "load_adapter",
     "load_adapter_state_dict",
     "load_weights",
     "merge",
+    "remove_adapter",
     "save_adapter",
+    "set_adapter",
     "summary",
 ]
 
@@ -73,15 +79,20 @@ _METHODS = (
 # Imported at the first use, so that `monai-essa --help` need not wait for torch and MONAI.
 _MODULE_OF = {
     **dict.fromkeys(_METHODS, "methods"),
+    "active_adapter": "named_adapters",
     "adapt": "adaptation",
+    "adapter_names": "named_adapters",
     "adapter_state_dict": "adapter_state",
+    "add_adapter": "named_adapters",
     "disable_adapter": "adaptation",
     "lean": "efficiency",
     "load_adapter": "adapter_file",
     "load_adapter_state_dict": "adapter_state",
     "load_weights": "weights",
     "merge": "adaptation",
+    "remove_adapter": "named_adapters",
     "save_adapter": "adapter_file",
+    "set_adapter": "named_adapters",
     "summary": "parameter_summary",
 }
 

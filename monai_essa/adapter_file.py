@@ -255,7 +255,8 @@ def _check_same_methods(network: nn.Module, file: AdapterFile) -> None:
     here = [_method_entry(method) for method in enabled_adaptation(network).methods]
     if here != file.record["methods"]:
         raise ValueError(
-            f"{file.path} holds {file.record['methods']}, the network is adapted by {here}; use a fresh base"
+            f"{file.path} holds {file.record['methods']}, the network is adapted by {here}; use a fresh base, or "
+            "add_adapter(network, name, path)"
         )
 
 

@@ -3,8 +3,8 @@
 
 """Put a network back: after an error in the middle of a change, or after a trial that allocates nothing.
 
-What is kept is everything but the values of tensors: modules, attributes, hooks, modes and what learns. Values are
-never written before a change is known to succeed.
+What is kept is everything but the values of tensors: modules, attributes, hooks, modes, what learns, and the storage
+that each tensor has. Values are never written into a storage before a change is known to succeed.
 """
 
 from __future__ import annotations
@@ -78,6 +78,7 @@ class _Snapshot:
             (value, dict(value)) for kept in self._attributes for value in kept.values() if isinstance(value, dict)
         ]
         self._parameters = [(p, p.requires_grad, dict(vars(p))) for p in network.parameters()]
+        self._storages = [(tensor, tensor.data) for tensor in (*network.parameters(), *network.buffers())]
 
     def restore(self) -> None:
         for module, kept in zip(self.modules, self._attributes, strict=True):
@@ -90,3 +91,6 @@ class _Snapshot:
             parameter.requires_grad_(learns)
             vars(parameter).clear()
             vars(parameter).update(marks)
+        for tensor, data in self._storages:
+            if tensor.data_ptr() != data.data_ptr():
+                tensor.data = data

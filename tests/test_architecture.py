@@ -34,6 +34,7 @@ ADAPTERS = {
     "adapter_tensors",
     "encoder_facts",
     "lean_marks",
+    "named_adapters",
     "network_snapshot",
     "parameter_summary",
 }
@@ -79,6 +80,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("outside", "version", "methods", "network_parts", "network_snapshot"),
         *("adaptation", "adapter_base", "adapter_record", "adapter_state", "adapter_tensors"),
     },
+    "named_adapters": {
+        *("lean_marks", "methods", "network_parts", "network_snapshot"),
+        *("adaptation", "adapter_file"),
+    },
     "parameter_summary": {"network_parts", "adaptation"},
     "losses": set(),
     "networks": {"outside", "network_parts"},
@@ -96,7 +101,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     # goes by the bundles.
     "label": {
         *("outside", "adaptation", "adapter_file", "bundle_folder", "data", "engines", "error_line", "version"),
-        },
+        "named_adapters",
+    },
     "__init__": BRICKS | TOOLS,
 }
 
