@@ -475,8 +475,10 @@ def _follow_new_base(
 
 
 def _is_other_encoder(network: nn.Module, new: dict[str, torch.Tensor]) -> bool:
+    """Tell whether a tensor of the base's encoder changes; one of another shape is refused by the loading itself."""
     base = {name: value for name, value in base_tensors(network).items() if part_of(network, name) == "encoder"}
-    return any(name in new and not torch.equal(value, new[name].to(value)) for name, value in base.items())
+    fitting = {name: value for name, value in base.items() if name in new and new[name].shape == value.shape}
+    return any(not torch.equal(value, new[name].to(value)) for name, value in fitting.items())
 
 
 def _is_checkpoint(network: nn.Module, new: dict[str, torch.Tensor], marked: bool) -> bool:

@@ -306,6 +306,8 @@ def test_a_unetr_takes_the_adapter_of_a_vit_beside_one_with_a_decoder(tmp_path):
 def test_another_encoder_makes_adapters_of_the_earlier_one_unusable_and_the_same_encoder_does_not():
     net = add_adapter(adapt(vit(), APLA(columns=3)), "lora", LoRA(rank=2))
     net.load_state_dict(vit().state_dict(), strict=False)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        net.load_state_dict({"norm.weight": torch.zeros(3)}, strict=False)
     set_adapter(set_adapter(net, "lora"), "default")
     net.load_state_dict(vit(seed=5).state_dict(), strict=False)
     before = everything(net)
