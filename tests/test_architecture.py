@@ -30,9 +30,11 @@ ADAPTERS = {
     "adapter_file",
     "adapter_base",
     "adapter_record",
+    "adapter_state",
     "adapter_tensors",
     "encoder_facts",
     "lean_marks",
+    "named_adapters",
     "network_snapshot",
     "parameter_summary",
 }
@@ -72,10 +74,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "adapter_tensors": set(),
     "adapter_record": {"outside"},
     "adapter_base": {"outside", "network_parts", "methods", "adaptation", "adapter_tensors", "encoder_facts"},
+    "adapter_state": {"network_parts", "adaptation", "adapter_base", "adapter_tensors"},
     "adapter_file": {
         "files",
         *("outside", "version", "methods", "network_parts", "network_snapshot"),
-        *("adaptation", "adapter_base", "adapter_record", "adapter_tensors"),
+        *("adaptation", "adapter_base", "adapter_record", "adapter_state", "adapter_tensors"),
+    },
+    "named_adapters": {
+        *("lean_marks", "methods", "network_parts", "network_snapshot"),
+        *("adaptation", "adapter_file"),
     },
     "parameter_summary": {"network_parts", "adaptation"},
     "losses": set(),
@@ -92,7 +99,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli": BRICKS | TOOLS | {"demo"},
     # It swaps adapters on a network that it keeps, asks for the next run folder and reads the grid of a label; all else
     # goes by the bundles.
-    "label": {"outside", "adaptation", "adapter_file", "bundle_folder", "data", "engines", "error_line", "version"},
+    "label": {
+        *("outside", "adaptation", "adapter_file", "bundle_folder", "data", "engines", "error_line", "version"),
+        "named_adapters",
+    },
     "__init__": BRICKS | TOOLS,
 }
 
