@@ -110,7 +110,7 @@ images = torch.stack([read({"image": path})["image"].as_tensor() for path in sca
 network = ViT(1, SHAPE, patch_size=8, hidden_size=96, mlp_dim=384, num_layers=6, num_heads=6, qkv_bias=True)
 print(load_weights(network, "pretrained/model.pt"))
 adapt(network, APLA())
-print(summary(network))
+print(summary(network).table())
 
 objective = load_pretext_head(MAE(network, decoder=MAEDecoder(**decoder)), "pretrained/pretext_head.safetensors")
 optimizer = torch.optim.AdamW((p for p in objective.parameters() if p.requires_grad), lr=1e-3)

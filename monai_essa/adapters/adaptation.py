@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -21,20 +22,25 @@ from monai_essa.methods.method import AdaptationMethod, AdapterLayer
 
 __all__ = [
     "Adaptation",
+    "KeptAdapter",
     "adapt",
     "adaptation_of",
     "base_tensors",
     "disable_adapter",
     "enabled_adaptation",
     "is_adapted",
+    "mark_parts",
     "merge",
     "method_shapes",
+    "refuse_parallel",
+    "unadapt",
 ]
 
 _RECORD = "_monai_essa_adaptation"
 # On the parts of an adapted network: the class of the network on modules, which copies of it keep, and on parameters
 # their own identity, for a parameter that comes out of a file is no part of anything.
 _PART = "_monai_essa_part_of"
+_FIRST = "default"  # the name of an adapter that was given none
 _CHECKPOINT = "monai_essa_checkpoint"  # in the metadata of a state dict that an adapted network gave
 
 
@@ -52,6 +58,7 @@ class Adaptation:
         base: values, before training, of plain tensors that training overwrites (on the CPU).
         hooks: handles of the hooks on the network.
         disabled: within :func:`disable_adapter`.
+        adapters: the adapters of the network by name, in the order that they were added; None for the active one.
     """
 
     methods: tuple[AdaptationMethod, ...]
@@ -63,6 +70,29 @@ class Adaptation:
     base: dict[str, torch.Tensor]
     hooks: list[RemovableHandle] = field(default_factory=list)
     disabled: bool = False
+    adapters: dict[str, KeptAdapter | None] = field(default_factory=lambda: {_FIRST: None})
+
+
+@dataclass
+class KeptAdapter:
+    """What a network keeps of an adapter while another one is active.
+
+    Attributes:
+        methods: the methods.
+        also_train: the patterns of plain names that learn beside them.
+        tensors: by their names in the network: parameters and buffers that the methods added, the very objects, and the
+            values of tensors of the base that training overwrote.
+        learning: names of the parameters that learn.
+        dtype: number format of the network when this was kept.
+        base_is_gone: another encoder was loaded since.
+    """
+
+    methods: tuple[AdaptationMethod, ...]
+    also_train: tuple[str, ...]
+    tensors: dict[str, torch.Tensor]
+    learning: frozenset[str]
+    dtype: torch.dtype
+    base_is_gone: bool = False
 
 
 def adapt(
@@ -102,13 +132,38 @@ def adapt(
     """
     methods = (method,) if not isinstance(method, Sequence) else tuple(method)
     plain = unwrapped(network)
-    _refuse_parallel(network)
+    refuse_parallel(network, "adapt")
     _refuse_wrapped_part(plain)
     _refuse_adapted_part(plain)
     with unchanged_on_error(plain):
         _adapt(plain, methods, also_train)
-    if plain is not network or any(module._compiled_call_impl is not None for module in plain.modules()):
-        torch.compiler.reset()  # what was compiled before does not know the hooks
+    _forget_compiled(network)
+    return network
+
+
+def unadapt(network: nn.Module) -> nn.Module:
+    """Undo :func:`adapt`: what learned is lost, and the network is its base again. In place.
+
+    Layers, values, hooks and ``requires_grad`` are as they were; gradients are dropped. No tensor's storage is written
+    to: a tensor that was overwritten gets another one, so that whoever holds the learned values keeps them.
+
+    Args:
+        network: an adapted network that is not lean.
+
+    Raises:
+        ValueError: if the network is not adapted, or within :func:`disable_adapter`.
+    """
+    record, inner = enabled_adaptation(network), unwrapped(network)
+    tensors, norms = _tensors(inner), _frozen_norms(inner, record.changing)
+    for path, layer in _adapter_layers(inner):
+        inner.set_submodule(path, layer.plain().train(layer.training))  # type: ignore[attr-defined]
+    for name, value in record.base.items():
+        tensors[name].data = value.to(tensors[name], copy=True)
+        tensors[name].grad = None
+    for path in norms:  # a frozen norm was held in eval mode, whatever the mode of the layers around it
+        inner.get_submodule(path).train(inner.get_submodule(path.rpartition(".")[0]).training)
+    _forget(inner, record)
+    _forget_compiled(network)
     return network
 
 
@@ -124,18 +179,13 @@ def merge(network: nn.Module) -> nn.Module:
         NotMergeable: if one of the layers cannot be expressed as a plain layer.
     """
     enabled_adaptation(network)
-    plain = copy.deepcopy(unwrapped(network))
+    others = adaptation_of(network).adapters
+    plain = copy.deepcopy(unwrapped(network), {id(others): dict.fromkeys(others)})  # without their tensors
     take_lean_off(plain)
     record = adaptation_of(plain)
     for path, layer in _adapter_layers(plain):
         plain.set_submodule(path, layer.merged().train(plain.training))
-    for hook in record.hooks:
-        hook.remove()
-    delattr(plain, _RECORD)
-    for module in plain.modules():
-        vars(module).pop(_PART, None)
-    for name, parameter in plain.named_parameters():
-        parameter.requires_grad_(record.required_grad[name])
+    _forget(plain, record)
     return plain
 
 
@@ -193,7 +243,7 @@ def enabled_adaptation(network: nn.Module) -> Adaptation:
     if record.disabled:
         raise ValueError(
             f"{type(unwrapped(network)).__name__} is its base within disable_adapter; leave the block before the "
-            "adapter is saved, loaded or merged"
+            "adapter is saved, loaded, switched or merged"
         )
     return record
 
@@ -242,6 +292,7 @@ def _adapt(network: nn.Module, methods: tuple[AdaptationMethod, ...], also_train
     also = also_train_names(network, also_train, claims)
     required_grad = {name: parameter.requires_grad for name, parameter in network.named_parameters()}
 
+    hooks = _hooks(network)
     owned, learning, added = _inject(network, methods)
     trained = learning | also
     for name, parameter in network.named_parameters():
@@ -258,15 +309,38 @@ def _adapt(network: nn.Module, methods: tuple[AdaptationMethod, ...], also_train
         base=_values(network, changing - added),
     )
     record.hooks = [
+        *_new_hooks(hooks),
         *_freeze_norms(network, trained),
         network.register_load_state_dict_pre_hook(_follow_new_base),
         network.register_state_dict_post_hook(_mark_checkpoint),
     ]
     setattr(network, _RECORD, record)
+    mark_parts(network)
+
+
+def mark_parts(network: nn.Module) -> None:
+    """Mark modules and parameters as parts of an adapted network, so that ``adapt`` refuses them in another one."""
     for module in network.modules():
         vars(module)[_PART] = type(network).__name__
     for parameter in network.parameters():
         vars(parameter)[_PART] = id(parameter)
+
+
+def _forget(network: nn.Module, record: Adaptation) -> None:
+    """Take off what :func:`adapt` left beside the layers: hooks, record, marks and what learns."""
+    for hook in record.hooks:
+        hook.remove()
+    delattr(network, _RECORD)
+    for part in (*network.modules(), *network.parameters()):
+        vars(part).pop(_PART, None)
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(record.required_grad[name])
+
+
+def _forget_compiled(network: nn.Module) -> None:
+    plain = unwrapped(network)
+    if plain is not network or any(module._compiled_call_impl is not None for module in plain.modules()):
+        torch.compiler.reset()  # what was compiled before does not know the hooks and layers
 
 
 def _inject(network: nn.Module, methods: Sequence[AdaptationMethod]) -> tuple[set[str], set[str], set[str]]:
@@ -277,11 +351,16 @@ def _inject(network: nn.Module, methods: Sequence[AdaptationMethod]) -> tuple[se
     return learning | added | _buffers_of(network, learning), learning, added
 
 
-def _refuse_parallel(network: nn.Module) -> None:
+def refuse_parallel(network: nn.Module, step: str) -> None:
+    """Check that no DistributedDataParallel holds the network before parameters are added or removed.
+
+    Raises:
+        ValueError: if one does; the message names the step.
+    """
     if any(isinstance(module, nn.parallel.DistributedDataParallel) for module in network.modules()):
         raise ValueError(
-            "DistributedDataParallel keeps the parameters that it was built with; call adapt on the network before it "
-            "is wrapped"
+            f"DistributedDataParallel keeps the parameters that it was built with; call {step} on the network before "
+            "it is wrapped"
         )
 
 
@@ -297,7 +376,9 @@ def _refuse_wrapped_part(network: nn.Module) -> None:
 def _refuse_adapted_part(network: nn.Module) -> None:
     kind = type(network).__name__
     if _RECORD in vars(network):
-        raise ValueError(f"{kind} is adapted already; call merge() first, or load_adapter() to swap")
+        raise ValueError(
+            f"{kind} is adapted already; call merge() first, load_adapter() to swap, or add_adapter() for one more"
+        )
     for path, part in (*network.named_modules(), *network.named_parameters()):
         if _belongs_to_adapted(part):
             where = f"'{path}' of {kind}" if path else kind
@@ -336,11 +417,33 @@ def _buffers_of(network: nn.Module, trained: set[str]) -> set[str]:
 
 def _freeze_norms(network: nn.Module, trained: set[str]) -> list[RemovableHandle]:
     """Running statistics of a frozen normalisation layer are frozen too: it stays in eval mode."""
+    norms = _frozen_norms(network, trained)
+    return [network.get_submodule(path).register_forward_pre_hook(_stay_in_eval) for path in norms]
+
+
+def _frozen_norms(network: nn.Module, trained: Collection[str]) -> list[str]:
     return [
-        module.register_forward_pre_hook(_stay_in_eval)
+        path
         for path, module in network.named_modules()
-        if getattr(module, "running_mean", None) is not None and not {f"{path}.weight", f"{path}.bias"} & trained
+        if getattr(module, "running_mean", None) is not None
+        and not {f"{path}.weight", f"{path}.bias"}.intersection(trained)
     ]
+
+
+def _hooks(network: nn.Module) -> list[tuple[dict[int, Any], set[int]]]:
+    """List the dictionaries in which the modules keep their hooks, each with the keys that it has."""
+    attributes = [item for module in network.modules() for item in vars(module).items()]
+    return [(value, set(value)) for name, value in attributes if name.endswith("_hooks") and isinstance(value, dict)]
+
+
+def _new_hooks(before: list[tuple[dict[int, Any], set[int]]]) -> list[RemovableHandle]:
+    """Return handles of the hooks that methods have registered since then, as VPT does on the encoder."""
+    handles = []
+    for hooks, known in before:
+        for key in hooks.keys() - known:
+            handles.append(RemovableHandle(hooks))
+            handles[-1].id = key
+    return handles
 
 
 def _stay_in_eval(module: nn.Module, _: object) -> None:
@@ -361,9 +464,20 @@ def _follow_new_base(
     added = record.changing - record.base.keys()
     if _is_checkpoint(network, new, _CHECKPOINT in metadata or not added.isdisjoint(new)):
         return
+    if len(record.adapters) > 1 and _is_other_encoder(network, new):
+        for kept in record.adapters.values():
+            if kept is not None:
+                kept.base_is_gone = True
     for name, value in record.base.items():
         if name in new and new[name].shape == value.shape:
             record.base[name] = new[name].detach().to("cpu", copy=True)
+
+
+def _is_other_encoder(network: nn.Module, new: dict[str, torch.Tensor]) -> bool:
+    """Tell whether a tensor of the base's encoder changes; one of another shape is refused by the loading itself."""
+    base = {name: value for name, value in base_tensors(network).items() if part_of(network, name) == "encoder"}
+    fitting = {name: value for name, value in base.items() if name in new and new[name].shape == value.shape}
+    return any(not torch.equal(value, new[name].to(value)) for name, value in fitting.items())
 
 
 def _is_checkpoint(network: nn.Module, new: dict[str, torch.Tensor], marked: bool) -> bool:

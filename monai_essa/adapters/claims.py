@@ -135,6 +135,7 @@ class _Snapshot:
             (value, dict(value)) for kept in self._attributes for value in kept.values() if isinstance(value, dict)
         ]
         self._parameters = [(p, p.requires_grad, dict(vars(p))) for p in network.parameters()]
+        self._storages = [(tensor, tensor.data) for tensor in (*network.parameters(), *network.buffers())]
 
     def restore(self) -> None:
         for module, kept in zip(self.modules, self._attributes, strict=True):
@@ -147,3 +148,6 @@ class _Snapshot:
             parameter.requires_grad_(learns)
             vars(parameter).clear()
             vars(parameter).update(marks)
+        for tensor, data in self._storages:
+            if tensor.data_ptr() != data.data_ptr():
+                tensor.data = data

@@ -38,15 +38,23 @@ from monai_essa.adapters.identity import (
     check_same_claims,
     check_values,
     file_name,
-    network_name,
     sha256_of_all,
 )
 from monai_essa.adapters.record import FORMAT_VERSION, KEY, check_card, read_header, seal_record
+from monai_essa.adapters.state import (
+    adapter_state_dict,
+    check_all_learned,
+    check_fits,
+    check_method_tensors,
+    check_part,
+    copy_in,
+    fitting_tensors,
+)
 from monai_essa.anatomy.parts import unwrapped
 from monai_essa.files import written_whole
 from monai_essa.methods.method import AdaptationMethod
 
-__all__ = ["AdapterFile", "load_adapter", "read_adapter", "save_adapter"]
+__all__ = ["AdapterFile", "adapt_by_file", "load_adapter", "read_adapter", "save_adapter"]
 
 _logger = logging.getLogger(__name__)
 
@@ -100,10 +108,7 @@ def save_adapter(network: nn.Module, path: str | Path, preprocessing: Mapping[st
             values. Nothing is written then, and an earlier file stays as it is.
     """
     path, record, network = Path(path), enabled_adaptation(network), unwrapped(network)
-    state = network.state_dict()
-    tensors = {
-        file_name(network, name): state[name].detach().to("cpu", copy=True).contiguous() for name in record.changing
-    }
+    tensors = adapter_state_dict(network)
     check_values(tensors, f"{path} was not written")
     content = {
         "format_version": FORMAT_VERSION,
@@ -175,11 +180,36 @@ def load_adapter(
         ValueError: if the file is damaged, was made on another base or with other methods, or its tensors do not fit.
             The network is then exactly as it was.
     """
-    if part not in ("all", "method"):
-        raise ValueError(f"part must be 'all' or 'method', got {part!r}")
-    inner, file = unwrapped(network), read_adapter(path)
-    wanted = set(file.record["method_tensors"]) if part == "method" else set(file.tensors)
-    chosen = file.methods(methods)
+    check_part(part)
+    file = read_adapter(path)
+    named = adapt_by_file(network, file, part, also_train, methods)
+    copy_in(unwrapped(network), named)
+    left = sorted(set(file.tensors) - _wanted(file, part))
+    if left:
+        _logger.info("%s: left %d tensors that are no method's: %s", path, len(left), ", ".join(left))
+    return network
+
+
+def adapt_by_file(
+    network: nn.Module,
+    file: AdapterFile,
+    part: str = "all",
+    also_train: Sequence[str] | None = None,
+    methods: Sequence[type] = (),
+) -> dict[str, torch.Tensor]:
+    """Adapt a base by the methods of a file, unless it is adapted by them; no value of the file is written yet.
+
+    Args:
+        network: as for :func:`load_adapter`, and likewise ``part``, ``also_train`` and ``methods``.
+        file: of :func:`read_adapter`.
+
+    Returns:
+        The values that are to be written, by their names in the network.
+
+    Raises:
+        ValueError: as :func:`load_adapter` says. The network is then exactly as it was.
+    """
+    inner, chosen, where = unwrapped(network), file.methods(methods), str(file.path)
     with unchanged_on_error(inner), _naming(file.path, "it does not fit this network"):
         if is_adapted(inner):
             _check_same_methods(inner, file)
@@ -190,14 +220,15 @@ def load_adapter(
             _check_sizes(inner, file, chosen)
             default = file.record["also_train"] if part == "all" else ()
             adapt(network, chosen, default if also_train is None else also_train)
-        named = _fitting(inner, file, wanted)
+        wanted = {name: file.tensors[name] for name in _wanted(file, part)}
+        named = fitting_tensors(inner, wanted, file.record["method_tensors"], where)
         if part == "all" and also_train is None:
-            _check_all_learned(inner, file)
-    _copy_in(inner, named)
-    left = sorted(set(file.tensors) - wanted)
-    if left:
-        _logger.info("%s: left %d tensors that are no method's: %s", path, len(left), ", ".join(left))
-    return network
+            check_all_learned(inner, file.tensors, where)
+    return named
+
+
+def _wanted(file: AdapterFile, part: str) -> set[str]:
+    return set(file.record["method_tensors"]) if part == "method" else set(file.tensors)
 
 
 def _library_methods() -> list[type]:
@@ -230,7 +261,8 @@ def _check_same_methods(network: nn.Module, file: AdapterFile) -> None:
     here = [_method_entry(method) for method in enabled_adaptation(network).methods]
     if here != file.record["methods"]:
         raise ValueError(
-            f"{file.path} holds {file.record['methods']}, the network is adapted by {here}; use a fresh base"
+            f"{file.path} holds {file.record['methods']}, the network is adapted by {here}; use a fresh base, or "
+            "add_adapter(network, name, path)"
         )
 
 
@@ -239,70 +271,6 @@ def _check_sizes(network: nn.Module, file: AdapterFile, methods: Sequence[Adapta
     shapes = method_shapes(network, methods)
     if shapes is not None:
         made = {file_name(network, name): tensor for name, tensor in shapes.items()}
-        _check_method_tensors(set(made), file)
+        check_method_tensors(made, file.record["method_tensors"], str(file.path))
         for name, tensor in made.items():
-            _check_fits(name, file.tensors[name], tensor, file)
-
-
-def _check_method_tensors(here: set[str], file: AdapterFile) -> None:
-    theirs = set(file.record["method_tensors"])
-    if here - theirs:
-        raise ValueError(
-            f"{file.path} lacks '{min(here - theirs)}' ({len(here - theirs)} tensors); it was not saved whole"
-        )
-    if theirs - here:
-        raise ValueError(f"{file.path} holds '{min(theirs - here)}', which its methods do not make of this network")
-
-
-def _check_fits(name: str, theirs: torch.Tensor, here: torch.Tensor | None, file: AdapterFile) -> None:
-    if here is None or here.shape != theirs.shape:
-        has = "no such tensor" if here is None else f"shape {tuple(here.shape)}"
-        raise ValueError(f"{file.path} holds '{name}' of shape {tuple(theirs.shape)}, the network has {has}")
-    both_float = here.is_floating_point() and theirs.is_floating_point()
-    if here.dtype != theirs.dtype and not both_float:
-        raise ValueError(f"{file.path} holds '{name}' in {theirs.dtype}, the network has {here.dtype}")
-
-
-def _check_indices(network: nn.Module, named: Mapping[str, torch.Tensor], file: AdapterFile) -> None:
-    """Check that indices point to rows of the weight beside them."""
-    state = network.state_dict()
-    for name, tensor in named.items():
-        weight = state.get(f"{name.rpartition('.')[0]}.weight")
-        if weight is None or tensor.is_floating_point() or tensor.dim() != 1 or not len(tensor):
-            continue
-        if tensor.max() >= len(weight):
-            raise ValueError(f"{file.path}: '{name}' holds the index {int(tensor.max())} of {len(weight)} rows")
-
-
-def _fitting(network: nn.Module, file: AdapterFile, wanted: set[str]) -> dict[str, torch.Tensor]:
-    """Return the wanted tensors by their names in an adapted network, once all of them fit."""
-    state, record = network.state_dict(), enabled_adaptation(network)
-    _check_method_tensors({file_name(network, name) for name in record.method_tensors}, file)
-    named = {network_name(network, name): file.tensors[name] for name in wanted}
-    for name, tensor in named.items():
-        _check_fits(name, tensor, state.get(name), file)
-    frozen = sorted(set(named) - record.changing)
-    if frozen:
-        raise ValueError(
-            f"{file.path} holds '{frozen[0]}', which is frozen here; name it in also_train or load part='method'"
-        )
-    _check_indices(network, named, file)
-    return named
-
-
-def _check_all_learned(network: nn.Module, file: AdapterFile) -> None:
-    """Check that the file has a value for all that learns here: what it lacks would stay as another adapter left it."""
-    here = {file_name(network, name) for name in enabled_adaptation(network).changing}
-    lacking = sorted(here - set(file.tensors))
-    if lacking:
-        raise ValueError(
-            f"{file.path} lacks '{lacking[0]}' ({len(lacking)} tensors), which learns here; load part='method' to keep "
-            "what this network has, or use a base that is built and adapted like the file's"
-        )
-
-
-def _copy_in(network: nn.Module, named: Mapping[str, torch.Tensor]) -> None:
-    state = network.state_dict()
-    with torch.no_grad():
-        for name, tensor in named.items():
-            state[name].copy_(tensor)
+            check_fits(name, file.tensors[name], tensor, str(file.path))

@@ -54,7 +54,7 @@ def dry_run(config_files: Sequence[str], values: Mapping[str, Any]) -> int:
     trial = try_steps(parser)
     print(*_cost_lines(trial), sep="\n")
     print(parser.get_parsed_content("introduction"))
-    print(summary(parser.get_parsed_content("network")))
+    print(summary(parser.get_parsed_content("network")).table())
     return _report_disk(
         Path(parser.get_parsed_content("output_dir")),
         _needed_bytes(parser.get_parsed_content("objective"), parser.get_parsed_content("network")),

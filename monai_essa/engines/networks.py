@@ -81,7 +81,7 @@ def pretext_network(
     loaded = _load_or_refuse(network, method, pretrained, pretrained_prefix, pretrained_img_size)
     adapt(network, method, also_train)
     _check_not_random(network, loaded, ("decoder",) if switch("own_decoder", own_decoder) else ())
-    _logger.info("what learns:\n%s", summary(network))
+    _logger.info("what learns:\n%s", summary(network).table())
     return network
 
 
@@ -137,7 +137,7 @@ def supervised_network(
     else:
         adapt(network, method, also_train)
     _check_not_random(network, loaded, ("decoder", "head"))
-    _logger.info("what learns:\n%s", summary(network))
+    _logger.info("what learns:\n%s", summary(network).table())
     return network
 
 

@@ -73,7 +73,7 @@ class StageOutputs:
         """Write the files, each under a temporary name first."""
         self.output_dir.mkdir(parents=True, exist_ok=True)
         save_adapter(self.network, self.output_dir / "adapter.safetensors", self.preprocessing)
-        write_text_atomically(self.output_dir / "summary.txt", f"{summary(self.network)}\n")
+        write_text_atomically(self.output_dir / "summary.txt", f"{summary(self.network).table()}\n")
         if self.handover != "adapter":
             self._write_merged()
 

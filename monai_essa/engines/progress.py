@@ -118,7 +118,7 @@ class TrainingProgress:
     only, so that a log file is not filled with it. The estimate counts training steps, not validation.
 
     Args:
-        introduction: what to log first, for example ``str(summary(network))`` with the trained share.
+        introduction: what to log first, for example ``str(summary(network))``, the trained share.
 
     Example:
         >>> from monai.engines import SupervisedTrainer

@@ -140,7 +140,7 @@ class LoRALinear(nn.Module):
         self.kind = type(linear)
         self.updates = dict(updates)
         self.scale = alpha / rank
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(dropout).train(linear.training)
         self.lora_A = nn.ParameterDict({name: _kaiming(rank, linear.weight) for name in updates})
         self.lora_B = nn.ParameterDict(
             {
@@ -211,7 +211,7 @@ class LoRAConv(nn.Module):
         adopt(self, conv)
         self.kind = type(conv)
         self.scale = alpha / rank
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(dropout).train(conv.training)
         self.lora_A = nn.Parameter(conv.weight.new_empty(rank, *conv.weight.shape[1:]))
         self.lora_B = nn.Parameter(conv.weight.new_zeros(len(conv.weight), rank, *(1 for _ in conv.kernel_size)))
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from monai.networks.nets import UNETR, ViT
 
 from monai_essa.adapters.adaptation import adapt
-from monai_essa.adapters.summary import summary
+from monai_essa.adapters.summary import Summary, summary
 from monai_essa.methods import APLA, HeadOnly
 
 
@@ -19,7 +19,23 @@ def test_summary_counts_parts_and_file():
     assert counts.parts["head"] == (10, 10) and counts.parts["decoder"][0] == 0
     assert counts.adapter_bytes == 4 * counts.trainable
     assert counts.total == sum(parameter.numel() for parameter in net.parameters())
-    assert "adapter file: 0.03 MB" in str(counts)
+    assert "adapter file: 0.03 MB" in counts.table()
+
+
+def test_a_printed_summary_is_one_line_in_the_words_of_peft():
+    counts = Summary({"encoder": (1_000, 7_000), "decoder": (0, 2_000), "head": (10, 10)}, adapter_bytes=4_040)
+    assert str(counts) == "trainable params: 1,010 || all params: 9,010 || trainable%: 11.2098"
+
+
+def test_the_table_has_a_line_for_each_part_that_there_is():
+    counts = Summary({"encoder": (1_000, 7_000), "decoder": (0, 0), "head": (10, 10)}, adapter_bytes=4_040)
+    assert [line.split() for line in counts.table().splitlines()] == [
+        ["part", "trainable", "total", "share"],
+        ["encoder", "1,000", "7,000", "14.29%"],
+        ["head", "10", "10", "100.00%"],
+        ["network", "1,010", "7,010", "14.41%"],
+        ["adapter", "file:", "0.00", "MB"],
+    ]
 
 
 def test_head_only_with_no_pattern_trains_nothing():

@@ -112,6 +112,13 @@ def test_dropout_acts_in_training_only():
     assert not torch.equal(layer.train()(x), layer(x))
 
 
+def test_a_layer_placed_in_a_network_in_eval_mode_drops_nothing():
+    linear = nn.Linear(8, 8).eval()
+    layer, x = LoRALinear(linear, {"all": Rows("x", 0, 8)}, rank=2, alpha=2, dropout=0.5), torch.rand(4, 8)
+    nn.init.ones_(layer.lora_B["all"])
+    assert torch.equal(layer(x), layer(x))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -90,6 +90,12 @@ def test_dropout_acts_in_training_only():
     assert not torch.equal(layer.train()(x), layer(x))
 
 
+def test_a_layer_placed_in_a_network_in_eval_mode_drops_nothing():
+    layer, x = LoRAConv(nn.Conv2d(3, 8, 3).eval(), rank=2, alpha=2, dropout=0.5), torch.rand(1, 3, 8, 8)
+    nn.init.ones_(layer.lora_B)
+    assert torch.equal(layer(x), layer(x))
+
+
 @pytest.mark.parametrize("conv", [nn.Conv2d(4, 4, 3, groups=2), nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular")])
 def test_groups_and_other_padding_are_refused(conv):
     with pytest.raises(ValueError, match="groups=1 and padding_mode='zeros', got Conv2d"):

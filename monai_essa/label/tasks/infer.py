@@ -2,7 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 
 
-"""Inference by a bundle with the adapter that a request names, swapped in without loading the network again."""
+"""Inference by a bundle with the adapter that a request names, switched without loading the network again.
+
+The adapters that were read last stay in memory beside the network, so that sites which alternate read no file.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +21,16 @@ from fastapi import HTTPException
 from monailabel.tasks.infer.bundle import BundleInferTask
 from monailabel.utils.others.generic import name_to_device
 
-from monai_essa.adapters.adaptation import disable_adapter
-from monai_essa.adapters.file import load_adapter, read_adapter
+from monai_essa.adapters.adaptation import disable_adapter, is_adapted
+from monai_essa.adapters.named import active_adapter, adapter_names, add_adapter, remove_adapter, set_adapter
 from monai_essa.error_line import one_line
 from monai_essa.label.requests import infer_record
 from monai_essa.label.store import BASE, LATEST, AdapterStore
 from monai_essa.outside import shown
 
 __all__ = ["AdapterInfer", "UnreadableStudy"]
+
+_KEPT = 4  # adapters in memory for each device; a full tuning's is as large as its encoder
 
 
 class UnreadableStudy(ValueError):
@@ -47,7 +52,6 @@ class AdapterInfer(BundleInferTask):
         self._config.pop("model_filename", None)
         self._channels = _in_channels(bundle)
         self._one_at_a_time = threading.RLock()  # the network is changed in place
-        self._loaded: dict[str, tuple[nn.Module, Path, Any]] = {}
 
     def config(self) -> dict[str, Any]:
         """Offer the adapters; a client shows the first as its default, and may keep to it after a training."""
@@ -126,8 +130,8 @@ class AdapterInfer(BundleInferTask):
             network = self._get_network(device, None)
             file = self.adapters.current(name)
             if file is not None:
-                yield self._swapped(network, file, device)
-            elif self._adapted(network, device):
+                yield _switched(network, file)
+            elif is_adapted(network):
                 with disable_adapter(network):
                     yield network
             else:
@@ -136,23 +140,24 @@ class AdapterInfer(BundleInferTask):
     def _get_network(self, device: str, data: Any) -> nn.Module:
         return super()._get_network(device, None)  # a request names an adapter, never a file
 
-    def _swapped(self, network: nn.Module, file: Path, device: str) -> nn.Module:
-        if self._adapted(network, device) and self._loaded[device][1] == file:
-            return network
-        try:
-            methods = read_adapter(file).record["methods"]
-            if self._adapted(network, device) and self._loaded[device][2] != methods:
-                self._networks.pop(device)  # only a fresh base can be adapted by other methods
-                network = self._get_network(device, None)
-            load_adapter(network, file)
-        except ValueError as error:
-            self._networks.pop(device, None)  # whatever it holds now
-            raise HTTPException(409, f"the adapter cannot be used: {one_line(error)}") from error
-        self._loaded[device] = (network, file, methods)
-        return network.eval()
 
-    def _adapted(self, network: nn.Module, device: str) -> bool:
-        return device in self._loaded and self._loaded[device][0] is network
+def _switched(network: nn.Module, file: Path) -> nn.Module:
+    """Switch to the adapter of a file, which is read unless it is one of those in memory.
+
+    Raises:
+        HTTPException: with status 409 if the adapter cannot be used; the network is then as it was.
+    """
+    name = f"{file}, {file.stat().st_mtime_ns}"  # a file that was replaced is another adapter
+    try:
+        if name not in adapter_names(network):
+            add_adapter(network, name, file)
+        set_adapter(network, name)
+    except ValueError as error:
+        raise HTTPException(409, f"the adapter cannot be used: {one_line(error)}") from error
+    for oldest in adapter_names(network)[:-_KEPT]:
+        if oldest != active_adapter(network):
+            remove_adapter(network, oldest)
+    return network
 
 
 def _in_channels(bundle: Path) -> int:

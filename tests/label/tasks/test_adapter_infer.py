@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from fastapi import HTTPException
 
 from monai_essa.adapters.adaptation import adapt, merge
 from monai_essa.adapters.file import save_adapter
+from monai_essa.adapters.named import adapter_names
 from monai_essa.label.store import AdapterStore
 from monai_essa.label.tasks.infer import AdapterInfer
 from monai_essa.methods import APLA, AdaptationMethod, LoRA
@@ -66,7 +68,7 @@ def computed(network: nn.Module) -> torch.Tensor:
 def test_each_request_computes_with_its_adapter(
     bundle: Path, task: AdapterInfer, add: Callable[..., torch.Tensor]
 ) -> None:
-    """Sites of one method share a network; another method needs a fresh one; the base is exact at any time."""
+    """Sites share a network, whatever their methods; the base is exact at any time."""
     base = computed(base_of(bundle))
     wanted = {"one": add("one", APLA(), 1), "two": add("two", APLA(), 2), "lora": add("lora", LoRA(), 3)}
     networks = []
@@ -78,8 +80,40 @@ def test_each_request_computes_with_its_adapter(
             else:
                 torch.testing.assert_close(computed(network), wanted[name], atol=1e-5, rtol=1e-5)
             assert not network.training
-    assert len({id(network) for network in networks[:5]}) == 1  # swapped, not loaded again
-    assert networks[5] is networks[6] is not networks[7]
+    assert len({id(network) for network in networks}) == 1  # switched, not loaded again
+
+
+def test_sites_that_alternate_read_no_file_and_a_replaced_file_is_read(
+    task: AdapterInfer, add: Callable[..., torch.Tensor]
+) -> None:
+    wanted = {"one": add("one", APLA(), 1), "lora": add("lora", LoRA(dropout=0.5), 2)}
+    for turn in range(2):
+        for name in wanted:
+            with task.network_with(name, "cpu") as network:
+                torch.testing.assert_close(computed(network), wanted[name], atol=1e-5, rtol=1e-5)
+            if turn == 0:
+                damage(task.adapters.current(name))
+    file = task.adapters.current("one")
+    os.utime(file, ns=(0, file.stat().st_mtime_ns + 1))
+    with pytest.raises(HTTPException, match="the adapter cannot be used.*checksum"), task.network_with("one", "cpu"):
+        pass
+
+
+def damage(file: Path) -> None:
+    """Flip a bit of an adapter without a trace in its header, size or time: whoever reads it refuses it."""
+    times, content = file.stat(), file.read_bytes()
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 0x40]))
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def test_a_few_adapters_stay_in_memory(task: AdapterInfer, add: Callable[..., torch.Tensor]) -> None:
+    wanted = {f"site_{number}": add(f"site_{number}", LoRA(rank=2), number) for number in range(6)}
+    for name in (*wanted, "site_0", "site_5"):
+        with task.network_with(name, "cpu") as network:
+            torch.testing.assert_close(computed(network), wanted[name], atol=1e-5, rtol=1e-5)
+        assert len(adapter_names(network)) <= 4
+    kept = [Path(name.partition(",")[0]).parent.name for name in adapter_names(network)]
+    assert kept == ["site_3", "site_4", "site_5", "site_0"]
 
 
 def test_a_new_version_is_used_and_an_undone_one_is_not(task: AdapterInfer, add: Callable[..., torch.Tensor]) -> None:
