@@ -27,7 +27,7 @@ def vit():
     return ViT(1, 48, 8, hidden_size=96, mlp_dim=384, num_layers=4, num_heads=4)
 
 
-def segmentation(network, size=(48, 48, 48)):
+def segmentation(network, size=(64, 64, 64)):
     labels = torch.zeros(1, *size, dtype=torch.long)
     return Supervised(network, nn.CrossEntropyLoss()), (torch.rand(1, 1, *size), labels)
 
@@ -40,9 +40,9 @@ CASES = {
     ),
     "ViT, MAE": lambda: (lean(MAE(encoder=adapt(vit(), LoRA()))), (torch.rand(4, 1, 48, 48, 48),)),
     "UNETR, stock": lambda: segmentation(
-        adapt(UNETR(1, 3, 48, 16, 96, 384, 4), FullTuning(), also_train=EVERYTHING_ELSE)
+        adapt(UNETR(1, 3, 64, 16, 96, 384, 4), FullTuning(), also_train=EVERYTHING_ELSE)
     ),
-    "UNETR, lean": lambda: segmentation(lean(adapt(UNETR(1, 3, 48, 16, 96, 384, 4), APLA()), recompute="block")),
+    "UNETR, lean": lambda: segmentation(lean(adapt(UNETR(1, 3, 64, 16, 96, 384, 4), APLA()), recompute="block")),
     "SwinUNETR in 2-D, stock": lambda: segmentation(
         adapt(SwinUNETR(1, 3, feature_size=24, spatial_dims=2), FullTuning(), also_train=EVERYTHING_ELSE), (128, 128)
     ),
