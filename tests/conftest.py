@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import locale
 import logging
 import os
 import sys
@@ -65,6 +66,14 @@ def _restore_root_logger() -> None:
     for handler in root.handlers[:]:
         if not type(handler).__module__.startswith("_pytest."):
             root.removeHandler(handler)
+
+
+@pytest.fixture(autouse=True)
+def own_locale() -> Iterator[None]:
+    """Undoes what GDCM's writer of DICOM may leave behind: the locale "C", in which output is ASCII."""
+    before = locale.setlocale(locale.LC_ALL)
+    yield
+    locale.setlocale(locale.LC_ALL, before)
 
 
 @pytest.fixture(scope="session")

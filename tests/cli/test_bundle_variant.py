@@ -42,7 +42,9 @@ def copied(tmp_path: Path):
     return lambda bundle: Path(shutil.copytree(bundle_folder(bundle), tmp_path / bundle))
 
 
-@pytest.mark.parametrize(("bundle", "overlays"), CHOICES, ids=lambda value: value if isinstance(value, str) else "-".join(value.values()))
+@pytest.mark.parametrize(
+    ("bundle", "overlays"), CHOICES, ids=lambda value: value if isinstance(value, str) else "-".join(value.values())
+)
 def test_train_is_what_monai_merges(bundle: str, overlays: dict[str, str], copied) -> None:
     folder = copied(bundle)
     write_variant(folder, overlays, {})
