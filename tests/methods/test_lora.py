@@ -119,6 +119,18 @@ def test_a_layer_placed_in_a_network_in_eval_mode_drops_nothing():
     assert torch.equal(layer(x), layer(x))
 
 
+def test_a_merged_layer_shares_no_tensor_with_the_base():
+    linear = nn.Linear(8, 8)
+    layer = LoRALinear(linear, {"all": Rows("x", 0, 8)}, rank=2, alpha=2)
+    merged, bias = layer.merged(), linear.bias.detach().clone()
+    assert torch.equal(merged.bias, bias) and torch.equal(merged.weight, linear.weight)
+    with torch.no_grad():
+        merged.bias.add_(1)
+        merged.weight.add_(1)
+    assert torch.equal(linear.bias, bias) and not torch.equal(linear.weight, merged.weight)
+    assert layer.plain().bias is linear.bias
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
