@@ -40,7 +40,7 @@ test-all:
 OLDEST := (not keeps_the_contract or columns or ssf) and not starts_at_the_base and not exports and not library
 test-oldest: $(VENV)/monai-oldest
 	PYTHONPATH="$<:." $(BIN)/python -m pytest $(PYTEST_ARGS) -m "not slow and not full" -k "$(OLDEST)" \
-		tests/test_contract.py tests/anatomy/test_blocks.py tests/anatomy/test_network_parts.py tests/networks tests/methods \
+		tests/test_contract.py tests/anatomy tests/methods \
 		tests/efficiency/test_global_attention.py tests/efficiency/test_window_attention.py
 
 $(VENV)/monai-oldest: constraints-lowest.txt | $(VENV)/installed-dev
