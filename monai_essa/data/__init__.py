@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from monai_essa.data.case_names import patient_of
     from monai_essa.data.case_search import CaseRules
-    from monai_essa.data.class_labels import check_every_class, class_weights, classification_items
+    from monai_essa.data.class_labels import check_every_class, class_weights, classification_items, label_type
     from monai_essa.data.data_check import DataCheck, check_datalist
     from monai_essa.data.data_problem import Problem
     from monai_essa.data.datalist_file import (
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from monai_essa.data.mapped_cache import MappedDataset, cached_dataset
     from monai_essa.data.npz_images import npz_items
     from monai_essa.data.npz_reader import NPZReader
-    from monai_essa.data.patch_share import patch_line
+    from monai_essa.data.patch_share import patch_introduction, patch_line
     from monai_essa.data.simpleitk_reader import SimpleITKReader
     from monai_essa.data.splits import hold_out, nth_patients, split_patients
     from monai_essa.data.volume_file import read_volume
@@ -48,12 +48,14 @@ __all__ = [
     "class_weights",
     "classification_items",
     "hold_out",
+    "label_type",
     "listed_label_map",
     "listed_patients",
     "load_datalist",
     "make_datalist",
     "npz_items",
     "nth_patients",
+    "patch_introduction",
     "patch_line",
     "patient_of",
     "read_volume",
@@ -80,12 +82,14 @@ _MODULE_OF = {
     "class_weights": "class_labels",
     "classification_items": "class_labels",
     "hold_out": "splits",
+    "label_type": "class_labels",
     "listed_label_map": "datalist_file",
     "listed_patients": "datalist_file",
     "load_datalist": "datalist_file",
     "make_datalist": "datalist_maker",
     "npz_items": "npz_images",
     "nth_patients": "splits",
+    "patch_introduction": "patch_share",
     "patch_line": "patch_share",
     "patient_of": "case_names",
     "read_volume": "volume_file",

@@ -8,16 +8,22 @@ from __future__ import annotations
 from monai_essa.engines.best_epoch import BestMetric, RestoreBest, check_foreground, check_validation_interval
 from monai_essa.engines.crop_size import check_crop_size
 from monai_essa.engines.equal_steps import extra_epochs
-from monai_essa.engines.fingerprint import config_fingerprints, datalist_fingerprint, file_fingerprint
+from monai_essa.engines.fingerprint import (
+    config_fingerprints,
+    datalist_fingerprint,
+    file_fingerprint,
+    setting_fingerprints,
+)
 from monai_essa.engines.frozen_check import FrozenCheck
 from monai_essa.engines.initialisation import initialise
 from monai_essa.engines.loss_log import LossLog
 from monai_essa.engines.model_versions import next_run_folder, publish_model
-from monai_essa.engines.parameter_groups import parameter_groups
-from monai_essa.engines.prepare_batch import prepare_unlabelled_batch
+from monai_essa.engines.parameter_groups import parameter_groups, warmup_cosine
+from monai_essa.engines.precision import default_precision
+from monai_essa.engines.prepare_batch import prepare_unlabelled_batch, unlabelled_keys
 from monai_essa.engines.pretext_head import PretextHead, load_pretext_head, start_pretext_head
 from monai_essa.engines.run_checkpoint import RunCheckpoint
-from monai_essa.engines.run_folder import RunRecord, finish_run, open_run, run_iterations
+from monai_essa.engines.run_folder import RunRecord, finish_run, open_run, run_iterations, run_trainer, shown_settings
 from monai_essa.engines.sampler_epoch import SamplerEpoch
 from monai_essa.engines.stage_network import (
     adapted_network,
@@ -54,6 +60,7 @@ __all__ = [
     "check_validation_interval",
     "config_fingerprints",
     "datalist_fingerprint",
+    "default_precision",
     "extra_epochs",
     "file_fingerprint",
     "finish_run",
@@ -68,9 +75,14 @@ __all__ = [
     "publish_model",
     "root_cause",
     "run_iterations",
+    "run_trainer",
+    "setting_fingerprints",
     "show_cause_last",
+    "shown_settings",
     "start_pretext_head",
     "supervised_network",
     "switch",
     "trained_network",
+    "unlabelled_keys",
+    "warmup_cosine",
 ]

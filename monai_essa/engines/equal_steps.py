@@ -6,14 +6,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from monai_essa.engines.run_folder import run_iterations
 
 __all__ = ["extra_epochs"]
 
 
-def extra_epochs(run: str | Path | None, samples: int, batch_size: int, start: str = "encoder") -> int:
+def extra_epochs(
+    run: str | Path | None, samples: int | None, batch_size: int, start: str = "encoder", items: Sequence[Any] = ()
+) -> int:
     """Count the epochs of this run that take the steps of an earlier run, rounded up.
 
     A network that target parameter pre-training (arXiv 2408.15011) prepared has taken more steps on the same images;
@@ -21,9 +25,10 @@ def extra_epochs(run: str | Path | None, samples: int, batch_size: int, start: s
 
     Args:
         run: folder of the finished run of that stage; None: no such control, no epoch more.
-        samples: of an epoch of this run.
+        samples: of an epoch of this run; None: each of the items once.
         batch_size: of this run.
         start: of this run: an adapter file would bring what the earlier run learned.
+        items: that this run trains on.
 
     Returns:
         Epochs to add.
@@ -44,4 +49,4 @@ def extra_epochs(run: str | Path | None, samples: int, batch_size: int, start: s
         return 0
     if start == "adapter":
         raise ValueError(f"equal_steps is the control of a run that does not start from {run}: set start: encoder")
-    return math.ceil(run_iterations(run) / math.ceil(samples / batch_size))
+    return math.ceil(run_iterations(run) / math.ceil((samples or len(items)) / batch_size))

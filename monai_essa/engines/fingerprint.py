@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+import torch.nn as nn
 
 from monai_essa.data.npz_images import is_npz_name, npz_file
 
-__all__ = ["config_fingerprints", "datalist_fingerprint", "file_fingerprint"]
+__all__ = ["config_fingerprints", "datalist_fingerprint", "file_fingerprint", "setting_fingerprints"]
 
 
 def config_fingerprints(config: Mapping[str, Any]) -> dict[str, str]:
@@ -40,6 +42,40 @@ def config_fingerprints(config: Mapping[str, Any]) -> dict[str, str]:
         (True, False)
     """
     return {str(name): _digest(_canonical(value, str(name))) for name, value in config.items()}
+
+
+def setting_fingerprints(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Digest the settings of a run, which may be grouped by what they are about.
+
+    Args:
+        settings: by name; a mapping is a group of settings by key. The keys of a group and networks by more than their
+            class have no part in the digest.
+
+    Returns:
+        As :func:`config_fingerprints`, one digest for each group.
+
+    Raises:
+        TypeError: as :func:`config_fingerprints`.
+
+    Example:
+        >>> one = setting_fingerprints({"images": {"spacing": [1.0, 1.0], "in_channels": 1}})
+        >>> one == config_fingerprints({"images": [[1.0, 1.0], 1]})
+        True
+    """
+    return config_fingerprints({name: _without_keys(value) for name, value in settings.items()})
+
+
+def _without_keys(group: Any) -> Any:
+    if not isinstance(group, Mapping):
+        return group
+    values = [_plainer(value) for value in group.values()]
+    return values[0] if len(values) == 1 else values
+
+
+def _plainer(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.tolist()
+    return type(value).__name__ if isinstance(value, nn.Module) else value
 
 
 def datalist_fingerprint(sections: Mapping[str, Sequence[Any]]) -> str:

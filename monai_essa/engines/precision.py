@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-__all__ = ["PRECISIONS", "autocast_to"]
+__all__ = ["PRECISIONS", "autocast_to", "default_precision"]
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -30,3 +30,13 @@ def autocast_to(precision: str, device: torch.device) -> torch.autocast:
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     return torch.autocast(device.type, dtype=PRECISIONS[precision], enabled=precision != "fp32")
+
+
+def default_precision() -> str:
+    """Return the precision that a run takes unless it names another: ``"bf16"`` where there is CUDA, else ``"fp32"``.
+
+    Example:
+        >>> default_precision() in PRECISIONS
+        True
+    """
+    return "bf16" if torch.cuda.is_available() else "fp32"

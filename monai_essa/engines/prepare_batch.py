@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from monai.utils.enums import CommonKeys
 
-__all__ = ["prepare_unlabelled_batch"]
+from monai_essa.switch import switch
+
+__all__ = ["prepare_unlabelled_batch", "unlabelled_keys"]
 
 FOREGROUND = "foreground"
 
@@ -41,3 +43,20 @@ def prepare_unlabelled_batch(
     if FOREGROUND not in batch:
         return images, None
     return images, batch[FOREGROUND].to(device=device, non_blocking=non_blocking, **kwargs)
+
+
+def unlabelled_keys(weight_foreground: bool = True) -> list[str]:
+    """Name the entries of an item that a self-supervised stage loads: the image and, if it counts, its foreground.
+
+    Args:
+        weight_foreground: patches count in the loss by their share of foreground.
+
+    Raises:
+        TypeError: if ``weight_foreground`` is a text: a command line gives one for ``true`` and ``false``.
+
+    Example:
+        >>> unlabelled_keys(), unlabelled_keys(weight_foreground=False)
+        (['image', 'foreground'], ['image'])
+    """
+    keys = [str(CommonKeys.IMAGE), FOREGROUND]
+    return keys if switch("weight_foreground", weight_foreground) else keys[:1]

@@ -24,9 +24,9 @@ __all__ = ["TrainStep"]
 class TrainStep:
     """Forward, backward and, at the end of an accumulation window, one optimizer step.
 
-    The objective is called as ``objective(*prepare_batch(batch), generator=generator)`` and returns a dictionary with
-    the scalar ``"loss"``, the ``"weight"`` that its mean was divided by where that is not the number of images, and any
-    parts. The network of the trainer is not called, so hand the trainer the objective.
+    The trainer's inferer calls the objective, by default as ``objective(*prepare_batch(batch), generator=generator)``.
+    The objective returns a dictionary with the scalar ``"loss"``, the ``"weight"`` that its mean was divided by where
+    that is not the number of images, and any parts. Give the trainer the objective as its network.
 
     - Masks (the generator) and dropout (torch's global generators) are keyed by (seed, iteration, rank).
     - The loss of a window is the mean over its batches, each counted by its ``"weight"`` from the objective, or by its
@@ -130,7 +130,7 @@ class TrainStep:
 
     def _forward(self, engine: Any, batch: Any, inputs: Any, generator: torch.Generator) -> torch.Tensor:
         with autocast_to(self.precision, engine.state.device):
-            parts = self.objective(*(_plain(value) for value in inputs), generator=generator)
+            parts = engine.inferer(_plain(inputs[0]), self.objective, *map(_plain, inputs[1:]), generator=generator)
         parts = dict(parts)
         weight = parts.pop("weight", None)
         self._weights.append(

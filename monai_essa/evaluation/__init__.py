@@ -16,7 +16,7 @@ from monai_essa.evaluation.classification_metrics import (
     quadratic_weighted_kappa,
 )
 from monai_essa.evaluation.classification_report import ClassificationReport
-from monai_essa.evaluation.segmentation_metrics import DefinedDice
+from monai_essa.evaluation.segmentation_metrics import DefinedDice, dice_handler
 
 __all__ = [
     "ClassificationReport",
@@ -26,6 +26,7 @@ __all__ = [
     "balanced_accuracy",
     "bootstrap_interval",
     "classification_intervals",
+    "dice_handler",
     "expected_calibration_error",
     "macro_f1",
     "quadratic_weighted_kappa",

@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import torch
+from monai.handlers import IgniteMetricHandler, from_engine
 from monai.metrics import DiceMetric
 from monai.utils import MetricReduction
 
-__all__ = ["DefinedDice"]
+__all__ = ["DefinedDice", "dice_handler"]
 
 
 class DefinedDice(DiceMetric):
@@ -43,3 +44,14 @@ class DefinedDice(DiceMetric):
         if chosen is MetricReduction.MEAN:
             return torch.nanmean(torch.nanmean(scores, dim=1))
         raise ValueError(f"reduction: expected 'mean' or 'mean_batch', got {chosen.value!r}")
+
+
+def dice_handler(num_classes: int, reduction: str = "mean") -> IgniteMetricHandler:
+    """Make the handler that computes :class:`DefinedDice` of an evaluator's ``pred`` and ``label``, class numbers both.
+
+    Args:
+        num_classes: of the labels, the background among them, which is not scored.
+        reduction: ``"mean"``, or ``"mean_batch"`` for each class.
+    """
+    metric = DefinedDice(include_background=False, num_classes=num_classes, reduction=reduction)
+    return IgniteMetricHandler(metric_fn=metric, output_transform=from_engine(["pred", "label"]))
