@@ -66,7 +66,7 @@ tutorials: $(VENV)/installed-tutorials $(LABEL_VENV)/installed
 	$(LABEL_VENV)/bin/python tutorials/notebooks.py
 
 bundles: $(VENV)/installed-dev
-	$(BIN)/python bundles/generate.py
+	$(BIN)/python bundles/shared/generate.py
 
 docs: $(VENV)/installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

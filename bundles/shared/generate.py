@@ -15,7 +15,7 @@ from monai_essa.cli.config_text import config_entries, replace_entries
 
 __all__ = ["generated", "main"]
 
-BUNDLES = Path(__file__).resolve().parent
+BUNDLES = Path(__file__).resolve().parents[1]
 OWNERS = {
     "all": ("essa_ssa", "essa_tpp", "essa_segmentation", "essa_classification"),
     "all_but_tpp": ("essa_ssa", "essa_segmentation", "essa_classification"),
