@@ -12,6 +12,7 @@ from monai_essa.engines.fingerprint import (
     config_fingerprints,
     datalist_fingerprint,
     file_fingerprint,
+    file_fingerprints,
     setting_fingerprints,
 )
 from monai_essa.engines.frozen_check import FrozenCheck
@@ -63,6 +64,7 @@ __all__ = [
     "default_precision",
     "extra_epochs",
     "file_fingerprint",
+    "file_fingerprints",
     "finish_run",
     "initialise",
     "load_pretext_head",

@@ -18,7 +18,13 @@ import torch.nn as nn
 
 from monai_essa.data.npz_images import is_npz_name, npz_file
 
-__all__ = ["config_fingerprints", "datalist_fingerprint", "file_fingerprint", "setting_fingerprints"]
+__all__ = [
+    "config_fingerprints",
+    "datalist_fingerprint",
+    "file_fingerprint",
+    "file_fingerprints",
+    "setting_fingerprints",
+]
 
 
 def config_fingerprints(config: Mapping[str, Any]) -> dict[str, str]:
@@ -118,6 +124,25 @@ def file_fingerprint(path: str | Path | None) -> str | None:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def file_fingerprints(**files: str | Path | None) -> list[str | None]:
+    """Digest several files that a run starts from; a list, since MONAI leaves a component out that gives None.
+
+    Args:
+        files: by what they are; None for a run without.
+
+    Returns:
+        As :func:`file_fingerprint`, in the order of the arguments.
+
+    Raises:
+        FileNotFoundError: as :func:`file_fingerprint`.
+
+    Example:
+        >>> file_fingerprints(pretrained=None, adapter=None)
+        [None, None]
+    """
+    return [file_fingerprint(path) for path in files.values()]
 
 
 def _digest(value: Any, digits: int = 16) -> str:
