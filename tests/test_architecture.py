@@ -82,7 +82,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "networks": {"outside", "network_parts"},
     "pretext": {"losses", "networks"},
     "weights": {"outside", "lean_marks", "network_parts", "networks"},
-    "data": {"outside", "files"},
+    "data": {"outside", "files", "switch"},
     "transforms": {"outside", "data"},
     "engines": BRICKS,
     "efficiency": BRICKS,
