@@ -6,6 +6,7 @@
 # make fuzz [SEED=S]     hostile inputs of a new seed, or of S: 2,000 for each test of tests/fuzz, or FUZZ=N
 # make demo [DATA=DIR]   the whole path on the demo cohort, or on your MSD-style folder
 # make tutorials         executes the percent scripts of tutorials/ and writes their notebooks
+# make bundles           writes the configs that bundles share from bundles/shared
 # make docs              builds the documentation into site/; a warning is an error
 # make clean             removes what these targets made
 #
@@ -27,7 +28,7 @@ LABEL_ARGS ?= -n 2 --dist loadfile
 FUZZ ?= 2000
 SEED := $(shell date +%s)
 
-.PHONY: test test-all test-oldest test-label fuzz lint demo tutorials docs clean
+.PHONY: test test-all test-oldest test-label fuzz lint demo tutorials bundles docs clean
 
 test: lint
 	$(BIN)/python -m pytest $(PYTEST_ARGS) -m "$(MARKS)" $(TESTS)
@@ -72,6 +73,9 @@ demo: $(VENV)/installed-demo
 tutorials: $(VENV)/installed-tutorials $(LABEL_VENV)/installed
 	$(BIN)/python tutorials/notebooks.py
 	$(LABEL_VENV)/bin/python tutorials/notebooks.py
+
+bundles: $(VENV)/installed-dev
+	$(BIN)/python bundles/shared/generate.py
 
 docs: $(VENV)/installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -14,9 +14,14 @@ import yaml
 
 from monai_essa.outside import printable
 
-__all__ = ["one_line", "root_cause", "show_cause_last"]
+__all__ = ["moved_line", "one_line", "root_cause", "show_cause_last"]
 
 _IN_WORKER = re.compile(r"^Caught \w+ in DataLoader worker")
+# How MONAI, and Python, say that a config names what this version of the library does not have.
+_MOVED = re.compile(
+    r"Cannot locate class or function path: '(?P<component>monai_essa[\w.]*)'"
+    r"|(?:No module named|module) '(?P<module>monai_essa[\w.]*)'(?: has no attribute '(?P<name>\w+)')?"
+)
 _RAISED = re.compile(r"^(?:[\w.]+\.)?\w+(?:Error|Exception): (.+)$", re.MULTILINE)
 
 
@@ -65,8 +70,23 @@ def one_line(error: BaseException) -> str:
     # A YAML error has its place in the file on lines of its own.
     lines = [" ".join(message.split())] if isinstance(cause, yaml.YAMLError) else message.strip().splitlines()
     line = printable(lines[0]) if lines and lines[0] else type(cause).__name__
+    if moved := _MOVED.search(line):
+        return moved_line(".".join(filter(None, moved.groups())))
     # The bare key of a KeyError says too little without its name.
     return f"KeyError: {line}" if isinstance(cause, KeyError) and " " not in line else line
+
+
+def moved_line(name: str) -> str:
+    """Return the line for a config that names what this version of monai_essa does not have.
+
+    Example:
+        >>> moved_line("monai_essa.gone.Step").partition(";")[0]
+        'monai_essa.gone.Step is not in this version of monai_essa: the config was copied from another one'
+    """
+    return (
+        f"{name} is not in this version of monai_essa: the config was copied from another one; take a fresh copy by "
+        "'monai-essa bundles copy' and set your values in it"
+    )
 
 
 def show_cause_last() -> None:

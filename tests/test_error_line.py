@@ -130,3 +130,18 @@ def test_the_error_of_a_loader_process_is_found_in_its_text() -> None:
 def test_a_yaml_error_has_its_place_on_the_same_line() -> None:
     line = one_line(raised(lambda: yaml.safe_load("a: [1")))
     assert "line 1, column 4" in line and "\n" not in line
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        ({"step": {"_target_": "monai_essa.gone.Step"}}, "monai_essa.gone.Step"),
+        ({"step": {"_target_": "monai_essa.engines.Gone"}}, "monai_essa.engines.Gone"),
+        ({"imports": ["$import monai_essa.engines as e"], "step": "$e.gone()"}, "monai_essa.engines.gone"),
+    ],
+)
+def test_a_config_of_another_version_is_named_with_the_way_out(config: dict[str, object], name: str) -> None:
+    with pytest.raises((RuntimeError, ModuleNotFoundError)) as caught:
+        ConfigParser(config).get_parsed_content("step")
+    line = one_line(caught.value)
+    assert line.startswith(f"{name} is not in this version of monai_essa") and "'monai-essa bundles copy'" in line

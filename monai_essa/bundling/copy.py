@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ import torch
 import yaml
 from monai.bundle import ConfigParser
 
-from monai_essa.bundling.folder import OVERLAYS, check_configs, overlay_names
+from monai_essa.bundling.finished_run import run_overlays, run_values
+from monai_essa.bundling.folder import OVERLAYS, check_configs, drop_marks, overlay_names
 from monai_essa.bundling.weights import network_of_config, take_weights
 from monai_essa.bundling.yaml_text import config_entries, entry_text, replace_entries
 from monai_essa.data.lists.fields import class_ids
@@ -40,8 +41,9 @@ class BundleVariant:
         name: of the new bundle: letters, digits, blanks and ``._+()-``, never a path.
         overlays: the chosen name for each kind of :data:`monai_essa.bundling.folder.OVERLAYS`.
         values: over those of the configs, by top-level key of train.yaml.
-        run: folder of a finished run whose model.pt becomes the bundle's. A segmentation bundle then trains on from it,
-            as MONAI Label asks, unless another start is chosen.
+        run: folder of a finished run whose model.pt becomes the bundle's, and whose network, method, preprocessing and
+            labels become its defaults where ``overlays`` and ``values`` say nothing else. A segmentation bundle then
+            trains on from it, as MONAI Label asks, unless another start is chosen.
     """
 
     name: str
@@ -70,11 +72,14 @@ def copy_bundle(source: Path, destination: Path, variant: BundleVariant) -> Path
     if os.path.lexists(target):
         raise FileExistsError(f"{target} exists; expected a new folder: give another --name or move the old one away")
     check_configs([path for path in (source / "configs").iterdir() if path.suffix in (".yaml", ".json")])
+    if variant.run is not None:
+        variant = _with_run(source, variant, variant.run)
     destination.mkdir(parents=True, exist_ok=True)
     # Within a folder of its own, so that nothing of the user's has its name.
     with tempfile.TemporaryDirectory(prefix=".bundle_copy_", dir=destination) as folder:
         partial = Path(folder) / variant.name
         shutil.copytree(source, partial, ignore=shutil.ignore_patterns("__pycache__", "*.pt", "*.safetensors"))
+        drop_marks(partial / "configs")
         write_variant(partial, _with_start(source, variant), variant.values)
         if variant.run is not None:
             take_weights(partial, variant.run)
@@ -150,6 +155,12 @@ def write_metadata(bundle: Path, name: str, overlays: Mapping[str, str]) -> None
     if "labels" in parser:
         _set_labels(metadata, parser.get_parsed_content("labels"))
     path.write_text(json.dumps(metadata, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _with_run(source: Path, variant: BundleVariant, run: Path) -> BundleVariant:
+    """Complete what the caller chose by what the run was made with."""
+    overlays = {**run_overlays(source, run), **variant.overlays}
+    return replace(variant, overlays=overlays, values={**run_values(source, run), **variant.values})
 
 
 def _with_start(source: Path, variant: BundleVariant) -> Mapping[str, str]:

@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,10 +18,10 @@ from monai_essa.adapters.adaptation import adaptation_of, merge
 from monai_essa.adapters.file import load_adapter
 from monai_essa.anatomy import state_with_grid
 from monai_essa.anatomy.parts import dead_parameters, part_of
+from monai_essa.bundling.finished_run import finished_record
 from monai_essa.bundling.folder import check_configs
-from monai_essa.engines import config_fingerprints
+from monai_essa.engines import setting_fingerprints, shown_settings
 from monai_essa.files import written_whole
-from monai_essa.outside import shown
 from monai_essa.weights import WeightReport, load_weights
 
 __all__ = ["merge_adapter_file", "network_of_config", "save_weights", "take_weights"]
@@ -136,32 +134,15 @@ def _refuse_random_part(network: nn.Module, report: WeightReport, base: Path) ->
             )
 
 
-def _record(path: Path) -> dict[str, Any]:
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: expected the JSON record of a run, got {error}; copy it again") from error
-    if not isinstance(record, dict) or "status" not in record or not isinstance(record.get("config"), dict):
-        raise ValueError(f"{path}: expected the record of a run with 'status' and 'config', got {shown(record)}")
-    return record
-
-
 def _check_same_configuration(train: Path, run: Path) -> None:
-    path = run / "run.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; expected the folder of a finished run")
-    record = _record(path)
-    if record["status"] != "finished":
-        raise ValueError(f"{run} holds an unfinished run; start it again with the same command to finish it")
-
+    record = finished_record(run)
     parser = ConfigParser()
     parser.read_config(str(train))
     for name in (name for name in _IDENTITY if name in record["config"]):
-        place = f"record#config#{name}"
-        value = parser.get_parsed_content(place)
-        if config_fingerprints({name: value})[name] != record["config"][name]:
-            keys = ", ".join(re.findall(r"@(\w+)", str(parser[place])))
+        group = {name: parser.get_parsed_content(f"record#config#{name}")}
+        if setting_fingerprints(group)[name] != record["config"][name]:
+            settings = shown_settings(group)
             raise ValueError(
-                f"{run} was made with another {keys} than {value}: give what the run had by --network, --intensity, "
-                "--labels and --args"
+                f"{run} was made with another {', '.join(settings)} than {list(settings.values())}: give what the run "
+                "had by --network, --intensity, --labels and --args"
             )

@@ -25,7 +25,8 @@ def add_to(commands: Commands) -> None:
         _copy,
         "make a finished bundle of your own: one network, its metadata and, from a run, its weights",
         "monai-essa bundles copy essa_segmentation --network swin_unetr --name spleen_ct_segmentation \\\n"
-        "    --intensity ct --labels dataset.json --args spacing=[1.5,1.5,2.0] --run runs/spleen",
+        "    --intensity ct --labels dataset.json --args spacing=[1.5,1.5,2.0]\n"
+        "monai-essa bundles copy essa_segmentation --name spleen_ct_segmentation --run runs/spleen",
     )
     parser.add_argument("bundle", metavar="NAME", help="the name or the folder of a bundle")
     parser.add_argument(
@@ -43,7 +44,11 @@ def add_to(commands: Commands) -> None:
         "--labels", type=Path, metavar="DATALIST", help="take the label names from this datalist's 'labels'"
     )
     parser.add_argument(
-        "--run", type=Path, metavar="RUN_FOLDER", dest="run_folder", help="take model.pt and the adapter of this run"
+        "--run",
+        type=Path,
+        metavar="RUN_FOLDER",
+        dest="run_folder",
+        help="take the weights of this run, its network, method, preprocessing and labels",
     )
     add_values_argument(parser, "train.yaml and inference.yaml")
 

@@ -23,7 +23,7 @@ from monai_essa.planning.trial import Trial, try_steps
 __all__ = ["dry_run"]
 
 # What this library's training configs define, beside what MONAI asks for.
-_NEEDED = ("datalist", "training_items", "validation_items", "introduction", "output_dir", "network")
+_NEEDED = ("datalist", "training_items", "validation_items", "introduction", "output_dir", "network", "dry_run")
 _ENGINE = ("objective", "train#trainer", "initialize")
 
 
@@ -68,15 +68,18 @@ def _parser(config_files: Sequence[str], values: Mapping[str, Any]) -> ConfigPar
     parser.update(dict(values))
     missing = [key for key in (*_NEEDED, *_ENGINE) if key not in parser]
     if missing:
-        raise ValueError(f"{config_files[0]} has no '{missing[0]}'; --dry-run is for a train.yaml of monai_essa")
+        raise ValueError(
+            f"{config_files[0]} has no '{missing[0]}'; --dry-run is for a train.yaml of monai_essa, of this version: "
+            "get one by 'monai-essa bundles copy'"
+        )
+    parser["dry_run"] = True  # disables what would write, in the config itself
     return parser
 
 
 def _initialize(parser: ConfigParser) -> None:
-    """Do what a run does first (the seed, checks of the configuration), but open no run folder."""
-    for number, expression in enumerate(parser["initialize"]):
-        if "@record" not in expression:
-            parser.get_parsed_content(f"initialize#{number}")
+    """Do what a run does first: the seed, and the checks of the configuration."""
+    for number in range(len(parser["initialize"])):
+        parser.get_parsed_content(f"initialize#{number}")
 
 
 def _check_data(

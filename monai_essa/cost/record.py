@@ -92,7 +92,9 @@ def cost_record(cost: StepCost, network: nn.Module) -> dict[str, Any]:
     return {**asdict(cost), "parts": parts, "adapter_file_bytes": counts.adapter_bytes}
 
 
-def use_recipe(objective: nn.Module, recipe: str, precision: str = "fp32") -> nn.Module:
+def use_recipe(
+    objective: nn.Module, recipe: str, precision: str = "fp32", device: str | torch.device | None = None
+) -> nn.Module:
     """Make an objective lean by the name of a recipe. In place; the same object is returned.
 
     - ``"fast"``: nothing is computed twice. Fused attention, and frozen layers keep nothing that only learning needs.
@@ -106,6 +108,7 @@ def use_recipe(objective: nn.Module, recipe: str, precision: str = "fp32") -> nn
         objective: with its network adapted and its head frozen, if it is to be.
         recipe: ``"none"``, ``"fast"`` or ``"small"``.
         precision: of the forward pass: ``"fp32"``, ``"bf16"`` or ``"fp16"``.
+        device: where the objective goes first, head included; default: it stays where it is.
 
     Raises:
         ValueError: if the recipe or the precision is unknown.
@@ -121,6 +124,7 @@ def use_recipe(objective: nn.Module, recipe: str, precision: str = "fp32") -> nn
     if recipe not in _RECIPES:
         raise ValueError(f"lean must be one of {', '.join(_RECIPES)}, got {recipe!r}")
     dtype = autocast_dtype(precision)
+    objective = objective.to(device)
     if recipe == "none":
         return lean(objective, off=True)
     if recipe == "fast":

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from monai_essa.data.check.datalist import DataCheck, check_datalist
     from monai_essa.data.check.volumes import Problem
-    from monai_essa.data.lists.class_labels import check_every_class, class_weights, classification_items
+    from monai_essa.data.lists.class_labels import check_every_class, class_weights, classification_items, label_type
     from monai_essa.data.lists.maker import make_datalist, write_datalist
     from monai_essa.data.lists.read import (
         listed_label_map,
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from monai_essa.data.readers.monai_readers import NPZReader, SimpleITKReader, VolumeReader
     from monai_essa.data.readers.npz import npz_items
     from monai_essa.data.readers.volume_file import read_volume
+    from monai_essa.engines.patch import patch_introduction
 
 __all__ = [
     "CaseRules",
@@ -45,12 +46,14 @@ __all__ = [
     "class_weights",
     "classification_items",
     "hold_out",
+    "label_type",
     "listed_label_map",
     "listed_patients",
     "load_datalist",
     "make_datalist",
     "npz_items",
     "nth_patients",
+    "patch_introduction",
     "patient_of",
     "read_volume",
     "section_names",
@@ -76,12 +79,14 @@ _MODULE_OF = {
     "class_weights": "lists.class_labels",
     "classification_items": "lists.class_labels",
     "hold_out": "lists.splits",
+    "label_type": "lists.class_labels",
     "listed_label_map": "lists.read",
     "listed_patients": "lists.read",
     "load_datalist": "lists.read",
     "make_datalist": "lists.maker",
     "npz_items": "readers.npz",
     "nth_patients": "lists.splits",
+    "patch_introduction": "monai_essa.engines.patch",
     "patient_of": "pairing.names",
     "read_volume": "readers.volume_file",
     "section_names": "lists.read",

@@ -28,9 +28,10 @@ from monai_essa.engines.objectives import (
     load_pretext_head,
     prepare_unlabelled_batch,
     start_pretext_head,
+    unlabelled_keys,
 )
 from monai_essa.engines.outputs import StageOutputs, next_run_folder, publish_model
-from monai_essa.engines.parameters import FrozenCheck, parameter_groups
+from monai_essa.engines.parameters import FrozenCheck, parameter_groups, warmup_cosine
 from monai_essa.engines.patch import check_crop_size, patch_line
 from monai_essa.engines.progress import LossLog, TrainingProgress
 from monai_essa.engines.run_folder import (
@@ -38,11 +39,15 @@ from monai_essa.engines.run_folder import (
     config_fingerprints,
     datalist_fingerprint,
     file_fingerprint,
+    file_fingerprints,
     finish_run,
     open_run,
     run_iterations,
+    run_trainer,
+    setting_fingerprints,
+    shown_settings,
 )
-from monai_essa.engines.steps import TrainStep, ValidationStep
+from monai_essa.engines.steps import TrainStep, ValidationStep, default_precision
 from monai_essa.error_line import root_cause, show_cause_last
 from monai_essa.outside import switch
 
@@ -66,8 +71,10 @@ __all__ = [
     "check_validation_interval",
     "config_fingerprints",
     "datalist_fingerprint",
+    "default_precision",
     "extra_epochs",
     "file_fingerprint",
+    "file_fingerprints",
     "finish_run",
     "initialise",
     "load_pretext_head",
@@ -81,9 +88,14 @@ __all__ = [
     "publish_model",
     "root_cause",
     "run_iterations",
+    "run_trainer",
+    "setting_fingerprints",
     "show_cause_last",
+    "shown_settings",
     "start_pretext_head",
     "supervised_network",
     "switch",
     "trained_network",
+    "unlabelled_keys",
+    "warmup_cosine",
 ]

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -193,7 +193,9 @@ class SamplerEpoch:
         loader.sampler.set_epoch(state.epoch, skip=done * loader.batch_size)
 
 
-def extra_epochs(run: str | Path | None, samples: int, batch_size: int, start: str = "encoder") -> int:
+def extra_epochs(
+    run: str | Path | None, samples: int | None, batch_size: int, start: str = "encoder", items: Sequence[Any] = ()
+) -> int:
     """Count the epochs of this run that take the steps of an earlier run, rounded up.
 
     A network that target parameter pre-training (arXiv 2408.15011) prepared has taken more steps on the same images;
@@ -201,9 +203,10 @@ def extra_epochs(run: str | Path | None, samples: int, batch_size: int, start: s
 
     Args:
         run: folder of the finished run of that stage; None: no such control, no epoch more.
-        samples: of an epoch of this run.
+        samples: of an epoch of this run; None: each of the items once.
         batch_size: of this run.
         start: of this run: an adapter file would bring what the earlier run learned.
+        items: that this run trains on.
 
     Returns:
         Epochs to add.
@@ -224,4 +227,4 @@ def extra_epochs(run: str | Path | None, samples: int, batch_size: int, start: s
         return 0
     if start == "adapter":
         raise ValueError(f"equal_steps is the control of a run that does not start from {run}: set start: encoder")
-    return math.ceil(run_iterations(run) / math.ceil(samples / batch_size))
+    return math.ceil(run_iterations(run) / math.ceil((samples or len(items)) / batch_size))

@@ -21,7 +21,14 @@ from monai_essa.anatomy.parts import part_of
 from monai_essa.files import written_whole
 from monai_essa.outside import switch
 
-__all__ = ["PretextHead", "Supervised", "load_pretext_head", "prepare_unlabelled_batch", "start_pretext_head"]
+__all__ = [
+    "PretextHead",
+    "Supervised",
+    "load_pretext_head",
+    "prepare_unlabelled_batch",
+    "start_pretext_head",
+    "unlabelled_keys",
+]
 
 FOREGROUND = "foreground"
 
@@ -198,3 +205,20 @@ def prepare_unlabelled_batch(
     if FOREGROUND not in batch:
         return images, None
     return images, batch[FOREGROUND].to(device=device, non_blocking=non_blocking, **kwargs)
+
+
+def unlabelled_keys(weight_foreground: bool = True) -> list[str]:
+    """Name the entries of an item that a self-supervised stage loads: the image and, if it counts, its foreground.
+
+    Args:
+        weight_foreground: patches count in the loss by their share of foreground.
+
+    Raises:
+        TypeError: if ``weight_foreground`` is a text: a command line gives one for ``true`` and ``false``.
+
+    Example:
+        >>> unlabelled_keys(), unlabelled_keys(weight_foreground=False)
+        (['image', 'foreground'], ['image'])
+    """
+    keys = [str(CommonKeys.IMAGE), FOREGROUND]
+    return keys if switch("weight_foreground", weight_foreground) else keys[:1]

@@ -11,8 +11,10 @@ from typing import Any
 import torch
 import torch.nn as nn
 from ignite.engine import Engine, Events
+from monai.optimizers import WarmupCosineSchedule
+from torch.optim import Optimizer
 
-__all__ = ["FrozenCheck", "frozen_tensors", "parameter_groups"]
+__all__ = ["FrozenCheck", "frozen_tensors", "parameter_groups", "warmup_cosine"]
 
 # Embeddings and tokens are values, not weights of a linear map: decay would pull them to zero.
 _NO_DECAY = frozenset(
@@ -60,6 +62,22 @@ def parameter_groups(
             "adapt the network with a method that trains something, or name its head or decoder in also_train"
         )
     return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
+
+
+def warmup_cosine(optimizer: Optimizer, warmup: float, total_steps: int) -> WarmupCosineSchedule:
+    """Make MONAI's schedule that raises the rates linearly and lowers them along a cosine, with a share for the rise.
+
+    Args:
+        optimizer: whose rates are scheduled.
+        warmup: share of all steps in which the rates rise, from 0 to 1.
+        total_steps: of the run.
+
+    Example:
+        >>> import torch
+        >>> warmup_cosine(torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1), 0.05, total_steps=200).warmup_steps
+        10
+    """
+    return WarmupCosineSchedule(optimizer, warmup_steps=int(warmup * total_steps), t_total=total_steps)
 
 
 def frozen_tensors(network: nn.Module) -> dict[str, torch.Tensor]:

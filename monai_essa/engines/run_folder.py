@@ -14,7 +14,7 @@ import platform
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,9 @@ import monai
 import numpy as np
 import torch
 import torch.distributed as dist
+import torch.nn as nn
+from monai.engines import Workflow
+from monai.utils.misc import MAX_SEED, get_seed
 
 from monai_essa import __version__
 from monai_essa.data.readers.npz import is_npz_name, npz_file
@@ -33,13 +36,18 @@ __all__ = [
     "config_fingerprints",
     "datalist_fingerprint",
     "file_fingerprint",
+    "file_fingerprints",
     "finish_run",
     "open_run",
     "run_iterations",
+    "run_trainer",
+    "setting_fingerprints",
+    "shown_settings",
 ]
 
 logger = logging.getLogger(__name__)
 _FILE = "run.json"
+_LAYOUT = 2  # of the bundles and of the modules that their configs name; runs before 2 say none
 # A path in a command, and the kinds of file whose names say nothing about a patient.
 _PATH = re.compile(r"[^\s'\"=,\[\]{}]*[/\\][^\s'\",\[\]{}]*")
 _HARMLESS = (".yaml", ".yml", ".json", ".py", ".pt", ".safetensors")
@@ -69,20 +77,22 @@ def open_run(
 
     A run that ended before its first checkpoint, say for an unreadable scan, is begun again with any values.
 
-    Writes ``run.json``: seed, versions, digests of configuration and data, number of items, command, status, time and
-    the notes. It travels with the results, so it names no file of the data, and no folder.
+    Writes ``run.json``: seed, versions, digests of configuration and data, number of items, command, status, time, the
+    notes, and as ``settings`` those values of the configuration that have a key. It travels with the results, so it
+    names no file of the data, and no folder.
 
     Args:
         folder: the run folder; made if missing.
-        config: what decides the result: see :func:`~monai_essa.engines.run_folder.config_fingerprints`.
+        config: what decides the result, plain values and dataclasses, grouped by what they are about: a mapping is a
+            group of settings by key of the bundle. See :func:`~monai_essa.engines.run_folder.setting_fingerprints`.
         sections: items of the data list by section.
         seed: the seed of the run.
         notes: what a reader should see as it is, not as a digest: the stage, say. JSON values, and no file's name.
 
     Raises:
         FileExistsError: if the run there is finished.
-        ValueError: if the run there has checkpoints and is of another configuration, data or seed, or run.json is
-            damaged.
+        ValueError: if the run there has checkpoints and is of another configuration, data or seed, or of an earlier
+            layout of the bundles, or run.json is damaged.
         FileNotFoundError: if a file of the data list is missing.
 
     Example:
@@ -93,12 +103,14 @@ def open_run(
         'finished'
     """
     folder = Path(folder)
-    identity = {"seed": seed, "data": datalist_fingerprint(sections), "config": config_fingerprints(config)}
+    identity = {"seed": seed, "data": datalist_fingerprint(sections), "config": setting_fingerprints(config)}
     if _goes_on(folder, identity):
         logger.info("going on with the unfinished run in %s", folder)
     elif _is_first_process():
         folder.mkdir(parents=True, exist_ok=True)
-        about = {"notes": dict(notes or {})} | _circumstances(sections)
+        about = {"layout": _LAYOUT, "notes": dict(notes or {}), "settings": shown_settings(config)} | _circumstances(
+            sections
+        )
         _write(folder, identity | about | {"status": "running", "started": _now()})
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     return RunRecord(folder, digest[:16])
@@ -125,6 +137,24 @@ def finish_run(folder: str | Path, iterations: int | None = None, keep_resume: b
             delete_resume_files(folder / "resume")
 
 
+def run_trainer(trainer: Workflow, seed: int) -> None:
+    """Run a trainer, if the bundle's ``initialize`` has run: what it checks and seeds must come before the first step.
+
+    Args:
+        trainer: MONAI's, or another engine with ``run``.
+        seed: the seed of the run, which ``initialize`` gives to ``monai.utils.set_determinism``.
+
+    Raises:
+        RuntimeError: if that seed is not the one in use.
+    """
+    if get_seed() != int(seed) % MAX_SEED:
+        raise RuntimeError(
+            f"expected 'initialize' to have set the seed {seed} before 'run', got {get_seed()}: the run would be "
+            "unchecked and not repeatable; run both, as python -m monai.bundle run does"
+        )
+    trainer.run()
+
+
 def run_iterations(folder: str | Path) -> int:
     """Read how many training steps a finished run took.
 
@@ -142,6 +172,26 @@ def run_iterations(folder: str | Path) -> int:
     if record["status"] != "finished" or "iterations" not in record:
         raise ValueError(f"{path} says no number of iterations: give the folder of a finished run")
     return int(record["iterations"])
+
+
+def shown_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a run that have a key, as JSON has them.
+
+    Args:
+        config: as of :func:`open_run`.
+
+    Returns:
+        The values by key, of all groups together: a network by its class, a method by its class and its values.
+
+    Example:
+        >>> from monai_essa.methods import BitFit
+        >>> shown_settings({"images": {"in_channels": 1}, "method": {"method": BitFit()}, "seeds": [0, 1]})
+        {'in_channels': 1, 'method': {'class': 'BitFit', 'norms': False}}
+    """
+    groups = [group for group in config.values() if isinstance(group, Mapping)]
+    settings = {str(key): value for group in groups for key, value in group.items()}
+    plain: dict[str, Any] = json.loads(json.dumps(settings, default=_shown))
+    return plain
 
 
 def config_fingerprints(config: Mapping[str, Any]) -> dict[str, str]:
@@ -165,6 +215,27 @@ def config_fingerprints(config: Mapping[str, Any]) -> dict[str, str]:
         (True, False)
     """
     return {str(name): _digest(_canonical(value, str(name))) for name, value in config.items()}
+
+
+def setting_fingerprints(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Digest the settings of a run, which may be grouped by what they are about.
+
+    Args:
+        settings: by name; a mapping is a group of settings by key. The keys of a group and networks by more than their
+            class have no part in the digest.
+
+    Returns:
+        As :func:`config_fingerprints`, one digest for each group.
+
+    Raises:
+        TypeError: as :func:`config_fingerprints`.
+
+    Example:
+        >>> one = setting_fingerprints({"images": {"spacing": [1.0, 1.0], "in_channels": 1}})
+        >>> one == config_fingerprints({"images": [[1.0, 1.0], 1]})
+        True
+    """
+    return config_fingerprints({name: _without_keys(value) for name, value in settings.items()})
 
 
 def datalist_fingerprint(sections: Mapping[str, Sequence[Any]]) -> str:
@@ -209,6 +280,25 @@ def file_fingerprint(path: str | Path | None) -> str | None:
     return digest.hexdigest()
 
 
+def file_fingerprints(**files: str | Path | None) -> list[str | None]:
+    """Digest several files that a run starts from; a list, since MONAI leaves a component out that gives None.
+
+    Args:
+        files: by what they are; None for a run without.
+
+    Returns:
+        As :func:`file_fingerprint`, in the order of the arguments.
+
+    Raises:
+        FileNotFoundError: as :func:`file_fingerprint`.
+
+    Example:
+        >>> file_fingerprints(pretrained=None, adapter=None)
+        [None, None]
+    """
+    return [file_fingerprint(path) for path in files.values()]
+
+
 def _goes_on(folder: Path, identity: Mapping[str, Any]) -> bool:
     """Say whether the folder holds this very run, unfinished; raise if it holds one that would be lost."""
     if not (folder / _FILE).exists():
@@ -216,6 +306,11 @@ def _goes_on(folder: Path, identity: Mapping[str, Any]) -> bool:
     there = _read(folder)
     if there["status"] == "finished":
         raise FileExistsError(f"{folder} holds a finished run: give another output folder, or delete this one")
+    if there.get("layout") != _LAYOUT and has_resume_files(folder):
+        raise ValueError(
+            f"{folder} holds an unfinished run of another version of monai_essa, which cannot go on here: give another "
+            "output folder, and take its config from a fresh 'monai-essa bundles copy'"
+        )
     differ = [name for name in ("seed", "data") if there[name] != identity[name]]
     names = sorted(set(there["config"]) | set(identity["config"]))
     differ += [name for name in names if there["config"].get(name) != identity["config"].get(name)]
@@ -237,6 +332,13 @@ def _read(folder: Path) -> dict[str, Any]:
 
 def _write(folder: Path, record: Mapping[str, Any]) -> None:
     write_text_atomically(folder / _FILE, json.dumps(record, indent=2) + "\n")
+
+
+def _shown(value: Any) -> Any:
+    """Return what JSON does not have as what it has: a network by its class, a method by its class and its values."""
+    if is_dataclass(value):
+        return {"class": type(value).__name__, **{each.name: getattr(value, each.name) for each in fields(value)}}
+    return value.tolist() if isinstance(value, (torch.Tensor, np.generic)) else type(value).__name__
 
 
 def _circumstances(sections: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
@@ -269,6 +371,19 @@ def _now() -> str:
 
 def _is_first_process() -> bool:
     return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
+
+
+def _without_keys(group: Any) -> Any:
+    if not isinstance(group, Mapping):
+        return group
+    values = [_plainer(value) for value in group.values()]
+    return values[0] if len(values) == 1 else values
+
+
+def _plainer(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.tolist()
+    return type(value).__name__ if isinstance(value, nn.Module) else value
 
 
 def _digest(value: Any, digits: int = 16) -> str:

@@ -18,7 +18,7 @@ from monai.utils.enums import CommonKeys as Keys
 
 from monai_essa.data.loading.keyed import key
 
-__all__ = ["PRECISIONS", "TrainStep", "ValidationStep", "autocast_to", "keyed_rng"]
+__all__ = ["PRECISIONS", "TrainStep", "ValidationStep", "autocast_to", "default_precision", "keyed_rng"]
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -26,9 +26,9 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 class TrainStep:
     """Forward, backward and, at the end of an accumulation window, one optimizer step.
 
-    The objective is called as ``objective(*prepare_batch(batch), generator=generator)`` and returns a dictionary with
-    the scalar ``"loss"``, the ``"weight"`` that its mean was divided by where that is not the number of images, and any
-    parts. The network of the trainer is not called, so hand the trainer the objective.
+    The trainer's inferer calls the objective, by default as ``objective(*prepare_batch(batch), generator=generator)``.
+    The objective returns a dictionary with the scalar ``"loss"``, the ``"weight"`` that its mean was divided by where
+    that is not the number of images, and any parts. Give the trainer the objective as its network.
 
     - Masks (the generator) and dropout (torch's global generators) are keyed by (seed, iteration, rank).
     - The loss of a window is the mean over its batches, each counted by its ``"weight"`` from the objective, or by its
@@ -132,7 +132,7 @@ class TrainStep:
 
     def _forward(self, engine: Any, batch: Any, inputs: Any, generator: torch.Generator) -> torch.Tensor:
         with autocast_to(self.precision, engine.state.device):
-            parts = self.objective(*(_plain(value) for value in inputs), generator=generator)
+            parts = engine.inferer(_plain(inputs[0]), self.objective, *map(_plain, inputs[1:]), generator=generator)
         parts = dict(parts)
         weight = parts.pop("weight", None)
         self._weights.append(
@@ -261,6 +261,16 @@ def autocast_to(precision: str, device: torch.device) -> torch.autocast:
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     return torch.autocast(device.type, dtype=PRECISIONS[precision], enabled=precision != "fp32")
+
+
+def default_precision() -> str:
+    """Return the precision that a run takes unless it names another: ``"bf16"`` where there is CUDA, else ``"fp32"``.
+
+    Example:
+        >>> default_precision() in PRECISIONS
+        True
+    """
+    return "bf16" if torch.cuda.is_available() else "fp32"
 
 
 @contextmanager

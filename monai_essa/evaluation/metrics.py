@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from monai.handlers import IgniteMetricHandler, from_engine
 from monai.metrics import DiceMetric, compute_confusion_matrix_metric, compute_roc_auc, get_confusion_matrix
 from monai.utils import MetricReduction
 
@@ -14,6 +15,7 @@ __all__ = [
     "DefinedDice",
     "area_under_roc",
     "balanced_accuracy",
+    "dice_handler",
     "expected_calibration_error",
     "macro_f1",
     "quadratic_weighted_kappa",
@@ -157,6 +159,17 @@ class DefinedDice(DiceMetric):
         if chosen is MetricReduction.MEAN:
             return torch.nanmean(torch.nanmean(scores, dim=1))
         raise ValueError(f"reduction: expected 'mean' or 'mean_batch', got {chosen.value!r}")
+
+
+def dice_handler(num_classes: int, reduction: str = "mean") -> IgniteMetricHandler:
+    """Make the handler that computes :class:`DefinedDice` of an evaluator's ``pred`` and ``label``, class numbers both.
+
+    Args:
+        num_classes: of the labels, the background among them, which is not scored.
+        reduction: ``"mean"``, or ``"mean_batch"`` for each class.
+    """
+    metric = DefinedDice(include_background=False, num_classes=num_classes, reduction=reduction)
+    return IgniteMetricHandler(metric_fn=metric, output_transform=from_engine(["pred", "label"]))
 
 
 def _mean_over_classes(name: str, predicted: np.ndarray, truth: np.ndarray) -> float:

@@ -14,8 +14,6 @@ import torch
 from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
 
-from monai_essa.cost.record import use_recipe
-
 __all__ = ["Trial", "try_steps"]
 
 _STEPS = 2
@@ -64,9 +62,6 @@ def try_steps(parser: ConfigParser, most: int = _STEPS, cached: bool = False) ->
             parser[key] = value
     parser.parse(reset=True)
     trainer: Any = parser.get_parsed_content("train#trainer")
-    if "lean" in parser:
-        recipe = (parser.get_parsed_content(name) for name in ("objective", "lean", "precision"))
-        use_recipe(*recipe)
     steps = trainer.state.max_epochs * trainer.state.epoch_length
     if trainer.state.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(trainer.state.device)

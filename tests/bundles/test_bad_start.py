@@ -21,6 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from monai_essa.adapters.record import KEY, seal_record
+from monai_essa.anatomy.lean_marks import check_not_lean
 from monai_essa.error_line import root_cause
 
 RunBundle = Callable[..., ConfigWorkflow]
@@ -147,6 +148,25 @@ def test_a_finished_run_is_left_alone(stages, volumes: Path, run_bundle: RunBund
     assert re.fullmatch(
         r"\S+pretrained holds a finished run: give another output folder, or delete this one", str(cause)
     )
+
+
+def test_a_run_without_initialize_trains_nothing(volumes: Path, open_bundle: RunBundle, tmp_path: Path) -> None:
+    method = {"_target_": "monai_essa.methods.FullTuning"}
+    workflow = open_bundle(
+        "essa_ssa", "train.yaml", dataset_dir=volumes, output_dir=tmp_path / "run", method=method, seed=5
+    )
+    with pytest.raises(RuntimeError) as caught:
+        workflow.run()
+    assert "expected 'initialize' to have set the seed 5 before 'run'" in str(root_cause(caught.value))
+    assert not (tmp_path / "run" / "losses.jsonl").exists()
+
+
+def test_the_trainer_is_lean_whether_or_not_initialize_has_run(volumes: Path, open_bundle: RunBundle) -> None:
+    method = {"_target_": "monai_essa.methods.FullTuning"}
+    workflow = open_bundle("essa_ssa", "train.yaml", dataset_dir=volumes, method=method)
+    objective = workflow.parser.get_parsed_content("train#trainer#network")
+    with pytest.raises(ValueError, match="is lean"):
+        check_not_lean(objective, "adapt")
 
 
 @pytest.mark.full

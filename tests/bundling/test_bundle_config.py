@@ -82,3 +82,29 @@ def test_every_config_of_a_list_has_to_be_there(tmp_path: Path) -> None:
             check_configs(files)
     with pytest.raises(ValueError, match="^3: expected the path of a config"):
         check_configs([3])
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("step: {_target_: monai_essa.gone.Step}", "monai_essa.gone.Step"),
+        ("a: [{b: {_target_: monai_essa.engines.Gone}}]", "monai_essa.engines.Gone"),
+        ("imports: [$import monai_essa.gone as gone]", "monai_essa.gone"),
+        ("imports: [$from monai_essa.engines import gone]", "monai_essa.engines.gone"),
+    ],
+)
+def test_a_config_of_another_version_is_refused(text: str, name: str, tmp_path: Path) -> None:
+    (tmp_path / "train.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=f"train.yaml: {name} is not in this version.*'monai-essa bundles copy'"):
+        check_configs(tmp_path / "train.yaml")
+
+
+def test_what_is_there_is_not_refused(tmp_path: Path) -> None:
+    own = "a: {_target_: my_site.Step}\nb: {_target_: monai_essa.methods.LoRA}\nc: monai_essa.gone\n"
+    (tmp_path / "train.yaml").write_text(f"imports: [$import monai_essa.data as data]\n{own}", encoding="utf-8")
+    check_configs(tmp_path / "train.yaml")
+
+
+@pytest.mark.parametrize("bundle", ["essa_ssa", "essa_tpp", "essa_segmentation", "essa_classification"])
+def test_every_name_of_ours_in_the_bundles_is_there(bundle: str) -> None:
+    check_configs(sorted((bundle_folder(bundle) / "configs").glob("*.yaml")))

@@ -10,7 +10,13 @@ from pathlib import Path
 import pytest
 import torch.nn as nn
 
-from monai_essa.engines.run_folder import config_fingerprints, datalist_fingerprint, file_fingerprint
+from monai_essa.engines.run_folder import (
+    config_fingerprints,
+    datalist_fingerprint,
+    file_fingerprint,
+    file_fingerprints,
+    setting_fingerprints,
+)
 
 
 @dataclass(frozen=True)
@@ -106,3 +112,18 @@ def test_a_file_is_told_by_its_content(tmp_path: Path) -> None:
     assert file_fingerprint(None) is None
     with pytest.raises(FileNotFoundError, match=r"gone\.pt: no such file; check the path"):
         file_fingerprint(tmp_path / "gone.pt")
+
+
+def test_a_file_that_is_missing_in_one_place_is_not_one_in_another(tmp_path: Path) -> None:
+    (tmp_path / "a.pt").write_bytes(b"a")
+    one = file_fingerprints(pretrained=tmp_path / "a.pt", adapter=None)
+    assert (
+        one
+        == [file_fingerprint(tmp_path / "a.pt"), None]
+        != file_fingerprints(pretrained=None, adapter=tmp_path / "a.pt")
+    )
+
+
+def test_a_group_of_settings_has_the_digest_of_its_values() -> None:
+    groups = {"images": {"spacing": [1.0, 2.0], "in_channels": 1}, "network": {"network_def": nn.Linear(2, 2)}}
+    assert setting_fingerprints(groups) == config_fingerprints({"images": [[1.0, 2.0], 1], "network": "Linear"})

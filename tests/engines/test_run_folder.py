@@ -11,9 +11,11 @@ from typing import Any
 import monai
 import pytest
 import torch
+from monai.utils import set_determinism
 
 from monai_essa.engines.checkpoint import write_resume_file
-from monai_essa.engines.run_folder import finish_run, open_run, run_iterations
+from monai_essa.engines.run_folder import finish_run, open_run, run_iterations, run_trainer
+from monai_essa.methods import LoRA
 
 CONFIG = {"lr": 1.0e-3, "method": "apla"}
 
@@ -175,3 +177,45 @@ def test_the_iterations_of_a_finished_run_are_read_back(items: Any, tmp_path: Pa
         run_iterations(tmp_path / "run")
     finish_run(tmp_path / "run", iterations=12)
     assert run_iterations(tmp_path / "run") == 12
+
+
+def test_settings_with_a_key_are_shown_as_they_are(items: Any, tmp_path: Path) -> None:
+    network = {"network": {"network_def": torch.nn.Linear(2, 2)}, "method": {"method": LoRA(rank=4)}}
+    open_run(tmp_path / "run", CONFIG | network | {"images": {"spacing": (1.0, 2.0)}}, items, seed=3)
+    settings = read(tmp_path / "run")["settings"]
+    assert settings["network_def"] == "Linear"
+    assert (settings["method"]["class"], settings["method"]["rank"]) == ("LoRA", 4)
+    assert settings["spacing"] == [1.0, 2.0]
+    assert "lr" not in settings  # it has no key
+
+
+def test_an_unfinished_run_of_another_layout_is_refused_and_a_finished_one_is_not_begun_again(
+    items: Any, tmp_path: Path
+) -> None:
+    open_run(tmp_path / "run", CONFIG, items, seed=3)
+    record = read(tmp_path / "run")
+    assert record.pop("layout") > 1
+    (tmp_path / "run" / "run.json").write_text(json.dumps(record), encoding="utf-8")
+    open_run(tmp_path / "run", CONFIG, items, seed=3)  # before its first checkpoint
+    write_resume_file(tmp_path / "run" / "resume", 1, {})
+    with pytest.raises(ValueError, match="another version of monai_essa.*'monai-essa bundles copy'"):
+        open_run(tmp_path / "run", CONFIG, items, seed=3)
+    (tmp_path / "run" / "run.json").write_text(json.dumps(record | {"status": "finished", "iterations": 7}))
+    assert run_iterations(tmp_path / "run") == 7
+
+
+def test_a_trainer_starts_only_after_initialize_has_set_the_seed() -> None:
+    class Trainer:
+        ran = False
+
+        def run(self) -> None:
+            self.ran = True
+
+    trainer = Trainer()
+    set_determinism(seed=None)
+    with pytest.raises(RuntimeError, match="expected 'initialize' to have set the seed 3 before 'run', got None"):
+        run_trainer(trainer, 3)
+    assert not trainer.ran
+    set_determinism(seed=3)
+    run_trainer(trainer, 3)
+    assert trainer.ran

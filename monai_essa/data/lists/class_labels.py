@@ -14,12 +14,12 @@ from monai_essa.data.lists.fields import check_item
 from monai_essa.data.lists.read import listed_items, load_datalist, read_datalist
 from monai_essa.data.lists.splits import stratified_draw
 from monai_essa.data.readers.npz import npz_items
-from monai_essa.outside import shown
+from monai_essa.outside import shown, switch
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["check_every_class", "class_weights", "classification_items"]
+__all__ = ["check_every_class", "class_weights", "classification_items", "label_type"]
 
 Item = Mapping[str, Any]
 
@@ -63,6 +63,22 @@ def classification_items(
         )
         items = load_datalist(datalist, section)
     return items if limit is None else stratified_draw(items, limit, seed, f"{section!r} of {datalist}")
+
+
+def label_type(multi_label: bool) -> type[int] | type[list]:
+    """Return the type of an image's label, as :func:`classification_items` takes it.
+
+    Args:
+        multi_label: an image has several classes, or none: its label is a list with 0 or 1 for each class.
+
+    Raises:
+        TypeError: if ``multi_label`` is a text: a command line gives one for ``true`` and ``false``.
+
+    Example:
+        >>> label_type(False), label_type(True)
+        (<class 'int'>, <class 'list'>)
+    """
+    return list if switch("multi_label", multi_label) else int
 
 
 def check_every_class(items: Sequence[Item], labels: Mapping[str, int], section: str) -> None:

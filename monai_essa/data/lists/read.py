@@ -148,16 +148,19 @@ def read_datalist(path: str | Path) -> dict[str, Any]:
     return datalist | nnunet_sections(datalist, path.parent, str(path)) if is_nnunet_datalist(datalist) else datalist
 
 
-def listed_label_map(path: str | Path) -> dict[float, int]:
+def listed_label_map(path: str | Path, given: Mapping[float, int] | None = None) -> Mapping[float, int]:
     """Return the ``label_map`` of a datalist, from voxel values to ids; empty where it has none.
 
     Args:
         path: the JSON file. If it does not exist, the map is empty too: a server of MONAI Label gives its items without
             a list.
+        given: the map of the run, which is returned instead of that of the datalist; default: the run has none.
 
     Raises:
         ValueError: as :func:`read_datalist`.
     """
+    if given is not None:
+        return given
     if not Path(path).exists():
         return {}
     return check_label_map(read_datalist(path).get("label_map"), f"{path}, field 'label_map'")

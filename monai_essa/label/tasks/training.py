@@ -181,8 +181,7 @@ class LabelledStage:
             "samples_per_epoch": max(len(training), int(wanted["samples_per_epoch"])),
             "val_interval": max(1, epochs // 4),
             "device": config_text(device, "device"),
-            # Without what start_bundle.yaml adds: here the adapter is the result.
-            "run": [entry for entry in train["run"] if "publish_model" not in entry],
+            "publish": False,  # start_bundle.yaml would; here the adapter is the result
         }
         begins_from = self.adapters.newest(site) if wanted["pretrained"] else None
         values |= self._start(site, begins_from, train["network"])

@@ -1,0 +1,157 @@
+# Copyright (c) The monai_essa authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""What a finished run says about its bundle: the overlays and values that nobody has to type again for a copy."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigParser
+
+from monai_essa import methods
+from monai_essa.adapters.record import read_header
+from monai_essa.bundling.folder import overlay_names
+from monai_essa.outside import check_config_value, shown
+
+__all__ = ["finished_record", "run_overlays", "run_values"]
+
+Config = dict[str, Any]
+# Settings that name a class, whose overlay is chosen, or that follow from the data list.
+_BY_OVERLAY = {"network_def", "encoder_def", "method", "objective", "intensity_name", "loss", "class_weights"}
+
+
+def finished_record(run: Path) -> dict[str, Any]:
+    """Read run.json of a finished run.
+
+    Args:
+        run: the run folder.
+
+    Raises:
+        FileNotFoundError: if there is no run.
+        ValueError: if the run is not finished, or run.json is damaged.
+    """
+    path = run / "run.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; expected the folder of a finished run")
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: expected the JSON record of a run, got {error}; copy it again") from error
+    if not isinstance(record, dict) or "status" not in record or not isinstance(record.get("config"), dict):
+        raise ValueError(f"{path}: expected the record of a run with 'status' and 'config', got {shown(record)}")
+    if record["status"] != "finished":
+        raise ValueError(f"{run} holds an unfinished run; start it again with the same command to finish it")
+    return record
+
+
+def run_overlays(bundle: Path, run: Path) -> dict[str, str]:
+    """Choose the overlays of a bundle that a run was made with.
+
+    Args:
+        bundle: folder of the bundle that the run is of.
+        run: folder of a finished run.
+
+    Returns:
+        The name for each kind that is not the default of train.yaml. A network or intensities of the user's own have
+        none, and a run of an earlier version records too little to choose any but the method.
+
+    Raises:
+        FileNotFoundError: as :func:`finished_record`.
+        ValueError: as :func:`finished_record`.
+    """
+    settings = _settings(run)
+    chosen: dict[str, str] = {}
+    if len(settings.get("img_size", ())) == 2 and "2d" in overlay_names(bundle, "images"):
+        chosen["images"] = "2d"
+    for key in ("network_def", "encoder_def"):
+        if key in settings:
+            chosen |= _overlay_of_class(bundle, "network", key, settings[key])
+    for kind in ("objective", "loss"):
+        if kind in settings:
+            chosen |= _overlay_of_class(bundle, kind, kind, settings[kind])
+    if "intensity_name" in settings:
+        chosen |= _intensity(bundle, chosen, settings["intensity_name"])
+    method = _component(_method(run, settings))
+    fitting = [name for name, overlay in _overlays(bundle, "method") if _is_part(overlay["method"], method)]
+    return {**chosen, "method": fitting[-1]} if fitting else chosen
+
+
+def run_values(bundle: Path, run: Path) -> dict[str, Any]:
+    """Take the values of a run that are keys of a bundle's train.yaml.
+
+    Args:
+        bundle: folder of the bundle that the run is of.
+        run: folder of a finished run.
+
+    Returns:
+        The values by key: spacing, patch, labels, sizes of the network, learning rates, and the method.
+
+    Raises:
+        FileNotFoundError: as :func:`finished_record`.
+        ValueError: as :func:`finished_record`, or if a value is code to MONAI.
+    """
+    settings, training = _settings(run), _training(bundle)
+    values = {key: value for key, value in settings.items() if key in training and key not in _BY_OVERLAY}
+    method = _component(_method(run, settings))
+    return values | ({"method": method} if method else {})
+
+
+def _settings(run: Path) -> dict[str, Any]:
+    settings = finished_record(run).get("settings", {})
+    checked: dict[str, Any] = check_config_value(settings, f"{run / 'run.json'}, 'settings'")
+    return checked
+
+
+def _training(bundle: Path) -> Config:
+    return ConfigParser.load_config_file(bundle / "configs" / "train.yaml")
+
+
+def _overlays(bundle: Path, kind: str) -> Iterator[tuple[str, Config]]:
+    for name in overlay_names(bundle, kind):
+        yield name, ConfigParser.load_config_file(bundle / "configs" / f"{kind}_{name}.yaml")
+
+
+def _class_of(config: Mapping[str, Any], key: str) -> str:
+    component = config.get(key)
+    return str(component.get("_target_", "")).rpartition(".")[2] if isinstance(component, Mapping) else ""
+
+
+def _overlay_of_class(bundle: Path, kind: str, key: str, wanted: str) -> dict[str, str]:
+    if wanted == _class_of(_training(bundle), key):
+        return {}
+    found = [name for name, overlay in _overlays(bundle, kind) if _class_of(overlay, key) == wanted]
+    return {kind: found[0]} if found else {}
+
+
+def _intensity(bundle: Path, chosen: Mapping[str, str], wanted: str) -> dict[str, str]:
+    images = dict(_overlays(bundle, "images")).get(chosen.get("images", ""), {})
+    if wanted == (_training(bundle) | images).get("intensity_name"):
+        return {}
+    found = [name for name, overlay in _overlays(bundle, "intensity") if overlay.get("intensity_name") == wanted]
+    return {"intensity": found[0]} if found else {}
+
+
+def _is_part(overlay: Mapping[str, Any], method: Mapping[str, Any]) -> bool:
+    return bool(method) and overlay.items() <= method.items()
+
+
+def _method(run: Path, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return class and values of the method: of the adapter file, since a run may have taken another file's method."""
+    adapter = run / "adapter.safetensors"
+    entries = read_header(adapter).record["methods"] if adapter.is_file() else []
+    if len(entries) == 1:
+        return {"class": entries[0]["name"], **entries[0]["values"]}
+    return settings.get("method", {}) if not entries and isinstance(settings.get("method"), Mapping) else {}
+
+
+def _component(method: Mapping[str, Any]) -> Config:
+    """Return a method of this library as a component of a config; {} for another, which a config cannot name."""
+    name = method.get("class")
+    if name not in methods.__all__ or name == "PeftLibrary":
+        return {}
+    values = {key: value for key, value in method.items() if key != "class"}
+    return {"_target_": f"monai_essa.methods.{name}"} | check_config_value(values, f"method {name}")
