@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from monai_essa.data.readers.monai_readers import NPZReader, SimpleITKReader, VolumeReader
     from monai_essa.data.readers.npz import npz_items
     from monai_essa.data.readers.volume_file import read_volume
-    from monai_essa.engines.patch import patch_introduction
 
 __all__ = [
     "CaseRules",
@@ -53,7 +52,6 @@ __all__ = [
     "make_datalist",
     "npz_items",
     "nth_patients",
-    "patch_introduction",
     "patient_of",
     "read_volume",
     "section_names",
@@ -86,7 +84,6 @@ _MODULE_OF = {
     "make_datalist": "lists.maker",
     "npz_items": "readers.npz",
     "nth_patients": "lists.splits",
-    "patch_introduction": "monai_essa.engines.patch",
     "patient_of": "pairing.names",
     "read_volume": "readers.volume_file",
     "section_names": "lists.read",

@@ -32,7 +32,7 @@ from monai_essa.engines.objectives import (
 )
 from monai_essa.engines.outputs import StageOutputs, next_run_folder, publish_model
 from monai_essa.engines.parameters import FrozenCheck, parameter_groups, warmup_cosine
-from monai_essa.engines.patch import check_crop_size, patch_line
+from monai_essa.engines.patch import check_crop_size, patch_introduction
 from monai_essa.engines.progress import LossLog, TrainingProgress
 from monai_essa.engines.run_folder import (
     RunRecord,
@@ -82,7 +82,7 @@ __all__ = [
     "next_run_folder",
     "open_run",
     "parameter_groups",
-    "patch_line",
+    "patch_introduction",
     "prepare_unlabelled_batch",
     "pretext_network",
     "publish_model",

@@ -17,7 +17,7 @@ from nibabel.orientations import io_orientation
 from monai_essa.anatomy import encoder_view
 from monai_essa.data.readers.volume_file import read_volume
 
-__all__ = ["check_crop_size", "patch_introduction", "patch_line"]
+__all__ = ["check_crop_size", "patch_introduction"]
 
 _MOST_SCANS = 20  # each is read whole, so a part of a large datalist must do
 
@@ -53,8 +53,8 @@ def check_crop_size(network: nn.Module, img_size: Sequence[int]) -> None:
         )
 
 
-def patch_line(img_size: Sequence[int], spacing: Sequence[float], items: Sequence[Mapping[str, Any]]) -> str:
-    """Say how large a patch is in mm and which share of the median scan it holds.
+def patch_introduction(img_size: Sequence[int], spacing: Sequence[float], items: Sequence[Mapping[str, Any]]) -> str:
+    """Return the first line of a log: the size of a patch in mm and the share of the median scan that it covers.
 
     Args:
         img_size: voxels of a patch along the axes R, A, S.
@@ -69,18 +69,7 @@ def patch_line(img_size: Sequence[int], spacing: Sequence[float], items: Sequenc
     scan = np.median([_extent(item["image"]) for item in chosen], axis=0)[: len(patch)]
     share = float(np.prod(np.minimum(patch, scan) / scan))
     count = f"{len(chosen)} scan{'' if len(chosen) == 1 else 's'}"
-    return f"{_mm(patch)}, holds {share:.0%} of the median scan ({_mm(scan)}; {count} read)"
-
-
-def patch_introduction(img_size: Sequence[int], spacing: Sequence[float], items: Sequence[Mapping[str, Any]]) -> str:
-    """Return the line of :func:`patch_line` with its subject, as a run logs it first.
-
-    Args:
-        img_size: voxels of a patch along the axes R, A, S.
-        spacing: mm of a voxel.
-        items: of a datalist, with an ``image`` each.
-    """
-    return f"patch: {patch_line(img_size, spacing, items)}"
+    return f"patch: {_mm(patch)}, holds {share:.0%} of the median scan ({_mm(scan)}; {count} read)"
 
 
 def _extent(image: str | Sequence[str]) -> np.ndarray:
