@@ -1,7 +1,8 @@
-# make test              ruff, mypy and pytest
-# make lint              ruff and mypy only
+# make test              ruff, mypy and pytest, without the tests marked full
+# make test-label        servers of MONAI Label, in an environment of their own (Python 3.10 to 3.12), likewise
+# make test-all          both, and the tests marked full: tutorials, full products, what the documentation shows
 # make test-oldest       the contract test on the lowest MONAI that setup.cfg allows
-# make test-label        servers of MONAI Label, in an environment of their own (Python 3.10 to 3.12)
+# make lint              ruff and mypy only
 # make fuzz [SEED=S]     hostile inputs of a new seed, or of S: 2,000 for each test of tests/fuzz, or FUZZ=N
 # make demo [DATA=DIR]   the whole path on the demo cohort, or on your MSD-style folder
 # make tutorials         executes the percent scripts of tutorials/ and writes their notebooks
@@ -10,11 +11,14 @@
 #
 # A target creates the environment that it needs, and installs again only when one of $(PINS) changed.
 # pip's own configuration decides where packages come from. Overridable: PYTHON (creates the environment), VENV,
-# LABEL_VENV, PYTEST_ARGS, DATA.
+# LABEL_VENV, PYTEST_ARGS, DATA; of `make test`, TESTS (files or folders) and MARKS (which tests of them, pytest's -m).
 
 PYTHON ?= python3
 VENV ?= .venv
-PYTEST_ARGS ?= -n auto
+# A file's tests share a process, so that what they share is made once.
+PYTEST_ARGS ?= -n auto --dist loadfile
+TESTS ?= tests
+MARKS ?= not full
 DATA ?=
 PINS := setup.cfg pyproject.toml constraints.txt
 BIN := $(VENV)/bin
@@ -23,23 +27,28 @@ LABEL_ARGS ?= -n 2 --dist loadfile
 FUZZ ?= 2000
 SEED := $(shell date +%s)
 
-.PHONY: test test-oldest test-label fuzz lint demo tutorials docs clean
+.PHONY: test test-all test-oldest test-label fuzz lint demo tutorials docs clean
 
 test: lint
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(PYTEST_ARGS) -m "$(MARKS)" $(TESTS)
 
-# MONAI alone is the oldest: its blocks are what the contract depends on. Beside, not inside, the environment.
+test-all:
+	$(MAKE) test test-label MARKS=
+
+# MONAI alone is the oldest: its blocks are what the contract depends on. Beside, not inside, the environment. Of the
+# contract the rows of two methods, whose layers are in every kind of network; what depends on peft or torch is left out.
+OLDEST := (not keeps_the_contract or columns or ssf) and not starts_at_the_base and not exports and not library
 test-oldest: $(VENV)/monai-oldest
-	PYTHONPATH="$<:." $(BIN)/python -m pytest $(PYTEST_ARGS) -m "not slow" tests/test_contract.py tests/anatomy/test_blocks.py \
-		tests/adapters/test_adaptation.py tests/adapters/test_adapter_file.py tests/methods \
-		tests/efficiency/test_lean.py tests/efficiency/test_global_attention.py tests/efficiency/test_window_attention.py
+	PYTHONPATH="$<:." $(BIN)/python -m pytest $(PYTEST_ARGS) -m "not slow and not full" -k "$(OLDEST)" \
+		tests/test_contract.py tests/anatomy/test_blocks.py tests/anatomy/test_network_parts.py tests/networks tests/methods \
+		tests/efficiency/test_global_attention.py tests/efficiency/test_window_attention.py
 
 $(VENV)/monai-oldest: constraints-lowest.txt | $(VENV)/installed-dev
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $@ "$$(grep ^monai== $<)"
 	touch $@
 
 test-label: $(LABEL_VENV)/installed
-	$(LABEL_VENV)/bin/python -m pytest $(LABEL_ARGS) tests/label
+	$(LABEL_VENV)/bin/python -m pytest $(LABEL_ARGS) -m "$(MARKS)" tests/label
 
 $(LABEL_VENV)/installed: setup.cfg pyproject.toml constraints-label.txt
 	test -x $(LABEL_VENV)/bin/pip || $(PYTHON) -m venv $(LABEL_VENV) || { rm -rf $(LABEL_VENV); exit 1; }

@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
+import locale
+import logging
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -43,6 +46,34 @@ def fixed_seed() -> None:
 def own_excepthook(monkeypatch: pytest.MonkeyPatch) -> None:
     """A bundle sets sys.excepthook; the hook of this process comes back after the test."""
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+
+
+@pytest.fixture(autouse=True)
+def own_logging() -> Iterator[None]:
+    """Starts and ends each test with the root logger of a fresh process.
+
+    A bundle that runs in this process sets it by its logging.conf: to INFO, with a handler that writes to standard
+    output. A session fixture may do so before the first test that asks for it, hence the start.
+    """
+    _restore_root_logger()
+    yield
+    _restore_root_logger()
+
+
+def _restore_root_logger() -> None:
+    root = logging.getLogger()
+    root.setLevel(logging.WARNING)
+    for handler in root.handlers[:]:
+        if not type(handler).__module__.startswith("_pytest."):
+            root.removeHandler(handler)
+
+
+@pytest.fixture(autouse=True)
+def own_locale() -> Iterator[None]:
+    """Undoes what GDCM's writer of DICOM may leave behind: the locale "C", in which output is ASCII."""
+    before = locale.setlocale(locale.LC_ALL)
+    yield
+    locale.setlocale(locale.LC_ALL, before)
 
 
 @pytest.fixture(scope="session")

@@ -93,7 +93,7 @@ def assert_every_file_arrived(found: dict[str, Path], checkout: Path) -> None:
         assert installed.read_bytes() == (checkout / "bundles" / path).read_bytes()
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # builds a wheel
 def test_a_wheel_holds_bundles_typing_marker_licence_and_command(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
@@ -107,7 +107,7 @@ def test_a_wheel_holds_bundles_typing_marker_licence_and_command(wheel: Path) ->
     assert not [name for name in names if name.endswith(".pt")]
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # installs that wheel in an environment of its own
 def test_a_wheel_install_finds_its_bundles(wheel: Path, checkout: Path, python: Path, tmp_path: Path) -> None:
     run(*PIP_INSTALL, str(python), "install", *QUICK, str(wheel))
     found = bundles_found(python, tmp_path)
@@ -115,7 +115,7 @@ def test_a_wheel_install_finds_its_bundles(wheel: Path, checkout: Path, python: 
     assert all(folder.is_relative_to(tmp_path / "venv") for folder in found.values())
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # one more environment and installation
 def test_an_editable_install_finds_the_bundles_of_its_source(checkout: Path, python: Path, tmp_path: Path) -> None:
     source = shutil.copytree(checkout, tmp_path / "source")
     run(*PIP_INSTALL, str(python), "install", *QUICK, "--editable", str(source))
@@ -124,7 +124,7 @@ def test_an_editable_install_finds_the_bundles_of_its_source(checkout: Path, pyt
     assert all(folder.parent == source / "bundles" for folder in found.values())
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # an environment of its own
 def test_a_checkout_finds_its_own_bundles(checkout: Path, python: Path, tmp_path: Path) -> None:
     found = bundles_found(python, tmp_path, PYTHONPATH=str(checkout))
     assert_every_file_arrived(found, checkout)

@@ -171,6 +171,19 @@ def test_merge_lets_batch_norm_train_again():
     assert not torch.equal(net.encoder1.layer.norm1.running_mean, before)
 
 
+@pytest.mark.parametrize("method", [APLA(), APLA(columns=2), LoRA(rank=2), SSF(), FullTuning()])
+def test_merge_gives_each_tensor_the_requires_grad_that_it_had(method):
+    net = vit()
+    for parameter in list(net.parameters())[::2]:
+        parameter.requires_grad_(False)
+    before = {name: parameter.requires_grad for name, parameter in net.named_parameters()}
+    assert set(before.values()) == {True, False}
+    adapt(net, method)
+    learning = {name: parameter.requires_grad for name, parameter in net.named_parameters()}
+    assert {name: parameter.requires_grad for name, parameter in merge(net).named_parameters()} == before
+    assert {name: parameter.requires_grad for name, parameter in net.named_parameters()} == learning
+
+
 def test_merged_network_can_be_adapted_again():
     net = adapt(vit(), APLA(columns=2))
     with torch.no_grad():

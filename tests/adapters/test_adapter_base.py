@@ -80,6 +80,16 @@ def test_one_changed_value_is_another_base():
         check_same_base(net, there, PATH, ())
 
 
+def test_one_changed_value_at_the_end_of_the_longest_tensor_is_another_base():
+    net = vit()
+    there = record(net)
+    name, longest = max(net.named_parameters(), key=lambda named: named[1].numel())
+    with torch.no_grad():
+        longest.view(-1)[-1] += 1e-3
+    with pytest.raises(ValueError, match=f"1 of .* frozen tensors differ, first '{name}'"):
+        check_same_base(net, there, PATH, ())
+
+
 def test_no_shared_tensor_is_another_base():
     there = record(vit()) | {"fingerprint": {"encoder:layers.0.weight": "0"}, "network": "CNN"}
     with pytest.raises(ValueError, match="no tensor is shared"):

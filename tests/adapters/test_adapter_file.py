@@ -358,6 +358,15 @@ def test_format_1_is_read_with_one_warning_and_saved_as_format_2(tmp_path, caplo
     assert read_adapter(saved(fresh, tmp_path)).record["format_version"] == 2
 
 
+def test_a_newer_format_is_refused_even_where_all_else_is_as_today(tmp_path):
+    path = saved(moved(adapt(vit(), APLA(columns=3))), tmp_path)
+    newer = rewritten(path, lambda record: record.update(format_version=3))
+    for net in (vit(), adapt(vit(), APLA(columns=3))):
+        assert "has adapter format 3, this version reads 2; upgrade monai_essa" in refused(net, newer)
+    with pytest.raises(ValueError, match="has adapter format 3, this version reads 2; upgrade monai_essa"):
+        read_adapter(newer)
+
+
 @pytest.mark.parametrize("method", [APLA(columns=3), VPT(tokens=2, deep=False)])
 @pytest.mark.parametrize("there, here", [({"qkv_bias": True}, {}), ({}, {"qkv_bias": True}), ({}, {"num_heads": 8})])
 def test_a_base_with_more_or_fewer_tensors_or_other_heads_is_refused(there, here, method, tmp_path):

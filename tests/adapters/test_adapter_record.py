@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import struct
 import subprocess
@@ -67,6 +68,14 @@ def test_format_1_comes_back():
 def test_a_newer_format_is_refused(version):
     with pytest.raises(ValueError, match=rf"^site has adapter format {version}, this version reads 2; upgrade"):
         check_record({"format_version": version, "wonders": []}, "site")
+
+
+def test_a_newer_format_that_looks_like_this_one_is_refused():
+    """The checksum is that of the record, as a newer version would seal it."""
+    content = record(format_version=3)
+    sealed = content | {"record_sha256": hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()}
+    with pytest.raises(ValueError, match=r"^site has adapter format 3, this version reads 2; upgrade monai_essa$"):
+        check_record(sealed, "site")
 
 
 @pytest.mark.parametrize("name", seal_record(record(), "site"))

@@ -28,6 +28,16 @@ def test_a_digest_is_of_format_shape_and_bytes(tensor):
     assert sha256_of(tensor) != sha256_of(tensor.to(torch.bfloat16))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64])
+@pytest.mark.parametrize("place", [0, 15, 16, 500, 998, 999])
+def test_a_digest_sees_every_place_of_a_long_tensor(place, dtype):
+    tensor = torch.arange(1000).to(dtype).view(10, 100)
+    other = tensor.clone()
+    other.view(-1)[place] = 7000
+    assert sha256_of(tensor) != sha256_of(other)
+    assert sha256_of_all({"a": tensor}) != sha256_of_all({"a": other})
+
+
 def test_the_digest_of_all_sees_names_and_not_their_order():
     a, b = torch.ones(2), torch.zeros(2)
     assert sha256_of_all({"a": a, "b": b}) == sha256_of_all({"b": b, "a": a})

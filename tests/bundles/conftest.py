@@ -71,16 +71,24 @@ def classes(volumes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def open_bundle() -> RunBundle:
-    """Opens a tiny variant of a bundle: name, config files, and values over those of the configs."""
+    """Opens a tiny variant of a bundle: name, config files, and values over those of the configs.
 
-    def open_(name: str, *files: str, **values: Any) -> ConfigWorkflow:
+    Measuring the cost of a step takes four fifths of such a run, so that only runs opened with ``costed`` measure it:
+    one for each bundle and each kind of network.
+    """
+
+    def open_(name: str, *files: str, costed: bool = False, **values: Any) -> ConfigWorkflow:
         training = "train.yaml" in files
-        return ConfigWorkflow(
+        workflow = ConfigWorkflow(
             [str(BUNDLES / name / "configs" / file) for file in files],
             logging_file=False,
             workflow_type="train" if training else "infer",
             **(VALUES[name] | (TRAINING if training else {}) | {key: _plain(value) for key, value in values.items()}),
         )
+        if training and not costed:
+            handlers = workflow.parser["train#handlers"]
+            workflow.parser["train#handlers"] = [handler for handler in handlers if "CostFile" not in str(handler)]
+        return workflow
 
     return open_
 
@@ -101,12 +109,13 @@ def run_bundle(open_bundle: RunBundle) -> RunBundle:
 
 @pytest.fixture(scope="session")
 def stages(volumes: Path, run_bundle: RunBundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stages]:
-    """The main job, once for all tests; they must leave its folders alone, which is checked at the end."""
+    """The main job with its costs, once for all tests; they must leave its folders alone, which the end checks."""
     folder = tmp_path_factory.mktemp("stages")
     done = Stages(folder / "pretrained", folder / "adapted", folder / "segmented")
     hook = sys.excepthook
-    run_bundle("essa_ssa", "train.yaml", "method_full.yaml", dataset_dir=volumes, output_dir=done.pretrained)
-    base = {"dataset_dir": volumes, "pretrained": done.pretrained / "model.pt"}
+    data = {"dataset_dir": volumes, "costed": True}
+    run_bundle("essa_ssa", "train.yaml", "method_full.yaml", output_dir=done.pretrained, **data)
+    base = data | {"pretrained": done.pretrained / "model.pt"}
     run_bundle("essa_ssa", "train.yaml", output_dir=done.adapted, **base)
     adapter = done.adapted / "adapter.safetensors"
     run_bundle("essa_segmentation", "train.yaml", output_dir=done.segmented, adapter=adapter, **base)

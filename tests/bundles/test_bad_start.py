@@ -149,7 +149,8 @@ def test_a_finished_run_is_left_alone(stages, volumes: Path, run_bundle: RunBund
     )
 
 
-@pytest.mark.slow
+@pytest.mark.full
+@pytest.mark.slow  # a process of its own, whose exit code and last line count; `refused` sees the line in this one
 def test_the_command_ends_with_the_line_and_an_exit_code(volumes: Path, tmp_path: Path) -> None:
     command = [
         sys.executable,

@@ -11,7 +11,7 @@ import json
 import sys
 from collections.abc import Iterator
 from functools import cache
-from itertools import chain, product
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,16 @@ from monai.bundle import ConfigComponent, ConfigExpression, ConfigParser, Refere
 from monai.bundle.config_item import ComponentLocator
 from monai.utils import optional_import
 
+from tests.bundles.all_pairs import all_pairs
+
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
 NAMES = ("essa_ssa", "essa_tpp", "essa_segmentation", "essa_classification")
 SUPERVISED = ("essa_segmentation", "essa_classification")
 # What inference may import: what MONAI itself needs.
 PUBLIC = {"monai", "torch", "numpy", "ignite", "pathlib", "collections"}
-AFTER_ADAPTER = (("reconstruct.yaml", "reconstruct_adapter.yaml"), ("evaluate.yaml", "evaluate_adapter.yaml"))
+# What is done with a finished run: configs that come last.
+FINALS = (("reconstruct.yaml",), ("evaluate.yaml",))
+FINALS += (("reconstruct.yaml", "reconstruct_adapter.yaml"), ("evaluate.yaml", "evaluate_adapter.yaml"))
 FILES = sorted(BUNDLES.glob("*/configs/*.yaml"))
 
 
@@ -44,24 +48,18 @@ def overlays(bundle: str, kind: str) -> list[str]:
 
 
 def combinations() -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Each base config alone, with each overlay that is for it, and the pairs that a run combines."""
+    """Each base config alone; overlays that a run combines, every two of them in some row; the others one by one."""
     for bundle in NAMES:
-        networks, methods, objectives, intensities, starts, images = (
-            overlays(bundle, kind) for kind in ("network", "method", "objective", "intensity", "start", "images")
-        )
-        pairs = [(), *product(networks, methods), *product(networks, objectives or starts), *zip(intensities)]
-        pairs += [*product(images, methods), *product(images, objectives)]
-        pairs += [(name,) for kind in ("loss", "weights", "augment", "fit") for name in overlays(bundle, kind)]
-        yield from ((bundle, ("train.yaml", *files)) for files in pairs)
-        public = [name for name in intensities if name != "intensity_mr.yaml"]
-        own = overlays(bundle, "inference") or networks
-        own += [*images, *overlays(bundle, "fit")]
-        yield from ((bundle, ("inference.yaml", *files)) for files in [(), *zip(public), *zip(own)])
-        for last in (("reconstruct.yaml",), ("evaluate.yaml",), *AFTER_ADAPTER):
-            if all((BUNDLES / bundle / "configs" / name).exists() for name in last):
-                yield from (
-                    (bundle, ("train.yaml", *files, *last)) for files in [(), *product(networks, objectives or starts)]
-                )
+        kinds = [list(zip(overlays(bundle, kind))) for kind in ("network", "method", "objective", "start", "images")]
+        there = [files for files in FINALS if all((BUNDLES / bundle / "configs" / name).exists() for name in files)]
+        rows = [(), *(tuple(chain(*row)) for row in all_pairs([kind for kind in (*kinds, [(), *there]) if kind]))]
+        yield from ((bundle, ("train.yaml", *row)) for row in rows)
+        own = [name for kind in ("intensity", "loss", "weights", "augment", "fit") for name in overlays(bundle, kind)]
+        yield from ((bundle, ("train.yaml", name)) for name in own)
+        public = [name for name in overlays(bundle, "intensity") if name != "intensity_mr.yaml"]
+        public += [*(overlays(bundle, "inference") or overlays(bundle, "network")), *overlays(bundle, "images")]
+        public += overlays(bundle, "fit")
+        yield from ((bundle, ("inference.yaml", *files)) for files in [(), *zip(public)])
 
 
 COMBINATIONS = list(combinations())

@@ -37,7 +37,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pretrained(images: Path, run_bundle: RunBundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("pretrained") / "run"
     files = ("train.yaml", "method_full.yaml", "images_2d.yaml")
-    run_bundle("essa_ssa", *files, datalist=images / "images.npz", output_dir=run, **FLAT)
+    run_bundle("essa_ssa", *files, datalist=images / "images.npz", output_dir=run, costed=True, **FLAT)
     return run
 
 

@@ -137,9 +137,9 @@ def test_verify_net_in_out_accepts_the_tiny_network(bundle: str) -> None:
         ("essa_segmentation", [], 32),
         ("essa_classification", [], 32),
         ("essa_classification", ["inference_segresnet.yaml"], 32),
-        pytest.param("essa_ssa", ["inference_swin_unetr.yaml"], 64, marks=pytest.mark.slow),
-        pytest.param("essa_segmentation", ["network_swin_unetr.yaml"], 64, marks=pytest.mark.slow),
-        pytest.param("essa_classification", ["inference_swin_unetr.yaml"], 64, marks=pytest.mark.slow),
+        pytest.param("essa_ssa", ["inference_swin_unetr.yaml"], 64, marks=pytest.mark.full),
+        pytest.param("essa_segmentation", ["network_swin_unetr.yaml"], 64, marks=pytest.mark.full),
+        pytest.param("essa_classification", ["inference_swin_unetr.yaml"], 64, marks=pytest.mark.full),
     ],
 )
 def test_a_plain_checkpoint_is_exported_as_a_trace(bundle: str, overlays: list[str], size: int, tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_a_plain_checkpoint_is_exported_as_a_trace(bundle: str, overlays: list[s
         torch.testing.assert_close(torch.jit.load(tmp_path / "model.ts")(image), network(image))
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # a process of its own: this one has imported monai_essa
 def test_inference_runs_in_a_python_without_monai_essa(stages, volumes: Path, tmp_path: Path) -> None:
     values = {
         "config_file": config("essa_segmentation", "inference.yaml"),
@@ -180,7 +180,7 @@ def test_inference_runs_in_a_python_without_monai_essa(stages, volumes: Path, tm
     assert (tmp_path / "labels" / "image_00_seg.nii.gz").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # a process of its own: the one real `python -m monai.bundle run` that trains
 def test_a_site_file_runs_from_another_folder(volumes: Path, tmp_path: Path) -> None:
     site = {"config_file": [config("essa_ssa", "train.yaml"), config("essa_ssa", "method_full.yaml")]}
     values = {"dataset_dir": str(volumes), "max_epochs": 1, "samples_per_epoch": 2, "train#handlers#0#every": 1, **TINY}

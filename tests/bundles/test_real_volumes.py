@@ -17,7 +17,7 @@ from monai.bundle import ConfigWorkflow
 RunBundle = Callable[..., ConfigWorkflow]
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # four epochs of each stage, so that losses fall
 def test_the_main_job_learns_on_real_volumes(hippocampus_tiny: Path, run_bundle: RunBundle, tmp_path: Path) -> None:
     values = {"dataset_dir": hippocampus_tiny, "img_size": [32, 48, 32]}
     pretrained, adapted, segmented = (tmp_path / name for name in ("pretrained", "adapted", "segmented"))

@@ -13,11 +13,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from ignite.engine import Engine, Events
 from monai.bundle import ConfigWorkflow
 from safetensors.torch import load_file
 
@@ -47,7 +49,7 @@ def iterations_done(run: Path) -> int:
 def kill_after(iteration: int, command: list[str], run: Path) -> None:
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while process.poll() is None and iterations_done(run) < iteration:
-        time.sleep(0.001)
+        time.sleep(0.003)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, f"it ended before it could be killed after iteration {iteration}"
 
@@ -69,64 +71,105 @@ def unfinish(run: Path) -> None:
     (run / "run.json").write_text(json.dumps(record | {"status": "running"}), encoding="utf-8")
 
 
-@pytest.fixture
-def values(request: pytest.FixtureRequest, stages, volumes: Path, classes: Path) -> dict[str, Any]:
-    """Of a stage that starts from the pretrained file."""
-    start = {"dataset_dir": str(volumes), "pretrained": str(stages.pretrained / "model.pt")}
-    if request.node.callspec.params["bundle"] in ("essa_segmentation", "essa_classification"):
-        start["adapter"] = str(stages.adapted / "adapter.safetensors")
-    if request.node.callspec.params["bundle"] == "essa_classification":
-        start["datalist"] = str(classes)
-    return start | STEPS
+class Killed(BaseException):
+    """Ends a run in this process at once: no handler of errors sees it."""
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+def interrupt(workflow: ConfigWorkflow, iteration: int) -> None:
+    """Run a bundle and end it within an iteration, before the checkpoint of that iteration."""
+
+    def kill(engine: Engine) -> None:
+        if engine.state.iteration == iteration:
+            raise Killed
+
+    workflow.initialize()
+    workflow.parser.get_parsed_content("train#trainer").add_event_handler(Events.ITERATION_COMPLETED, kill)
+    with pytest.raises(Killed):
+        workflow.run()
+
+
+@pytest.fixture(scope="module")
+def values(stages, volumes: Path, classes: Path) -> Callable[[str], dict[str, Any]]:
+    """Return the values of a stage that starts from the pretrained file."""
+
+    def make(bundle: str) -> dict[str, Any]:
+        start = {"dataset_dir": str(volumes), "pretrained": str(stages.pretrained / "model.pt")}
+        if bundle in ("essa_segmentation", "essa_classification"):
+            start["adapter"] = str(stages.adapted / "adapter.safetensors")
+        if bundle == "essa_classification":
+            start["datalist"] = str(classes)
+        return start | STEPS
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def unbroken(values, run_bundle: RunBundle, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return the folder of a run that nothing interrupted and that kept its checkpoints; one for each bundle."""
+
+    @cache
+    def run(bundle: str) -> Path:
+        folder = tmp_path_factory.mktemp("unbroken") / bundle
+        run_bundle(bundle, "train.yaml", output_dir=folder, keep_resume=True, **values(bundle))
+        return folder
+
+    return run
+
+
 @pytest.mark.parametrize("bundle", sorted(SIZES))
-def test_a_run_killed_three_times_ends_as_the_unbroken_one(
-    bundle: str, values: dict[str, Any], run_bundle: RunBundle, tmp_path: Path
+def test_an_interrupted_run_ends_as_the_unbroken_one(
+    bundle: str, values, unbroken, open_bundle: RunBundle, run_bundle: RunBundle, tmp_path: Path
 ) -> None:
-    run_bundle(bundle, "train.yaml", output_dir=tmp_path / "unbroken", **values)
+    own = values(bundle) | {"output_dir": tmp_path / "run", "cache_dir": tmp_path / "cache"}
+    for iteration, last in ((1, 0), (3, 2), (7, 6)):  # before the first checkpoint, in the first epoch, in the second
+        interrupt(open_bundle(bundle, "train.yaml", **own), iteration)
+        assert iterations_done(tmp_path / "run") == last
+    run_bundle(bundle, "train.yaml", **own)
+    assert_same_results(tmp_path / "run", unbroken(bundle))
 
+
+@pytest.mark.slow  # each kill costs a process that imports torch and MONAI
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+@pytest.mark.parametrize(
+    ("bundle", "iterations"),
+    [("essa_ssa", [6]), *(pytest.param(bundle, [0, 2, 6], marks=pytest.mark.full) for bundle in sorted(SIZES))],
+)
+def test_a_killed_process_ends_as_the_unbroken_run(
+    bundle: str, iterations: list[int], values, unbroken, tmp_path: Path
+) -> None:
     run = tmp_path / "killed"
     site = {"config_file": str(BUNDLES / bundle / "configs" / "train.yaml"), "output_dir": str(run)}
     site["cache_dir"] = str(tmp_path / "cache")  # the unbroken run has no cache: crops of mapped files are the same
-    (tmp_path / "site.json").write_text(json.dumps(site | values | SIZES[bundle]), encoding="utf-8")
+    (tmp_path / "site.json").write_text(json.dumps(site | values(bundle) | SIZES[bundle]), encoding="utf-8")
     command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", "--args_file", str(tmp_path / "site.json")]
-    for iteration in (0, 2, 6):  # before the first checkpoint, within the first epoch, within the second
+    for iteration in iterations:  # before the first checkpoint, within the first epoch, within the second
         kill_after(iteration, command, run)
     subprocess.run(command, check=True, capture_output=True)
 
-    assert_same_results(run, tmp_path / "unbroken")
+    assert_same_results(run, unbroken(bundle))
 
 
 @pytest.mark.parametrize("bundle", sorted(SIZES))
 def test_a_run_killed_while_it_wrote_its_results_writes_them_again(
-    bundle: str, values: dict[str, Any], run_bundle: RunBundle, tmp_path: Path
+    bundle: str, values, unbroken, run_bundle: RunBundle, tmp_path: Path
 ) -> None:
-    run, values = tmp_path / "run", values | {"max_epochs": 1, "keep_resume": True}
-    run_bundle(bundle, "train.yaml", output_dir=run, **values)
-    shutil.copytree(run, tmp_path / "unbroken")
+    run = shutil.copytree(unbroken(bundle), tmp_path / "run")
     unfinish(run)
     for name in ("adapter.safetensors", "model.pt"):
         (run / name).unlink(missing_ok=name == "model.pt")
 
-    run_bundle(bundle, "train.yaml", output_dir=run, **values)
-    assert_same_results(run, tmp_path / "unbroken")
+    run_bundle(bundle, "train.yaml", output_dir=run, **values(bundle))
+    assert_same_results(run, unbroken(bundle))
     assert json.loads((run / "run.json").read_text(encoding="utf-8"))["status"] == "finished"
 
 
-@pytest.mark.parametrize("bundle", ["essa_ssa"])
-def test_another_pretrained_file_is_another_run(
-    bundle: str, values: dict[str, Any], run_bundle: RunBundle, tmp_path: Path
-) -> None:
+def test_another_pretrained_file_is_another_run(values, unbroken, run_bundle: RunBundle, tmp_path: Path) -> None:
     """Its frozen tensors come from that file, and the checkpoint holds the others only."""
-    run, values = tmp_path / "run", values | {"max_epochs": 1, "keep_resume": True}
-    run_bundle(bundle, "train.yaml", output_dir=run, **values)
+    own, run = values("essa_ssa"), shutil.copytree(unbroken("essa_ssa"), tmp_path / "run")
     unfinish(run)
-    other = torch.load(values["pretrained"], weights_only=True)
+    other = torch.load(own["pretrained"], weights_only=True)
     other["norm.weight"] += 1
     torch.save(other, tmp_path / "model.pt")
     with pytest.raises(RuntimeError) as caught:
-        run_bundle(bundle, "train.yaml", output_dir=run, **(values | {"pretrained": tmp_path / "model.pt"}))
+        run_bundle("essa_ssa", "train.yaml", output_dir=run, **(own | {"pretrained": tmp_path / "model.pt"}))
     assert "other values of weights" in str(root_cause(caught.value))

@@ -26,7 +26,12 @@ from monai_essa.error_line import root_cause
 
 RunBundle = Callable[..., ConfigWorkflow]
 Refused = Callable[..., str]
-METHODS = ("lora", "adaptformer", "vpt", "ssf")
+# Each method once and each objective twice; the other half of the product is left to `make test-all`.
+LEARNED = [("lora", "mae"), ("adaptformer", "simmim"), ("vpt", "mae"), ("ssf", "simmim")]
+LEARNED += [
+    pytest.param(method, objective, marks=pytest.mark.full)
+    for method, objective in (("lora", "simmim"), ("adaptformer", "mae"), ("vpt", "simmim"), ("ssf", "mae"))
+]
 UNMERGEABLE = {"adaptformer", "vpt"}
 SHAPE = {"in_channels": 1, "out_channels": 1, "img_size": [32, 32, 32], "feature_size": 8, "qkv_bias": True}
 UNETR = {"_target_": "monai.networks.nets.UNETR", **SHAPE, "hidden_size": 48, "mlp_dim": 96, "num_heads": 4}
@@ -65,7 +70,7 @@ def start(stages, volumes: Path) -> dict[str, Any]:
 def tpp(start: dict[str, Any], run_bundle: RunBundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The default: LoRA and MAE; five volumes in batches of two, one epoch."""
     run = tmp_path_factory.mktemp("tpp") / "run"
-    run_bundle("essa_tpp", "train.yaml", output_dir=run, **start)
+    run_bundle("essa_tpp", "train.yaml", output_dir=run, costed=True, **start)
     return run
 
 
@@ -76,8 +81,7 @@ def test_a_run_leaves_an_adapter_and_no_network(tpp: Path) -> None:
     assert json.loads((tpp / "run.json").read_text(encoding="utf-8"))["iterations"] == 3
 
 
-@pytest.mark.parametrize("objective", ["mae", "simmim"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("method", "objective"), LEARNED)
 def test_only_what_the_method_adds_is_learned_and_handed_over(
     method: str, objective: str, stages, start: dict[str, Any], run_bundle: RunBundle, tmp_path: Path
 ) -> None:
@@ -171,7 +175,10 @@ def test_a_frozen_decoder_of_its_own_has_to_be_in_the_pretrained_file(
     assert set(file.tensors) == added_names(file.methods()[0])
 
 
-@pytest.mark.parametrize("method", ["lora", "adaptformer", "vpt", pytest.param("ssf", marks=pytest.mark.slow)])
+# One method that merges and one that does not.
+@pytest.mark.parametrize(
+    "method", ["lora", "vpt", *(pytest.param(name, marks=pytest.mark.full) for name in ("adaptformer", "ssf"))]
+)
 def test_segmentation_goes_on_from_the_target_parameters(
     method: str, start: dict[str, Any], run_bundle: RunBundle, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
@@ -214,7 +221,7 @@ def test_a_finished_run_reconstructs_without_a_merged_network(
     assert picture == (tpp / "reconstruction.png").read_bytes()
 
 
-@pytest.mark.parametrize("objective", ["mae", "simmim"])
+@pytest.mark.parametrize("objective", ["mae", pytest.param("simmim", marks=pytest.mark.full)])
 def test_images_of_an_npz_file_are_learned_from(objective: str, run_bundle: RunBundle, tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 255, (12, 28, 28), dtype=np.uint8)
     np.savez(tmp_path / "images.npz", train_images=images, train_labels=np.arange(12)[:, None] % 2)

@@ -53,7 +53,8 @@ def record(run_folder: str) -> dict[str, Any]:
     return json.loads(Path("runs", run_folder, "run.json").read_text(encoding="utf-8"))
 
 
-@pytest.mark.slow
+@pytest.mark.full
+@pytest.mark.slow  # ten commands; tests/bundles/test_docs.py checks their files and keys in `make test`
 def test_hippocampus_and_its_controls(hippocampus_tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(BUNDLES, tmp_path / "bundles")
     monkeypatch.chdir(tmp_path / "bundles" / "essa_tpp")

@@ -122,7 +122,7 @@ def test_adaptation_goes_on_with_the_head_of_the_pretraining(
     assert all(torch.equal(state[name], tensor) for name, tensor in load_file(head).items())
 
 
-@pytest.mark.parametrize("method", ["apla", "lora", "full"])
+@pytest.mark.parametrize("method", [pytest.param("apla", marks=pytest.mark.full), "lora", "full"])
 def test_segmentation_starts_from_an_encoder_with_each_method(
     method: str, stages, volumes: Path, run_bundle: RunBundle, tmp_path: Path
 ) -> None:
@@ -156,11 +156,12 @@ def test_a_unetr_is_adapted_by_its_vit(
     vit().load_state_dict(weights(tmp_path), strict=True)
 
 
-@pytest.mark.slow
+@pytest.mark.full
+@pytest.mark.slow  # a SwinUNETR takes crops of 64 voxels a side; a SegResNet goes the same way in `make test`
 def test_a_swin_unetr_is_adapted_with_its_decoder_and_segments(
     volumes: Path, run_bundle: RunBundle, tmp_path: Path
 ) -> None:
-    small = {"dataset_dir": volumes, "img_size": CUBE, "feature_size": 12, "batch_size": 1}
+    small = {"dataset_dir": volumes, "img_size": CUBE, "feature_size": 12, "batch_size": 1, "costed": True}
     small |= {"network_def#window_size": 4}  # divides the tokens of a side: seven times faster than 7 here
     files = ("train.yaml", "network_swin_unetr.yaml")
     first, second, third = (tmp_path / name for name in ("full", "apla", "segmentation"))
@@ -190,13 +191,13 @@ def test_a_swin_unetr_is_adapted_with_its_decoder_and_segments(
     assert all(torch.equal(before[name], after[name]) for name in frozen)
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # four runs, each of which starts from the one before
 def test_a_segresnet_goes_all_the_way(volumes: Path, run_bundle: RunBundle, tmp_path: Path) -> None:
     small = {"dataset_dir": volumes, "img_size": [32] * 3, "feature_size": 8}
     first, second, third, fourth = (tmp_path / name for name in ("full", "ssa", "tpp", "segmentation"))
     files = ("train.yaml", "network_segresnet.yaml")
     decoder = ("objective_simmim_decoder.yaml", "method_full.yaml")
-    run_bundle("essa_ssa", *files, *decoder, output_dir=first, samples_per_epoch=2, **small)
+    run_bundle("essa_ssa", *files, *decoder, output_dir=first, samples_per_epoch=2, costed=True, **small)
     SegResNet(3, 8, 1, 1, blocks_down=(1, 2, 2, 4)).load_state_dict(weights(first), strict=True)
 
     base = small | {"pretrained": first / "model.pt"}

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import locale
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,14 +45,6 @@ class Output:
 
 
 Monai = Callable[..., Output]
-
-
-@pytest.fixture(autouse=True)
-def same_locale() -> Iterator[None]:
-    """Undoes what GDCM's writer of DICOM may leave behind: the locale "C", in which output is ASCII."""
-    before = locale.setlocale(locale.LC_ALL)
-    yield
-    locale.setlocale(locale.LC_ALL, before)
 
 
 @pytest.fixture

@@ -92,7 +92,7 @@ def test_no_card_of_a_weight_file_or_an_adapter_is_run(monai_essa, files, scans:
         assert_nothing_ran(scans)
 
 
-@pytest.mark.parametrize("label", [{"_target_": "os.mkdir", "path": "MARKER"}, {"a": CODE}, [{"a": CODE}]])
+@pytest.mark.parametrize("label", [{"_target_": "os.mkdir", "path": "MARKER"}, [{"a": CODE}]])
 def test_plan_runs_no_label(label: Any, monai_essa, scans: Path) -> None:
     def change(datalist: dict[str, Any]) -> dict[str, Any]:
         planted = [item | {"label": label} for item in datalist["training"]]

@@ -101,7 +101,7 @@ def test_nothing_is_run_by_a_dry_run(monai_essa, config: Path, tmp_path: Path) -
     assert not (tmp_path / "out.json").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # trains for an epoch
 def test_the_eight_lines_of_a_site_are_enough(volumes: Path, files, tmp_path: Path) -> None:
     """The own-data path: one file, checked dry, then run, and the folder of a finished run is left alone."""
     site = {

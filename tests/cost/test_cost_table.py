@@ -47,7 +47,7 @@ def test_rows_are_full_training_and_each_method_under_each_recipe():
     assert rows[1].record["parts"]["encoder"]["trainable"] < rows[0].record["parts"]["encoder"]["trainable"]
 
 
-@pytest.mark.parametrize("network", ["unetr_b", "swin_unetr", "segresnet"])
+@pytest.mark.parametrize("network", ["unetr_b", pytest.param("swin_unetr", marks=pytest.mark.full), "segresnet"])
 def test_a_segmentation_network_trains_its_decoder_too(network):
     method = "lora_conv" if network == "segresnet" else "apla"
     rows = cost_rows(CostWork(network, size=64, batch=1, objective="segmentation"), [method], ["small"])

@@ -18,7 +18,7 @@ from monai_essa.pretext import MAE
 
 
 def objective():
-    return MAE(encoder=adapt(ViT(1, 48, 8, hidden_size=96, mlp_dim=384, num_layers=4, num_heads=4), APLA()))
+    return MAE(encoder=adapt(ViT(1, 48, 8, hidden_size=96, mlp_dim=384, num_layers=2, num_heads=4), APLA()))
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,7 @@
 
 from __future__ import annotations
 
-import locale
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import nibabel as nib
@@ -19,7 +18,7 @@ NiftiWriter = Callable[..., Path]
 
 
 @pytest.fixture
-def write_series() -> Iterator[SeriesWriter]:
+def write_series() -> SeriesWriter:
     """Writes one DICOM series with slices at given distances along the normal; returns its voxels (x, y, z).
 
     ``tags`` replaces those of the header; ``None`` leaves one out.
@@ -53,10 +52,7 @@ def write_series() -> Iterator[SeriesWriter]:
             _write_slice(path, voxels[..., index], {tag: text for tag, text in held.items() if text is not None})
         return voxels
 
-    before = locale.setlocale(locale.LC_ALL)
-    yield write
-    # GDCM's writer may leave the locale "C" behind, and later tests of the process would decode output as ASCII.
-    locale.setlocale(locale.LC_ALL, before)
+    return write
 
 
 @pytest.fixture

@@ -8,8 +8,6 @@ from __future__ import annotations
 import contextlib
 import io
 import shlex
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from monai_essa.demo import DemoSize, Epochs, run_demo
 from monai_essa.demo import run as run_module
 from monai_essa.demo.cohort import CohortSize
 from monai_essa.demo.outcome import read_dice
+from tests.docs.shown_commands import run_line
 
 SIZE = DemoSize(
     CohortSize(source=2, unlabeled=2, training=3, validation=1, test=2),
@@ -29,6 +28,7 @@ SIZE = DemoSize(
     feature_size=4,
     epochs=Epochs(1, 1, 1),
 )
+finished_demo = pytest.mark.slow(reason="the first of these tests runs the demo: five trainings, each evaluated")
 STAGES = ("pretrain", "ssa", "with_ssa", "without_ssa", "from_nothing")
 
 
@@ -46,14 +46,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory, printed: io.StringIO) -> 
     return output
 
 
-@pytest.mark.slow
+@finished_demo
 def test_every_stage_leaves_a_plain_network_and_an_adapter(finished: Path) -> None:
     for name in STAGES:
         assert (finished / name / "adapter.safetensors").is_file(), name
         assert torch.load(finished / name / "model.pt", weights_only=True), name
 
 
-@pytest.mark.slow
+@finished_demo
 def test_ssa_starts_from_the_pretraining_and_moves_output_projections_only(finished: Path) -> None:
     before, after = (torch.load(finished / name / "model.pt", weights_only=True) for name in ("pretrain", "ssa"))
 
@@ -62,7 +62,7 @@ def test_ssa_starts_from_the_pretraining_and_moves_output_projections_only(finis
     assert all(".attn.out_proj." in name for name in changed)
 
 
-@pytest.mark.slow
+@finished_demo
 def test_the_report_says_what_it_must(finished: Path) -> None:
     page = (finished / "report.html").read_text(encoding="utf-8")
 
@@ -74,7 +74,7 @@ def test_the_report_says_what_it_must(finished: Path) -> None:
         assert f'<th scope="row">{method}</th>' in page
 
 
-@pytest.mark.slow
+@finished_demo
 def test_the_printed_table_holds_the_dice_on_file(finished: Path, printed: io.StringIO) -> None:
     text = printed.getvalue()
     dice = read_dice(finished / "without_ssa" / "test" / "dice_raw.csv", ["gray matter", "white matter"])
@@ -84,27 +84,27 @@ def test_the_printed_table_holds_the_dice_on_file(finished: Path, printed: io.St
     assert text.rstrip().endswith(f"report: {finished / 'report.html'}")
 
 
-@pytest.mark.slow
+@finished_demo
 def test_dice_of_each_test_case_is_on_file(finished: Path) -> None:
     for name in STAGES[2:]:
         dice = read_dice(finished / name / "test" / "dice_raw.csv", ["gray matter", "white matter"])
         assert [len(cases) for cases in dice.values()] == [2, 2]
 
 
-@pytest.mark.slow
+@finished_demo
 def test_a_stage_is_repeated_by_its_command(finished: Path, tmp_path: Path) -> None:
     page = (finished / "report.html").read_text(encoding="utf-8")
     (line,) = (line for line in page.splitlines() if "stages/ssa.yaml" in line)
     command = shlex.split(line)
-    command[-1] = str(tmp_path / "again")
-    subprocess.run([sys.executable, *command[1:]], check=True, capture_output=True)
+    again = ["python", *command[1:-1], str(tmp_path / "again")]
+    run_line(shlex.join(again), tmp_path)
 
     folders = (finished / "ssa", tmp_path / "again")
     first, second = (torch.load(folder / "model.pt", weights_only=True) for folder in folders)
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-@pytest.mark.slow
+@finished_demo
 def test_a_finished_demo_is_left_alone(finished: Path) -> None:
     report = (finished / "report.html").read_bytes()
 
@@ -114,7 +114,8 @@ def test_a_finished_demo_is_left_alone(finished: Path) -> None:
     assert (finished / "report.html").read_bytes() == report
 
 
-@pytest.mark.slow
+@pytest.mark.full
+@pytest.mark.slow  # a second demo; tests/demo/test_own_data.py has what differs before it, `finished` what comes after
 def test_a_folder_of_ones_own_runs_the_same_way(hippocampus_tiny: Path, tmp_path: Path) -> None:
     assert run_demo(hippocampus_tiny, tmp_path / "demo", 0, replace(SIZE, img_size=(32, 32, 32))) == 0
 

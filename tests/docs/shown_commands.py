@@ -108,6 +108,12 @@ def run_short(script: str, data: Path, folder: Path) -> None:
                 _run_line(short_line(line))
 
 
+def run_line(line: str, folder: Path) -> None:
+    """Run one command as it stands, in a folder."""
+    with _inside(folder, folder):
+        _run_line(line)
+
+
 def _run_line(line: str) -> None:
     words = shlex.split(os.path.expandvars(line), comments=True)
     if words[0] == "monai-essa":

@@ -1,7 +1,11 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Every command and every Python block of the pages runs, in its short form, on the smallest real data."""
+"""Every command and every Python block of the pages runs, in its short form, on the smallest real data.
+
+`make test` runs the path from scans to predictions, which has every command but `cost` and `plan` (tests/cli has them),
+and parses the others (test_parsed_commands.py, test_shown_names.py).
+"""
 
 from __future__ import annotations
 
@@ -74,7 +78,7 @@ def test_a_line_that_nobody_runs_is_refused(tmp_path: Path) -> None:
         run_short("rm -r scans\n", tmp_path, tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # three trainings, an evaluation, predictions and two exports, by the commands of three pages
 def test_the_path_from_scans_to_predictions(site: Path) -> None:
     for page in PATH:
         run_page(page, site)
@@ -86,7 +90,8 @@ def test_the_path_from_scans_to_predictions(site: Path) -> None:
     assert all((site / name).is_file() for name in ("model.ts", "model.pt2"))
 
 
-@pytest.mark.slow
+@pytest.mark.full
+@pytest.mark.slow  # eight pages, with six trainings
 def test_the_other_pages(site: Path) -> None:
     (method,) = blocks("CONTRIBUTING.md", "python")
     (site / "last_blocks.py").write_text(method, encoding="utf-8")

@@ -30,7 +30,8 @@ def tiny_hippocampus(source: Path, folder: Path) -> None:
     (folder / "dataset_domainshift.json").write_text(json.dumps(shift))
 
 
-@pytest.mark.slow
+@pytest.mark.full
+@pytest.mark.slow  # five trainings and their evaluations
 def test_hippocampus_commands_run_in_their_short_form(hippocampus_tiny, tmp_path):
     tiny_hippocampus(hippocampus_tiny, tmp_path / "hippocampus")
     run_short("".join(short(block) for block in blocks("docs/studies/hippocampus.md", "bash")), tmp_path, tmp_path)
@@ -40,7 +41,8 @@ def test_hippocampus_commands_run_in_their_short_form(hippocampus_tiny, tmp_path
         assert "val_mean_dice" in " ".join(path.name for path in (runs / name / "test").iterdir())
 
 
-@pytest.mark.slow
+@pytest.mark.full
+@pytest.mark.slow  # four trainings and their evaluations
 def test_xray_commands_run_in_their_short_form(data_dir, tmp_path):
     shown = "".join(short(block) for block in blocks("docs/studies/chest-x-rays.md", "bash"))
     run_short("monai-essa bundles copy essa_ssa .\n" + shown, data_dir, tmp_path)

@@ -25,7 +25,7 @@ NETWORKS = {
         1, 32, 8, hidden_size=48, mlp_dim=96, num_layers=2, num_heads=4, classification=True, spatial_dims=2
     ),
     "UNETR": lambda: UNETR(1, 2, 32, 4, 48, 96, 4),
-    "SwinUNETR, 2-D": lambda: SwinUNETR(1, 2, feature_size=12, spatial_dims=2),
+    "SwinUNETR, 2-D": lambda: SwinUNETR(1, 2, feature_size=12, spatial_dims=2, depths=(2, 1, 1, 1)),
     "SegResNet": lambda: SegResNet(3, 8),
 }
 IMAGES = {"SwinUNETR, 2-D": (1, 1, 96, 96), "ViT classification, 2-D": (2, 1, 32, 32)}
@@ -79,9 +79,17 @@ def test_outputs_and_gradients_are_those_of_plain_training(name, recipe):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("also_train", [(), (r"(?!swinViT\.).*",)], ids=["decoder frozen", "decoder learns"])
+@pytest.mark.parametrize(
+    "also_train",
+    [
+        pytest.param((), id="decoder frozen", marks=pytest.mark.full),  # that of UNETR, of volumes too, is above
+        pytest.param((r"(?!swinViT\.).*",), id="decoder learns"),
+    ],
+)
 def test_a_swin_unetr_of_volumes_trains_alike(also_train):
-    net = adapt(SwinUNETR(1, 2, feature_size=12), APLA(), also_train=also_train).double().train()
+    """Slow: attention in windows of 343 positions, in double precision."""
+    network = SwinUNETR(1, 2, feature_size=12, depths=(2, 1, 1, 1))
+    net = adapt(network, APLA(), also_train=also_train).double().train()
     images = torch.rand(1, 1, 64, 64, 32, dtype=torch.float64)
     assert_equal_training(net, lean(copy.deepcopy(net), recompute="block"), images)
 
@@ -167,7 +175,8 @@ def test_merge_gives_the_plain_network_in_fp32(name):
     lean(twin, recompute="block", frozen_dtype=torch.bfloat16)
     plain = merge(twin)
     assert not any("forward" in vars(module) for module in plain.modules())
-    assert all(torch.equal(value, merge(net).state_dict()[key]) for key, value in plain.state_dict().items())
+    expected = merge(net).state_dict()
+    assert all(torch.equal(value, expected[key]) for key, value in plain.state_dict().items())
     assert any(parameter.dtype == torch.bfloat16 for parameter in twin.parameters())
 
 

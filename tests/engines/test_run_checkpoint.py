@@ -73,8 +73,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[dict[s
     return {precision: train(tmp_path_factory.mktemp(precision), precision, []) for precision in ("fp32", "bf16")}
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("draw", [0, 1])
+@pytest.mark.parametrize(("draw", "precision"), [(0, "fp32"), (1, "bf16")])
 def test_a_run_killed_three_times_ends_bit_identical(
     draw: int, precision: str, unbroken: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -98,16 +97,17 @@ def test_a_kill_at_each_iteration_of_an_epoch_ends_bit_identical(unbroken: dict[
     assert_same(result, unbroken["fp32"][0])
 
 
-@pytest.mark.slow
-def test_a_process_killed_three_times_by_the_system_ends_bit_identical(
+@pytest.mark.slow  # starts a process, which imports torch and MONAI
+def test_what_a_process_that_the_system_killed_left_ends_bit_identical(
     unbroken: dict[str, Any], tmp_path: Path
 ) -> None:
-    command = [sys.executable, str(SCRIPT), str(tmp_path), "fp32"]
-    for iteration in sorted(random.Random(7).sample(range(1, ITERATIONS), 3)):
-        killed = subprocess.run([*command, str(iteration)], capture_output=True)
-        assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
-    subprocess.run(command, check=True, capture_output=True)
-    assert_same(torch.load(tmp_path / "result.pt", weights_only=True), unbroken["fp32"][0])
+    """The other kills of this file are exceptions; this one lets the process do nothing more at all."""
+    iteration = random.Random(7).randrange(1, ITERATIONS)
+    killed = subprocess.run([sys.executable, str(SCRIPT), str(tmp_path), "fp32", str(iteration)], capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    result, seen = train(tmp_path, "fp32", [])
+    assert min(seen) > 1  # it went on, and did not begin again
+    assert_same(result, unbroken["fp32"][0])
 
 
 def test_a_damaged_checkpoint_falls_back_and_still_ends_bit_identical(

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -335,7 +336,8 @@ def test_impossible_arguments_are_refused(arguments: dict[str, Any]) -> None:
 
 def _train_process(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    minutes = timedelta(minutes=5)  # to wait for a process that ended
+    dist.init_process_group("gloo", f"file://{folder}/store", minutes, rank=rank, world_size=2)
     objective = linear_objective()
     parallel = nn.parallel.DistributedDataParallel(objective)
     dataset = KeyedDataset(Dataset(items(), RandGaussianNoised("image", prob=1.0)))
@@ -350,13 +352,16 @@ def items() -> list[dict[str, torch.Tensor]]:
     return [{"image": image, "label": label} for image, label in zip(batch["image"], batch["label"], strict=True)]
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # starts a process, which imports torch and MONAI
 def test_two_processes_learn_what_one_process_learns(tmp_path: Path) -> None:
     objective = linear_objective()
     dataset = KeyedDataset(Dataset(items(), RandGaussianNoised("image", prob=1.0)))
     loader = DataLoader(dataset, batch_size=4, sampler=KeyedSampler(8))
     trainer(TrainStep(objective, accumulation=2), loader, handlers=[SamplerEpoch()]).run()
-    torch.multiprocessing.spawn(_train_process, (str(tmp_path),), nprocs=2)
+    other = torch.multiprocessing.get_context("spawn").Process(target=_train_process, args=(1, str(tmp_path)))
+    other.start()
+    _train_process(0, str(tmp_path))
+    other.join()
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     assert_close([parameter.detach() for parameter in objective.parameters()], ranks[0])
     assert_close(ranks[0], ranks[1], tolerance=0.0)

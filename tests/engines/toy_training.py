@@ -3,8 +3,8 @@
 
 """A small but whole training: random crops, two workers, dropout, accumulation, a schedule, validation, best model.
 
-``python toy_training.py FOLDER PRECISION [ITERATION]`` trains in FOLDER, or goes on there; with an iteration it kills
-itself with SIGKILL when that iteration is done.
+``python toy_training.py FOLDER PRECISION ITERATION`` trains in FOLDER, or goes on there, and kills itself with SIGKILL
+when that iteration is done.
 """
 
 from __future__ import annotations
@@ -152,10 +152,8 @@ def _validator(network: nn.Module, saver: CheckpointSaver) -> SupervisedEvaluato
 def _main() -> None:
     folder, precision = Path(sys.argv[1]), sys.argv[2]
     training = Training(folder, precision)
-    if len(sys.argv) > 3:
-        training.at(int(sys.argv[3]), lambda: os.kill(os.getpid(), signal.SIGKILL))
+    training.at(int(sys.argv[3]), lambda: os.kill(os.getpid(), signal.SIGKILL))
     training.trainer.run()
-    torch.save(training.result(), folder / "result.pt")
 
 
 if __name__ == "__main__":

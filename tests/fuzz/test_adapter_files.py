@@ -111,7 +111,7 @@ def goods(scratch: Path) -> list[Good]:
     return [good_file(scratch / "good.safetensors", method) for method in METHODS]
 
 
-@inputs(300)
+@inputs(120)
 @given(data=st.data())
 def test_a_changed_adapter_file_is_refused_or_whole(data: st.DataObject, goods: list[Good], scratch: Path) -> None:
     path = scratch / "received.safetensors"
@@ -128,7 +128,7 @@ def test_a_changed_adapter_file_is_refused_or_whole(data: st.DataObject, goods: 
             assert all(tensor.isfinite().all() for tensor in network.state_dict().values())
 
 
-@inputs(60)
+@inputs(30)
 @given(data=st.data())
 def test_adapter_info_prints_a_line_for_each_fact(
     data: st.DataObject, goods: list[Good], scratch: Path, capsys: pytest.CaptureFixture[str]

@@ -281,7 +281,7 @@ def assert_told(call: Call, code: int, out: str, err: str) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has neither such names of files nor FIFOs")
-@inputs(480)
+@inputs(150)
 @given(data=st.data())
 def test_a_command_fails_in_one_line_and_leaves_the_rest(data: st.DataObject, place: Path) -> None:
     call = COMMANDS[data.draw(st.integers(0, len(COMMANDS) - 1))](data.draw)
@@ -298,7 +298,7 @@ def test_a_command_fails_in_one_line_and_leaves_the_rest(data: st.DataObject, pl
         restore(place, before)
 
 
-@inputs(60)
+@inputs(30)
 @given(data=st.data())
 def test_data_check_of_a_changed_list_reports_and_changes_nothing(data: st.DataObject, place: Path) -> None:
     path = place / "scans" / "dataset.json"
@@ -325,7 +325,7 @@ BUNDLE_COMMANDS = (
 )
 
 
-@inputs(60)
+@inputs(12)
 @given(data=st.data())
 def test_a_bundle_with_a_broken_file_is_named(data: st.DataObject, place: Path) -> None:
     """Configs are code, so nothing is planted; but a file that was cut off or mixed up is no reason for a traceback."""

@@ -84,7 +84,7 @@ def assert_plain(value: Any) -> None:
     assert parser.get_parsed_content("held") == value
 
 
-@inputs(200)
+@inputs(100)
 @given(data=st.data())
 def test_the_check_reports_or_refuses(data: st.DataObject, listed: Path) -> None:
     listed.write_bytes(list_file(data.draw))
@@ -100,7 +100,7 @@ def test_the_check_reports_or_refuses(data: st.DataObject, listed: Path) -> None
     assert {path.name for path in listed.parent.iterdir()} == before
 
 
-@inputs(200)
+@inputs(100)
 @given(data=st.data())
 def test_items_are_plain_or_refused(data: st.DataObject, listed: Path) -> None:
     listed.write_bytes(list_file(data.draw))
@@ -116,7 +116,7 @@ def test_items_are_plain_or_refused(data: st.DataObject, listed: Path) -> None:
                 assert Path(item["image"][0] if isinstance(item["image"], list) else item["image"]).is_absolute()
 
 
-@inputs(60)
+@inputs(40)
 @given(data=st.data())
 def test_any_name_of_a_section_is_found_or_refused(data: st.DataObject, listed: Path) -> None:
     listed.write_text(json.dumps(LISTS[1]), encoding="utf-8")
@@ -128,7 +128,7 @@ def test_any_name_of_a_section_is_found_or_refused(data: st.DataObject, listed: 
             assert_one_line(error, listed.name)
 
 
-@inputs(150)
+@inputs(60)
 @given(data=st.data())
 def test_a_plan_holds_facts_and_no_code(data: st.DataObject, listed: Path) -> None:
     listed.write_bytes(list_file(data.draw))

@@ -102,7 +102,7 @@ OPENERS: tuple[Callable[[str], object], ...] = (
 )
 
 
-@inputs(400)
+@inputs(250)
 @given(data=st.data())
 def test_a_file_is_a_volume_or_one_line(data: st.DataObject, goods: Mapping[str, bytes], scratch: Path) -> None:
     suffix, content = file_of(data.draw, goods)

@@ -160,7 +160,7 @@ def fitting(draw: Draw) -> tuple[int, int]:
     return number, draw(st.sampled_from([number, number, number, 3 - number]))
 
 
-@inputs(300)
+@inputs(100)
 @given(data=st.data())
 def test_a_weight_file_is_refused_or_loaded_with_every_tensor_named(data: st.DataObject, scratch: Path) -> None:
     source, target = fitting(data.draw)
@@ -179,7 +179,7 @@ def test_a_weight_file_is_refused_or_loaded_with_every_tensor_named(data: st.Dat
             assert_accounted(report, path, network, before)
 
 
-@inputs(40)
+@inputs(20)
 @given(data=st.data())
 def test_any_option_is_taken_or_refused(data: st.DataObject, scratch: Path) -> None:
     path = scratch / "received.pt"

@@ -30,7 +30,7 @@ from monai_essa.bundling.folder import bundle_folder
 from monai_essa.bundling.label_folder import make_label_folder
 
 ROOT = Path(__file__).resolve().parents[2]
-SHAPE = (36, 34, 40)
+SHAPE = (30, 32, 40)  # of windows of 32 voxels a side: padded along x, two along z
 TINY: dict[str, Any] = {
     "img_size": [32, 32, 32],
     "hidden_size": 48,

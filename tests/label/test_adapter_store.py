@@ -79,7 +79,7 @@ def test_inference_passes_over_what_ssa_made(store: AdapterStore, file: Path) ->
     assert (store.sites(), store.names(), store.current("only_ssa")) == (["only_ssa"], [], None)
     store.add("site", file, {"labels": 3})
     store.add("site", file, {"stage": "ssa"})
-    assert store.names() == ["site"]
+    assert (store.names(), store.newest("another"), store.current("another")) == (["site"], None, None)
     assert store.current("site") == store.file("site", 1)
     assert store.newest("site")["version"] == 2
     assert store.undo("site") == 1

@@ -79,7 +79,7 @@ def test_model_pt_holds_plain_tensors_under_the_names_of_the_network(trained_bun
     assert all(isinstance(value, torch.Tensor) for value in state.values())
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # trains twice
 def test_training_twice_publishes_twice_and_keeps_what_was_there(
     bundle: Path, studies: Path, truth: Path, train_as_the_sample_app: Callable[[Path, list[dict[str, str]]], None]
 ) -> None:

@@ -129,9 +129,8 @@ def test_another_web_page_is_refused_and_a_told_one_is_not(http: Any) -> None:
     assert http.post("/activelearning/first", headers=evil, json={}).status_code == 403
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # waits for a training to begin in another process
 def test_of_two_trainings_at_once_one_runs_and_ends_with_the_server(datastore: Any, http: Any) -> None:
-
     ask = {"adapter": "site_a", "max_epochs": 1000}
     with ThreadPoolExecutor(4) as threads:
         answers = list(threads.map(lambda _: http.post(f"/train/{MODEL}", json=ask), range(4)))

@@ -47,7 +47,7 @@ CHECKS: tuple[tuple[Check, dict[str, Any]], ...] = (
 )
 
 
-@inputs(300)
+@inputs(100)
 @given(data=st.data())
 def test_what_a_check_lets_through_is_plain(data: st.DataObject) -> None:
     check, good = CHECKS[data.draw(st.integers(0, len(CHECKS) - 1))]
@@ -63,7 +63,7 @@ def test_what_a_check_lets_through_is_plain(data: st.DataObject) -> None:
             json.dumps(checked, allow_nan=False)
 
 
-@inputs(60)
+@inputs(30)
 @given(notes=st.dictionaries(texts(), values(), max_size=3))
 def test_notes_are_json_under_plain_names(notes: dict[str, Any]) -> None:
     with guarded():
@@ -147,7 +147,7 @@ def studied(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in folder.rglob("*.nii.gz")}
 
 
-@inputs(100)
+@inputs(50)
 @given(data=st.data())
 def test_a_wrong_request_is_answered_with_its_reason(data: st.DataObject, http: Any, studies: Path) -> None:
     before, images = tasks(), studied(studies)

@@ -43,7 +43,7 @@ def started(bundle: Path, studies: Path, tmp_path: Path) -> tuple[list[str], str
     return [sys.executable, *command[1:]], f"{done.stdout.splitlines()[-1]}:{ROOT}"
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # starts a server, and a process that trains
 def test_the_unchanged_app_infers_and_trains(
     started: tuple[list[str], str], studies: Path, truth: Path, open_server: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -63,7 +63,7 @@ def test_the_unchanged_app_infers_and_trains(
 
         for image in ("case_00", "case_01"):
             client.save_label(image, str(truth / f"{image}.nii.gz"))
-        client.train_start(MODEL, {"max_epochs": 12, "val_split": 0.5})
+        client.train_start(MODEL, {"max_epochs": 4, "val_split": 0.5})
         while (status := client.train_status())["status"] in ("SUBMITTED", "RUNNING"):
             time.sleep(0.5)
         assert status["status"] == "DONE", log.read_text(encoding="utf-8")[-4000:]

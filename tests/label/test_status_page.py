@@ -99,7 +99,7 @@ def test_what_is_no_html_stays_text() -> None:
     assert "No adapter yet" in page
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # starts a server, and a browser for each page
 def test_a_browser_shows_the_pages(shown: Callable[[str], str], untrained_server: Any) -> None:
     url = untrained_server.url
     status = shown(f"{url}/status")

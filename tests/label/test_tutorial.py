@@ -20,7 +20,8 @@ SCRIPT = ROOT / "tutorials" / "6_monai_label.py"
 SECONDS = 1500  # 90 on two idle cores; here it ends what hangs, on slow machines too
 
 
-@pytest.mark.slow
+@pytest.mark.full  # test_server.py has the same server, client, trainings and undo, on smaller volumes
+@pytest.mark.slow  # a minute and a half: the demo cohort, a server, two trainings
 def test_script_runs_in_a_fresh_folder_without_data(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "DATA"}
     environment |= {"MPLBACKEND": "Agg", "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}

@@ -112,6 +112,18 @@ def test_dropout_acts_in_training_only():
     assert not torch.equal(layer.train()(x), layer(x))
 
 
+def test_a_merged_layer_shares_no_tensor_with_the_base():
+    linear = nn.Linear(8, 8)
+    layer = LoRALinear(linear, {"all": Rows("x", 0, 8)}, rank=2, alpha=2)
+    merged, bias = layer.merged(), linear.bias.detach().clone()
+    assert torch.equal(merged.bias, bias) and torch.equal(merged.weight, linear.weight)
+    with torch.no_grad():
+        merged.bias.add_(1)
+        merged.weight.add_(1)
+    assert torch.equal(linear.bias, bias) and not torch.equal(linear.weight, merged.weight)
+    assert layer.plain().bias is linear.bias
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

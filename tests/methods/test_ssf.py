@@ -116,6 +116,15 @@ def test_running_statistics_of_a_network_in_training_stay_and_are_used():
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
 
 
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d(3), nn.InstanceNorm2d(3, affine=True, track_running_stats=True)])
+def test_a_layer_in_train_mode_uses_the_running_statistics_and_leaves_them(norm):
+    randomize(norm)
+    layer, x = SSFLayer(norm), torch.randn(4, 3, 5, 5)
+    expected, before = norm.eval()(x), {name: value.clone() for name, value in layer.state_dict().items()}
+    assert torch.equal(layer.train()(x), expected)
+    assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
+
+
 def test_layer_in_place_of_another_answers_for_its_attributes():
     net = adapt(SwinUNETR(1, 2, feature_size=12, spatial_dims=2), SSF())
     assert encoder_view(net).hidden_size == 12

@@ -42,7 +42,7 @@ def allocations(nodes: list[Any]) -> Iterator[tuple[int, int, int]]:
         yield from allocations(node.children)
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # an epoch under the profiler, which notes every allocation
 @pytest.mark.skipif(torch.cuda.is_available(), reason="compares with the CPU's allocator")
 @pytest.mark.parametrize("stage", sorted(STAGES))
 def test_the_promised_peak_is_the_allocators_within_a_tenth(stage: str, site: dict[str, Any]) -> None:
@@ -68,9 +68,8 @@ def test_the_promised_peak_is_the_cards_within_a_tenth(stage: str, site: dict[st
     assert promised == pytest.approx(used, rel=0.1)
 
 
-@pytest.mark.parametrize("stage", sorted(STAGES))
-def test_a_larger_batch_takes_more_and_costs_no_memory_to_ask(stage: str, site: dict[str, Any]) -> None:
-    peak = measured_peak(configs(stage), site | STAGES[stage])
+def test_a_larger_batch_takes_more_and_costs_no_memory_to_ask(site: dict[str, Any]) -> None:
+    peak = measured_peak(configs("essa_ssa"), site | STAGES["essa_ssa"])
     one, two, many = (peak("fast", batch) for batch in (1, 2, 10**6))
     assert one < two
     assert many > 10**11

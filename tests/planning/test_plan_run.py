@@ -46,7 +46,7 @@ def test_segmentation_starts_where_the_user_says(
 ) -> None:
     adapter = files.adapters[0] if with_adapter else None
     wishes = replace(wishes, stage="segmentation", pretrained=files.base, adapter=adapter)
-    _, values, configs = planned(replace(wishes, values=WIDTH | {"feature_size": 4}), volumes)
+    _, values, configs = planned(replace(wishes, values=WIDTH | {"feature_size": 4, "batch_size": 1}), volumes)
     assert configs == ["essa_segmentation/train.yaml"]
     assert (values["start"], values.get("adapter")) == (start, str(adapter) if with_adapter else None)
     assert values["labels"] == {"background": 0, "ball": 1}

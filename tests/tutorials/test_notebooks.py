@@ -49,7 +49,8 @@ def write_script(path, code):
     return path
 
 
-@pytest.mark.slow
+@pytest.mark.full
+@pytest.mark.slow  # a minute and more each; tests/docs/test_shown_names.py checks what they import and call
 @pytest.mark.parametrize("stem", RUN_HERE)
 def test_script_runs_in_a_fresh_folder_without_data(stem, tmp_path):
     environment = {name: value for name, value in os.environ.items() if name != "DATA"}

@@ -37,11 +37,11 @@ def test_no_label_and_a_wrong_share_are_refused(task: SiteTraining, studies: Pat
     assert task.adapters.sites() == []
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # trains three times
 def test_a_training_goes_on_from_the_newest_version(task: SiteTraining, datastore: StudiesFolder) -> None:
     """One step of AdamW moves a weight by the learning rate at most, so a fresh start ends further away."""
     step = {"adapter": "site", "max_epochs": 1, "samples_per_epoch": 1, "device": "cpu"}
-    first = task(step | {"max_epochs": 8, "samples_per_epoch": 8, "val_split": 0}, datastore)
+    first = task(step | {"max_epochs": 2, "samples_per_epoch": 8, "val_split": 0}, datastore)
     again = task(step, datastore)
     assert (first["version"], again["version"], again["labels"]) == (1, 2, 2)
     assert first["dice"] is not None
@@ -52,12 +52,12 @@ def test_a_training_goes_on_from_the_newest_version(task: SiteTraining, datastor
     assert 0 < largest_change(one, two) < 1.1e-3 < largest_change(one, three)
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # trains three times, and measures each result on a volume
 def test_a_version_that_is_worse_on_a_held_out_label_is_not_promoted(
     task: SiteTraining, datastore: StudiesFolder
 ) -> None:
     """A fresh start of one step is worse than a training of some epochs, on the volume that neither trained on."""
-    values = {"adapter": "site", "max_epochs": 8, "samples_per_epoch": 8, "val_split": 0.5, "device": "cpu"}
+    values = {"adapter": "site", "max_epochs": 2, "samples_per_epoch": 24, "val_split": 0.5, "device": "cpu"}
     first = task(values, datastore)
     assert (first["promoted"], first["held_out"]["volumes"]) == (True, 1)
     assert first["held_out"]["dice"] > first["held_out"]["before"]  # than the bundle, which was in use

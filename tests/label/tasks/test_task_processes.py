@@ -70,7 +70,7 @@ def test_the_running_task_comes_before_those_that_wait(monkeypatch: pytest.Monke
     assert task_in_progress("train") is None
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # starts a server and a training
 def test_a_killed_server_takes_its_training_along(
     app: Path, datastore: Any, studies: Path, open_server: Callable[..., Any], tmp_path: Path
 ) -> None:

@@ -39,13 +39,13 @@ def test_fewer_than_two_volumes_are_refused(ssa: SiteTraining, studies: Path) ->
     assert not list(ssa.runs.glob("*/*"))
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # trains three times
 def test_the_training_on_labels_begins_from_the_adapted_encoder(
     bundle: Path, ssa: SiteTraining, store: AdapterStore, datastore: StudiesFolder
 ) -> None:
     """One step of AdamW moves a weight by the learning rate at most; SSA takes more of them before."""
     weights = (bundle / "models" / "model.pt").read_bytes()
-    adapted = ssa(STEP | {"max_epochs": 4, "samples_per_epoch": 8}, datastore)
+    adapted = ssa(STEP | {"max_epochs": 2, "samples_per_epoch": 8}, datastore)
     assert (adapted["version"], adapted["images"], adapted["stage"]) == (1, 6, "ssa")
     assert len(adapted["loss"]) == 2
     assert store.current("site") is None  # nothing to segment with
