@@ -45,7 +45,7 @@ CASES = {
     ),
     "UNETR, lean": lambda: segmentation(lean(adapt(UNETR(1, 3, 64, 16, 96, 384, 4), APLA()), recompute="block")),
     "SwinUNETR in 2-D, stock": lambda: segmentation(
-        adapt(SwinUNETR(1, 3, feature_size=24, spatial_dims=2), FullTuning(), also_train=EVERYTHING_ELSE), (128, 128)
+        adapt(SwinUNETR(1, 3, feature_size=24, spatial_dims=2), FullTuning(), also_train=EVERYTHING_ELSE), (192, 192)
     ),
     "SwinUNETR, lean": lambda: segmentation(
         lean(adapt(SwinUNETR(1, 3, feature_size=12), APLA()), recompute="block"), (64, 64, 32)
