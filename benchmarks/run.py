@@ -96,10 +96,10 @@ def _counted(scale: Scale) -> Iterator[str]:
         _logger.info("counting %s", work.name)
         costs[work.name] = costs_of(work)
     targets = target_table(costs)
-    yield from ["## Reached and aimed at", "", *targets] if targets else []
+    yield from ["## Targets and results", "", *targets] if targets else []
     yield _COUNTED
     yield from cost_tables(costs, {work.name: work.batch for work in scale.works})
-    yield "## Growth with the volume\n\nPeak of a step, counted in the same way.\n"
+    yield "## Growth with the volume\n\nThe peak of a step, counted in the same way.\n"
     for growth in scale.growths:
         _logger.info("growth of %s", growth.name)
         yield from growth_table(growth)
@@ -154,7 +154,7 @@ def _data(scale: Scale, steps: dict[str, float]) -> Iterator[str]:
 
 _INTRODUCTION = """# {title}
 
-Made by one command. The rows of the peft package need `pip install "monai_essa[peft]"`.
+One command makes this page. The rows of the peft package need `pip install "monai_essa[peft]"`.
 
 ```bash
 {command} --out docs/benchmark.md
@@ -163,33 +163,36 @@ Made by one command. The rows of the peft package need `pip install "monai_essa[
 
 _COUNTED = """## A training step, counted
 
-Counted on fake tensors: the same on every machine. Forward, backward and optimizer of the second step; the peak holds
-weights, batch, saved tensors, temporaries, gradients and the optimizer's state. Ratios are to `MONAI, full`: MONAI's
-own networks and forward passes, every parameter learns, torch's default AdamW. `fast` computes nothing twice, `small`
-computes transformer blocks again but for their attention, `bf16` is autocast with frozen weights and the inputs of
-blocks kept in bf16. Images are 96 x 96 x 96. LoRA has rank 8 on queries, keys and values; ours gives each of them an A
-and a B, peft gives the fused layer one of each.
+The steps are counted on fake tensors, so the numbers are the same on every machine. They cover the forward pass,
+the backward pass and the optimizer of the second step; the peak includes weights, batch, saved tensors,
+temporaries, gradients and the state of the optimizer. Ratios are relative to `MONAI, full`: MONAI's own networks
+and forward passes, every parameter trained, torch's default AdamW. `fast` computes nothing twice. `small` computes
+transformer blocks again, except their attention. `bf16` is autocast, with frozen weights and the inputs of blocks
+kept in bf16. Images are 96 x 96 x 96. LoRA has rank 8 on queries, keys and values; ours has an A and a B for each
+of them, peft has one A and one B for the fused layer.
 """
 
 _TIMED = """## A training step, timed: {format}
 
-All in one run, in turns: each of {rounds} rounds runs every row once, after a round that is not timed. Medians and
-quartiles; the time ratio is the median of the ratios within a round. FLOPs are counted. Other work may have run on
-the machine: it falls on all rows alike.
+All rows are timed in turns in one run: each of {rounds} rounds runs every row once, after a round that is not
+timed. The table shows medians and quartiles; the time ratio is the median of the ratios within a round. FLOPs are
+counted. Other work may have run on the machine, but it affects all rows alike.
 """
 
-_AIMED = "Aimed at on a CPU in fp32: a time ratio of 0.72 for fast and 0.90 for small.\n"
+_AIMED = "The targets on a CPU in fp32 are a time ratio of 0.72 for fast and 0.90 for small.\n"
 
 _ADAPTERS = """## Adapters
 
-The swap reads a file into a network that is adapted already. The merged network is a plain one of the same class, so
-its inference differs from the base by the noise of the clock alone: `noise` is the same ratio for a copy of the base.
+The swap reads a file into a network that is already adapted. The merged network is a plain network of the same
+class, so the time of its inference differs from the base only by the noise of the clock; `noise` is the same ratio
+for a copy of the base.
 """
 
 _DATA = """## Data pipeline
 
-A sample of essa_ssa's own transforms: a {crop}-cubed crop of a {side}-cubed int16 scan in a `.nii.gz`, by one core. Its
-share is of the time that `ours, APLA, fast` trains on an image; below 100 % one worker keeps the training busy.
+One core makes a sample with the transforms of essa_ssa: a {crop}-cubed crop of a {side}-cubed int16 scan in a
+`.nii.gz` file. The shares are relative to the time that `ours, APLA, fast` trains on one image; below 100 % one
+worker keeps the training busy.
 """
 
 

@@ -4,24 +4,25 @@
 # %% [markdown]
 # # Quick start: adapt, train, save, merge in forty lines
 #
-# A network was pretrained on the scans of one scanner. A site has another scanner, unlabelled scans and no GPU to
-# spare. This page adapts the network to those scans by training a few of its tensors, saves what learned as a small
-# file, and gives back a plain MONAI network. It takes about half a minute on two CPU cores.
+# A network was pretrained on scans from one scanner. A site has another scanner, unlabelled scans and no GPU to
+# spare. This page adapts the network to those scans by training a few of its tensors, saves the trained tensors as a
+# small file, and returns a plain MONAI network. It takes about half a minute on two CPU cores.
 #
-# **Data.** Without further ado the *demo cohort*: deformed copies of the MNI152 brain, imaged by two made-up
-# scanners. No volume is a patient. MNI152 (ICBM 2009a): Copyright (C) 1993-2004 Louis Collins, McConnell Brain
+# **Data.** By default this page uses the *demo cohort*: deformed copies of the MNI152 brain, imaged by two simulated
+# scanners. No volume shows a patient. MNI152 (ICBM 2009a): Copyright (C) 1993-2004 Louis Collins, McConnell Brain
 # Imaging Centre, Montreal Neurological Institute, McGill University; free to use, copy, modify and distribute with
 # that notice. To run on real scans, set the environment variable `DATA` to a folder in the style of the Medical
 # Segmentation Decathlon, such as `Task04_Hippocampus` (Simpson et al. 2019, CC BY-SA 4.0).
 #
-# **Install.** In a clone of the repository: `pip install ".[tutorials]"`. Research software, not a medical device.
+# **Install.** In a clone of the repository: `pip install ".[tutorials]"`. This is research software,
+# not a medical device.
 
 # %% [markdown]
 # ## What a site has
 #
-# Scans without labels, 12 here and 4 more that nothing trains on, and the weights of a pretrained network. You would
-# download those; here a small ViT learns to fill in masked patches of 16 other scans (scanner A), by the bundle
-# `essa_ssa`.
+# The site has scans without labels (12 here, and 4 more that are never trained on) and the weights of a pretrained
+# network. You would download such weights; here the bundle `essa_ssa` trains a small ViT to fill in masked patches of
+# 16 other scans (scanner A).
 
 # %%
 import logging
@@ -75,25 +76,22 @@ scans, unseen = (
 # %% [markdown]
 # ## The forty lines
 #
-# All of it, imports included. `load_weights` says what it loaded and refuses what does not fit. `adapt` freezes the
-# network but for what the method names: APLA trains the output projection of each attention, 7 % of the encoder
-# here. The loop is an ordinary one. The decoder of the pretext task learns beside the network and is thrown away in
-# the end.
+# This is the whole program, imports included. `load_weights` says what it loaded and refuses what does not fit.
+# `adapt` freezes the network except the tensors that the method names: APLA trains the output projection of each
+# attention, 7 % of the encoder here. The training loop is an ordinary one. The decoder of the pretext task is trained
+# with the network and discarded at the end.
 
 # %%
 import torch
 from monai.networks.nets import ViT
 from monai.transforms import Compose, LoadImaged, Orientationd, ResizeWithPadOrCropd, ScaleIntensityd, Spacingd
 
-from monai_essa.adapters.adaptation import adapt, merge
-from monai_essa.adapters.file import save_adapter
-from monai_essa.adapters.summary import summary
+from monai_essa import adapt, load_weights, merge, save_adapter, summary
 from monai_essa.data import VolumeReader
 from monai_essa.data.transforms import ClipForegroundPercentilesd
 from monai_essa.engines import load_pretext_head
 from monai_essa.methods import APLA
 from monai_essa.pretext import MAE, MAEDecoder
-from monai_essa.weights import load_weights
 
 read = Compose(  # as the bundle read the scans of scanner A; background is 0, and so is what is padded
     [
@@ -129,7 +127,8 @@ plain = merge(network)  # a stock ViT with stock keys; `network` is left as it i
 # %% [markdown]
 # ## Did it learn this scanner?
 #
-# The four unseen scans, three quarters of their patches masked, the same masks before and after.
+# The loss is measured on the four unseen scans, with three quarters of their patches masked, by the same masks before
+# and after the adaptation.
 
 # %%
 from IPython.display import Image
@@ -163,9 +162,9 @@ curves = {"APLA on the site's scans, means of ten steps": log}
 Image(figure_png(loss_curves(curves, title="Masked autoencoding: training loss")))
 
 # %% [markdown]
-# One of them, filled in before the adaptation and after it. (A prediction is given the brightness and contrast of each
-# true patch, as in the figures of the MAE paper; what is inside is predicted.) In the demo cohort, look at the gap
-# between the hemispheres: dark on scanner A, and bright on scanner B.
+# The figure shows one of them, filled in before and after the adaptation. (Each predicted patch gets the brightness
+# and contrast of the true patch, as in the figures of the MAE paper; its content is predicted.) In the demo cohort,
+# look at the gap between the hemispheres: it is dark on scanner A and bright on scanner B.
 
 
 # %%
@@ -183,13 +182,12 @@ picture(objective)
 # %% [markdown]
 # ## What the promises mean
 #
-# The merged network is MONAI's own class with its own keys, and computes what the adapted network computes. With the
-# adapter disabled the network is the pretrained one, bit for bit. And the file puts the adapter onto the same base
-# again, anywhere.
+# The merged network has MONAI's own class and keys, and computes what the adapted network computes. With the adapter
+# disabled the network is the pretrained one, bit for bit. The file puts the adapter onto the same base again, on any
+# computer.
 
 # %%
-from monai_essa.adapters.adaptation import disable_adapter
-from monai_essa.adapters.file import load_adapter
+from monai_essa import disable_adapter, load_adapter
 
 fresh = build()
 fresh.load_state_dict(plain.state_dict())  # strict: every key fits a stock ViT
@@ -209,10 +207,10 @@ with torch.no_grad():
 # %% [markdown]
 # ## What next
 #
-# - Without writing a loop, on your own folder of scans: [2_ssa_swin_unetr.ipynb](2_ssa_swin_unetr.ipynb) · with few
-#   labels: [3_tpp_few_labels.ipynb](3_tpp_few_labels.ipynb) · what it costs:
+# - To adapt to your own folder of scans without writing a loop, see [2_ssa_swin_unetr.ipynb](2_ssa_swin_unetr.ipynb);
+#   to train with few labels, [3_tpp_few_labels.ipynb](3_tpp_few_labels.ipynb); to see what it costs,
 #   [5_what_it_costs.ipynb](5_what_it_costs.ipynb).
-# - On a real ViT-B: `ViT(1, (96, 96, 96), 16, qkv_bias=True)`, your weights in `load_weights`, `lean(network)` after
-#   `adapt`.
-# - One seed, a small network, template-derived scans: the numbers show that every step runs, not what your scans will
-#   give.
+# - For a real ViT-B use `ViT(1, (96, 96, 96), 16, qkv_bias=True)`, pass your weights to `load_weights`, and call
+#   `lean(network)` after `adapt`.
+# - This page used one seed, a small network and template-derived scans: its numbers show that every step runs, not
+#   what to expect on your scans.

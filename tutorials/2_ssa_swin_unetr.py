@@ -4,18 +4,19 @@
 # %% [markdown]
 # # Self-supervised adaptation of a SwinUNETR to your own scans
 #
-# A folder of scans without labels, and a pretrained SwinUNETR: this page goes the whole way from the folder to an
-# adapted encoder in which a few tensors learned, with the bundle `essa_ssa` and no training loop of your own. It
-# makes a datalist, checks the scans, writes one file for the site, runs, is killed, goes on, and hands the result to
-# segmentation. It takes about a minute on two CPU cores.
+# This page starts with a folder of scans without labels and a pretrained SwinUNETR, and ends with an adapted encoder
+# in which a few tensors were trained. It uses the bundle `essa_ssa`, without a training loop of your own. It makes a
+# datalist, checks the scans, writes one file for the site, starts the run, kills it, resumes it, and hands the result
+# to segmentation. It takes about a minute on two CPU cores.
 #
-# **Data.** Without further ado the *demo cohort*: deformed copies of the MNI152 brain, imaged by two made-up
-# scanners. No volume is a patient. MNI152 (ICBM 2009a): Copyright (C) 1993-2004 Louis Collins, McConnell Brain
+# **Data.** By default this page uses the *demo cohort*: deformed copies of the MNI152 brain, imaged by two simulated
+# scanners. No volume shows a patient. MNI152 (ICBM 2009a): Copyright (C) 1993-2004 Louis Collins, McConnell Brain
 # Imaging Centre, Montreal Neurological Institute, McGill University; free to use, copy, modify and distribute with
-# that notice. To run on your own MR scans, set the environment variable `DATA` to their folder: NIfTI, NRRD, MetaImage
-# or DICOM series, in sub-folders or not; labels, if any, in a sub-folder `labels`.
+# that notice. To run on your own MR scans, set the environment variable `DATA` to their folder. It may contain NIfTI,
+# NRRD, MetaImage or DICOM series, also in sub-folders; put labels, if you have any, into a sub-folder `labels`.
 #
-# **Install.** In a clone of the repository: `pip install ".[tutorials]"`. Research software, not a medical device.
+# **Install.** In a clone of the repository: `pip install ".[tutorials]"`. This is research software,
+# not a medical device.
 
 # %%
 import json
@@ -46,8 +47,8 @@ os.chdir(tempfile.mkdtemp(prefix="essa_"))  # all paths below are relative to th
 # %% [markdown]
 # ## From a folder to a datalist
 #
-# `scans` is your folder. In the demo cohort it holds 14 scans of scanner B, four of them with a label. A second folder
-# has scans of scanner A, to make the pretrained network from.
+# `scans` is your folder. In the demo cohort it holds 14 scans of scanner B, four of them with a label. A second
+# folder has scans of scanner A, from which the pretrained network is made.
 
 # %%
 if "DATA" in os.environ:
@@ -58,15 +59,15 @@ else:
     make_cohort("other_scans", CohortSize(source=12, unlabeled=0, training=0, validation=0, test=0))
 
 # %% [markdown]
-# Commands are called in this process here, by `monai_essa(...)`; in a shell it is
+# This page calls the commands in its own process, with `monai_essa(...)`. In a shell they are
 #
 # ```bash
 # monai-essa data datalist scans --out datalist.json --fractions training=3 validation=1
 # monai-essa data check datalist.json
 # ```
 #
-# The first finds the volumes, pairs them with labels where there are any, keeps a patient's scans together, and says
-# what it left out. Scans without a label go to the section `unlabeled`. The second reads every file once.
+# The first command finds the volumes, pairs them with their labels, keeps the scans of a patient together, and says
+# what it left out. Scans without a label go to the section `unlabeled`. The second command reads every file once.
 
 
 # %%
@@ -79,15 +80,15 @@ monai_essa("data datalist scans --out datalist.json --fractions training=3 valid
 monai_essa("data check datalist.json")
 
 # %% [markdown]
-# Each error would name the file and say what to do. The summary gives what the next step asks for: the spacing.
+# Each error would name the file and say what to do. The summary includes the spacing, which the next step needs.
 #
 # ## One file for the site
 #
 # `bundles copy` makes a bundle of your own whose network is the SwinUNETR:
-# `monai-essa bundles copy essa_ssa . --network swin_unetr`. `site.yaml` holds the rest, and any value of the bundle's
-# `train.yaml` may stand in it. Small here, so that two CPU cores suffice: `feature_size` 12 (48 in public weights), and
-# windows of 4 voxels, which divide the 32 tokens of a side (7 in public weights, seven times slower at this size).
-# For CT add `essa_ssa/configs/intensity_ct.yaml` to `config_file`.
+# `monai-essa bundles copy essa_ssa . --network swin_unetr`. `site.yaml` holds the rest, and you can set any value of
+# the bundle's `train.yaml` in it. The network is small here, so that two CPU cores suffice: `feature_size` is 12 (48
+# in public weights), and windows have 4 voxels, which divide the 32 tokens of a side (7 in public weights, which is
+# seven times slower at this size). For CT add `essa_ssa/configs/intensity_ct.yaml` to `config_file`.
 
 # %%
 monai_essa("bundles copy essa_ssa . --network swin_unetr")
@@ -117,9 +118,10 @@ print(Path("site.yaml").read_text())
 # %% [markdown]
 # ## The pretrained network
 #
-# You would have one. A method that trains few tensors needs a base worth keeping, and a run without `pretrained`
-# stops with an error that says so. Here the encoder first learns on scanner A with `method_full.yaml`, every parameter,
-# for half a minute, just to have such a file. (With `DATA` it learns on the same scans: a rehearsal only.)
+# You would use a public one. A method that trains few tensors needs a base worth keeping, so a run without
+# `pretrained` stops with an error that says so. To have such a file, every parameter of the encoder is first trained
+# on scanner A for half a minute, with `method_full.yaml`. (With `DATA` it is trained on the same scans, which is only
+# a rehearsal.)
 
 # %%
 with redirect_stdout(None):
@@ -130,10 +132,11 @@ run(config_file=configs, logging_file=False, output_dir="runs/pretrain", **pretr
 print(*sorted(path.name for path in Path("runs/pretrain").iterdir()))
 
 # %% [markdown]
-# ## Run, get killed, go on
+# ## Run, get killed, resume
 #
-# A rehearsal that checks data, weights, memory and disk, and writes nothing: `monai-essa run --dry-run --args_file
-# site.yaml`. Then the run, as a process of its own. After two epochs it gets what a crash or a scheduler would give it.
+# `monai-essa run --dry-run --args_file site.yaml` rehearses the run: it checks data, weights, memory and disk, and
+# writes nothing. Then the run starts as a process of its own. After two epochs it is killed, as by a crash or a
+# scheduler.
 
 # %%
 command = [sys.executable, "-m", "monai.bundle", "run", "--args_file", "site.yaml"]
@@ -146,9 +149,9 @@ process.wait()
 print("killed; the encoder is not there yet:", not Path("runs/ssa/model.pt").exists())
 
 # %% [markdown]
-# The same command goes on from the last checkpoint. On a CPU it ends bit-identical to a run that nobody killed: masks,
-# crops and order are functions of the seed and the step, not of what ran before. (In this process, as
-# `python -m monai.bundle run --args_file site.yaml` does it.)
+# The same command resumes from the last checkpoint. On a CPU the result is bit-identical to that of an unbroken run:
+# masks, crops and order are functions of the seed and the step, not of what ran before. (Here it runs in this
+# process, as `python -m monai.bundle run --args_file site.yaml` would run it.)
 
 # %%
 run(args_file="site.yaml", logging_file=False)
@@ -182,21 +185,23 @@ logs = {name: read_loss_log(Path(folder, "losses.jsonl")) for name, folder in lo
 Image(figure_png(loss_curves(logs, "validation.loss", "SimMIM: loss on held-out scans, under fixed masks")))
 
 # %% [markdown]
-# The first point of a curve is after two epochs, not at the start; each curve is of the scans that its run held out
-# (every tenth), so compare within a curve.
+# The first point of a curve is after two epochs, not at the start. Each curve shows the scans that its run held out
+# (every tenth), so compare only points of the same curve.
 #
-# A held-out scan of the site, 60 % of its blocks blanked, and what the adapted network fills in. The air around the
-# head is noise because nothing asked for it: blocks count by their share of foreground (`weight_foreground`).
+# The figure shows a held-out scan of the site, the same scan with 60 % of its blocks blanked, and what the adapted
+# network fills in. The air around the head is noise because the loss ignores it: blocks count by their share of
+# foreground (`weight_foreground`).
 
 # %%
 Image("runs/ssa/reconstruction.png")
 
 # %% [markdown]
-# Blurred, as masked image modelling is after a minute of training; what counts is what the encoder learned on the way.
+# The result is blurred, as is usual for masked image modelling after a minute of training. What counts is what the
+# encoder learned.
 #
 # ## The result is plain MONAI
 #
-# `model.pt` loads strictly into the Swin transformer of a stock SwinUNETR; monai_essa is not needed from here on.
+# `model.pt` loads strictly into the Swin transformer of a stock SwinUNETR. From here on you do not need monai_essa.
 
 # %%
 network = SwinUNETR(1, 3, feature_size=12, window_size=4)
@@ -205,9 +210,10 @@ print(network.swinViT.load_state_dict(torch.load("runs/ssa/model.pt", weights_on
 # %% [markdown]
 # ## On to segmentation
 #
-# The next stage is the bundle `essa_segmentation`, given the same base and the new adapter, which trains on, and the
-# decoder with it. `--dry-run` builds it all and takes two steps; nothing is written. (It also estimates time, memory
-# and disk; these lines are left out here.) With `DATA` put the names of your labels in and run it yourself.
+# The next stage is the bundle `essa_segmentation`. It gets the same base and the new adapter, and trains the adapter
+# further, together with the decoder. `--dry-run` builds everything, takes two steps and writes nothing. (It also
+# estimates time, memory and disk; these lines are left out here.) With `DATA`, insert the names of your labels and
+# run it yourself.
 
 # %%
 monai_essa("bundles copy essa_segmentation . --network swin_unetr")
@@ -228,17 +234,19 @@ if "DATA" not in os.environ:
     print(*(line for line in said.getvalue().splitlines() if not line.startswith(changing)), sep="\n")
 
 # %% [markdown]
-# `python -m monai.bundle run --args_file segmentation.yaml` trains it; `evaluate.yaml` scores it, and `inference.yaml`
-# predicts ([3_tpp_few_labels.ipynb](3_tpp_few_labels.ipynb) does all three).
+# `python -m monai.bundle run --args_file segmentation.yaml` trains the network, `evaluate.yaml` scores it, and
+# `inference.yaml` predicts; [3_tpp_few_labels.ipynb](3_tpp_few_labels.ipynb) does all three.
 #
 # ## With your own numbers
 #
-# - Public weights of a SwinUNETR-48: leave `feature_size` and `network_def#window_size` out, `img_size` 96, and
-#   `pretrained: FILE`. What was loaded, renamed or left is printed; a file that does not fit is refused.
-# - A GPU: nothing to set; `lean: small` if it does not fit, and `monai-essa plan scans --memory 12GB --hours 8` to
-#   choose spacing, crop, batch and epochs ([5_what_it_costs.ipynb](5_what_it_costs.ipynb)).
-# - Other methods: add `essa_ssa/configs/method_lora.yaml` to `config_file`. The decoder of the SwinUNETR too: add
-#   `objective_simmim_decoder.yaml`.
-# - Whether the adaptation helps your task is a question for your scans and labels. The control is one line: segment
-#   with `start: encoder` in place of `adapter`. One seed, a small network, template-derived scans: this page shows
-#   that every step runs.
+# - For public weights of a SwinUNETR-48 leave out `feature_size` and `network_def#window_size`, and set `img_size` to
+#   96 and `pretrained: FILE`. The run prints what was loaded, renamed or left out, and refuses a file that does not
+#   fit.
+# - On a GPU you need not set anything. If the run does not fit, set `lean: small`;
+#   `monai-essa plan scans --memory 12GB --hours 8` chooses spacing, crop, batch and epochs
+#   ([5_what_it_costs.ipynb](5_what_it_costs.ipynb)).
+# - For another method add, for example, `essa_ssa/configs/method_lora.yaml` to `config_file`. To train the decoder of
+#   the SwinUNETR too, add `objective_simmim_decoder.yaml`.
+# - Only your own scans and labels can show whether the adaptation helps your task. The control is one line: segment
+#   with `start: encoder` instead of `adapter`. This page used one seed, a small network and template-derived scans:
+#   it shows that every step runs.

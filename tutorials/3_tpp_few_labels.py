@@ -4,18 +4,19 @@
 # %% [markdown]
 # # TPP, then segmentation with three labels
 #
-# LoRA adds small matrices to a frozen network. *Target parameter pre-training* (TPP) lets those matrices learn from
-# unlabelled scans first; then they learn to segment from the few labels there are. The control is the same without
-# TPP. Everything is done by the shipped bundles, without a training loop of your own. It takes about a minute on two
-# CPU cores.
+# LoRA adds small matrices to a frozen network. *Target parameter pre-training* (TPP) first trains those matrices on
+# unlabelled scans; then they learn to segment from a few labels. The control is the same without TPP. The shipped
+# bundles do everything, without a training loop of your own. This page takes about a minute on two CPU cores.
 #
-# **Data.** The *demo cohort*: deformed copies of the MNI152 brain, imaged by two made-up scanners; gray and white
-# matter are the labels. No volume is a patient. MNI152 (ICBM 2009a): Copyright (C) 1993-2004 Louis Collins, McConnell
-# Brain Imaging Centre, Montreal Neurological Institute, McGill University; free to use, copy, modify and distribute
-# with that notice. To run on real scans, set the environment variable `DATA` to a folder in the style of the Medical
-# Segmentation Decathlon, such as `Task04_Hippocampus` (Simpson et al. 2019, CC BY-SA 4.0).
+# **Data.** By default this page uses the *demo cohort*: deformed copies of the MNI152 brain, imaged by two simulated
+# scanners, with gray and white matter as labels. No volume shows a patient. MNI152 (ICBM 2009a):
+# Copyright (C) 1993-2004 Louis Collins, McConnell Brain Imaging Centre, Montreal Neurological Institute, McGill
+# University; free to use, copy, modify and distribute with that notice. To run on real scans, set the environment
+# variable `DATA` to a folder in the style of the Medical Segmentation Decathlon, such as `Task04_Hippocampus`
+# (Simpson et al. 2019, CC BY-SA 4.0).
 #
-# **Install.** In a clone of the repository: `pip install ".[tutorials]"`. Research software, not a medical device.
+# **Install.** In a clone of the repository: `pip install ".[tutorials]"`. This is research software,
+# not a medical device.
 
 # %%
 import logging
@@ -47,9 +48,9 @@ else:
 print(*data.about, sep="\n")
 
 # %% [markdown]
-# ## One file of a site
+# ## One file for the site
 #
-# What all stages share goes into one file: the data, the voxel size, and the size of the network, small here.
+# One file holds what all stages share: the data, the voxel size, and the size of the network, which is small here.
 
 # %%
 site = {
@@ -73,7 +74,8 @@ def stage(name: str, bundle: str, *overlays: str, **values: object) -> Path:
 # %% [markdown]
 # ## Stage 1: a pretrained encoder
 #
-# You would take a public one. Here a small ViT learns on the unlabelled scans of scanner A, every parameter (MAE).
+# You would use a public one. Here every parameter of a small ViT is trained on the unlabelled scans of scanner A
+# (MAE).
 
 # %%
 steps = {"batch_size": 4, "samples_per_epoch": 80, "lr": 1.0e-3}  # an epoch is 20 steps
@@ -83,7 +85,8 @@ base = {"pretrained": str(pretrained / "model.pt")}
 # %% [markdown]
 # ## Stage 2: TPP
 #
-# LoRA's matrices alone learn on the unlabelled scans of scanner B. The pretext decoder of stage 1 comes along.
+# Only LoRA's matrices are trained, on the unlabelled scans of scanner B. The pretext decoder of stage 1 is used
+# again.
 
 # %%
 tpp = stage(
@@ -104,8 +107,8 @@ Image(figure_png(loss_curves(logs, title="Masked autoencoding: loss on held-out 
 # %% [markdown]
 # ## Stage 3: three labels
 #
-# The same LoRA matrices and the decoder of a UNETR learn to segment, from the adapter of TPP (`start: adapter`) and,
-# as the control, from LoRA's own start (`start: encoder`): the same base, labels, steps and seed.
+# The same LoRA matrices and the decoder of a UNETR learn to segment, once from the adapter of TPP (`start: adapter`)
+# and, as the control, once from LoRA's own start (`start: encoder`). Base, labels, steps and seed are the same.
 
 # %%
 task = {
@@ -126,7 +129,7 @@ without = stage("without_tpp", "essa_segmentation", "method_lora.yaml", start="e
 # %% [markdown]
 # ## Test
 #
-# `evaluate.yaml` over the same configs scores the finished run on scans that no stage has seen.
+# `evaluate.yaml`, added to the same configs, scores the finished run on scans that no stage has seen.
 
 # %%
 task["validation_section"] = data.sections["test"]
@@ -140,13 +143,13 @@ dice = {
 Image(figure_png(dice_by_case(dice)))
 
 # %% [markdown]
-# **Read it as it stands.** On the demo cohort no difference shows: the decoder of a UNETR sees the image at full
-# resolution and learns from the labels whatever the encoder brings. TPP did what it optimises, the loss above;
-# whether it helps is a question for your scans and labels, and the control is one line. (One seed, four test cases,
-# minutes of training.)
+# **How to read this.** On the demo cohort there is no visible difference: the decoder of a UNETR sees the image at
+# full resolution and learns from the labels, whatever the encoder provides. TPP did lower its own loss, shown above.
+# Only your own scans and labels can show whether it helps, and the control is one line. (This is one seed, four test
+# cases, and minutes of training.)
 #
-# `inference.yaml` names MONAI components only and predicts with the merged network. The test cases with the highest
-# and the lowest Dice:
+# `inference.yaml` names only MONAI components and predicts with the merged network. The figure shows the test cases
+# with the highest and the lowest Dice:
 
 # %%
 best, worst = telling_cases(dice["with TPP"])

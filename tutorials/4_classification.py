@@ -4,19 +4,21 @@
 # %% [markdown]
 # # Classification of 2-D and 3-D images
 #
-# The bundle `essa_classification` puts a head on an encoder and trains it, from nothing, from a pretrained encoder with
-# a few tensors, or from the adapter of an earlier stage. This page trains on 2-D images out of an NPZ file and on 3-D
-# volumes out of a datalist, scores both with intervals, and sets a floor beside them: what a linear model of the
-# voxels reaches. It takes about a minute on two CPU cores.
+# The bundle `essa_classification` puts a head on an encoder and trains both: from random weights, from a pretrained
+# encoder with a few tensors, or from the adapter of an earlier stage. This page trains on 2-D images from an NPZ file
+# and on 3-D volumes from a datalist, scores both with confidence intervals, and compares them with a floor, the
+# result of a linear model of the voxels. It takes about a minute on two CPU cores.
 #
-# **Data.** Without further ado *template-derived heads*: deformed copies of the MNI152 brain, imaged by a made-up
-# scanner. No volume is a patient. The class is a property that they really have: is the brain larger than the median?
-# MNI152 (ICBM 2009a): Copyright (C) 1993-2004 Louis Collins, McConnell Brain Imaging Centre, Montreal Neurological
-# Institute, McGill University; free to use, copy, modify and distribute with that notice. To run on real images, set
-# the environment variable `DATA` to a folder with `pneumoniamnist.npz` and `adrenalmnist3d.npz` of MedMNIST (Yang et
-# al. 2023, CC BY 4.0; chest X-rays of Kermany et al. 2018, CC BY 4.0), in sub-folders or not.
+# **Data.** By default this page uses *template-derived heads*: deformed copies of the MNI152 brain, imaged by a
+# simulated scanner. No volume shows a patient. The class is a real property of each volume: whether its brain is
+# larger than the median. MNI152 (ICBM 2009a): Copyright (C) 1993-2004 Louis Collins, McConnell Brain Imaging Centre,
+# Montreal Neurological Institute, McGill University; free to use, copy, modify and distribute with that notice. To
+# run on real images, set the environment variable `DATA` to a folder that contains `pneumoniamnist.npz` and
+# `adrenalmnist3d.npz` of MedMNIST (Yang et al. 2023, CC BY 4.0; chest X-rays of Kermany et al. 2018, CC BY 4.0), also
+# in sub-folders.
 #
-# **Install.** In a clone of the repository: `pip install ".[tutorials]"`. Research software, not a medical device.
+# **Install.** In a clone of the repository: `pip install ".[tutorials]"`. This is research software,
+# not a medical device.
 
 # %%
 import csv
@@ -48,9 +50,10 @@ SECTIONS = {"training": 60, "validation": 20, "test": 50}
 # %% [markdown]
 # ## Images with a class
 #
-# A datalist names volumes with a `label` of 0, 1 and so on; an NPZ file in the style of MedMNIST holds small images and
-# their labels together. The demo makes both from the same 130 heads: the volumes, and axial slices of them, four of
-# each training head and one of every other. Heads are never shared between sections.
+# A datalist names volumes with a `label` of 0, 1 and so on. An NPZ file in the style of MedMNIST holds small images
+# together with their labels. The demo makes both from the same 130 heads: the datalist has the volumes, and the NPZ
+# file has axial slices of them, four of each training head and one of every other head. No head occurs in two
+# sections.
 
 
 # %%
@@ -112,12 +115,13 @@ Image(figure_png(figure))
 # %% [markdown]
 # ## Train and score
 #
-# A run is `train.yaml` of the bundle with overlays and values, as `python -m monai.bundle run --config_file "[...]"
-# --key value`. The epoch with the best AUC on the validation section is kept. `evaluate.yaml` as the last config then
-# scores the finished run on the test section, once, and writes `test/predictions.csv` and `test/metrics.json`.
+# A run uses `train.yaml` of the bundle with overlays and values, as in
+# `python -m monai.bundle run --config_file "[...]" --key value`. It keeps the epoch with the best AUC on the
+# validation section. With `evaluate.yaml` as the last config it then scores the finished run once on the test
+# section, and writes `test/predictions.csv` and `test/metrics.json`.
 #
-# The networks are small ViTs, trained from nothing (`start_random.yaml`). The augmentation of the bundle stretches
-# images, which would change the class of a head, so the demo goes without.
+# The networks are small ViTs, trained from random weights (`start_random.yaml`). The augmentation of the bundle
+# stretches images, which would change the class of a head, so the demo turns it off.
 
 
 # %%
@@ -157,10 +161,10 @@ metrics = {
 # %% [markdown]
 # ## From a pretrained encoder, with few tensors
 #
-# What this library is for: an encoder that saw images without labels, and a method that trains a few of its tensors
-# and the head. Here the 2-D encoder first learns to fill in masked patches of the training images (`essa_ssa`, MAE,
-# every parameter); then APLA, the default, adapts it to the classes. From a public base the order is: SSA on your
-# scans, then `--pretrained BASE --adapter runs/ssa/adapter.safetensors`.
+# This is the purpose of the library: to take an encoder that has seen images without labels, and to train only a few
+# of its tensors and the head. Here every parameter of the 2-D encoder first learns to fill in masked patches of the
+# training images (`essa_ssa`, MAE); then APLA, the default, adapts it to the classes. With a public base, first run
+# SSA on your scans, and then train with `--pretrained BASE --adapter runs/ssa/adapter.safetensors`.
 
 # %%
 vit = ("img_size", "patch_size", "hidden_size", "mlp_dim", "num_layers", "num_heads")
@@ -183,8 +187,8 @@ metrics["2-D ViT, MAE then APLA"] = classify("flat_apla", flat, "images_2d", **i
 # %% [markdown]
 # ## A floor
 #
-# Ridge regression on the voxels, which knows nothing of images; its penalty is chosen on the validation section. A
-# network that does not beat it has not earned its place.
+# The floor is ridge regression on the voxels, which knows nothing about images; its penalty is chosen on the
+# validation section. A network that does not beat it is not worth its cost.
 
 # %%
 shrink = Compose([LoadImage(reader=VolumeReader(), ensure_channel_first=True), Resize((24, 32, 24))])
@@ -271,21 +275,25 @@ figure.legend(*roc.get_legend_handles_labels(), loc="outside lower center", ncol
 Image(figure_png(figure))
 
 # %% [markdown]
-# **Read it as it stands.** On the demo's heads ridge regression is as good or better: the size of a brain is nearly
-# linear in the voxels, and sixty heads are few for a network. That is what a floor is for. Fifty test heads give
-# intervals of a tenth and more, the bins of the calibration hold a handful each, and the settings of this page were
-# tried on these very heads, so the numbers estimate nothing. The epoch is chosen by the AUC, which does not ask whether
-# probabilities are right: look at the calibration before you use them.
+# **How to read this.** On the demo's heads ridge regression is as good as the networks or better: the size of a brain
+# is nearly linear in the voxels, and sixty heads are few for a network. This is why a floor is useful. With fifty
+# test heads the intervals are a tenth wide or more, each bin of the calibration holds only a few heads, and the
+# settings of this page were tried on these very heads, so the numbers do not estimate anything. The epoch is chosen
+# by the AUC, which does not depend on whether the probabilities are right: look at the calibration before you use
+# them.
 #
-# With `DATA` this page takes four minutes of a CPU core. At 932d20e it gave on PneumoniaMNIST 0.946 (0.928 to 0.962)
-# from nothing and 0.909 (0.884 to 0.930) by MAE, then APLA, against 0.925 of the ridge; on AdrenalMNIST3D 0.836
-# (0.782 to 0.884) against 0.829. At full length the bundle's README has 0.960 and 0.864.
+# With `DATA` this page takes four minutes on one CPU core. At commit 932d20e the AUC on PneumoniaMNIST was 0.946
+# (0.928 to 0.962) from random weights and 0.909 (0.884 to 0.930) with MAE and then APLA, against 0.925 for ridge
+# regression. On AdrenalMNIST3D it was 0.836 (0.782 to 0.884) against 0.829. With full-length training, the README of
+# the bundle reports 0.960 and 0.864.
 #
 # ## What next
 #
-# - The finished network predicts without monai_essa: `python -m monai.bundle run --config_file
-#   essa_classification/configs/inference.yaml --checkpoint RUN/model.pt --dataset_dir IMAGES` with the run's overlays.
-# - Several classes in one image: `loss_bce.yaml`. Rare classes: `weights_balanced.yaml`. A CNN:
+# - The finished network predicts without monai_essa: run `python -m monai.bundle run --config_file
+#   essa_classification/configs/inference.yaml --checkpoint RUN/model.pt --dataset_dir IMAGES` with the overlays of
+#   the run.
+# - For several classes in one image add `loss_bce.yaml`; for rare classes, `weights_balanced.yaml`; for a CNN,
 #   `network_segresnet.yaml`.
-# - Several images of a patient: the names of files tell patients apart, and the intervals draw patients, not images.
-# - TPP before it, with its controls: the README of [essa_tpp](../bundles/essa_tpp/docs/README.md).
+# - If a patient has several images, patients are recognised by the names of the files, and the intervals draw
+#   patients, not images.
+# - To run TPP first, with its controls, see the README of [essa_tpp](../bundles/essa_tpp/docs/README.md).

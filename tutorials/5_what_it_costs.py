@@ -4,17 +4,18 @@
 # %% [markdown]
 # # What it costs: meter, lean training, plan
 #
-# Does it fit my card? This page answers before the crash: it measures a training step without a GPU and without doing
-# the arithmetic, makes it cheaper without changing what is computed, and plans a run that fits the scans, the card
-# and the hours. It takes under a minute on two CPU cores.
+# Will a training run fit my GPU? This page answers the question before the run: it measures a training step without a
+# GPU and without doing the arithmetic, makes it cheaper without changing what is computed, and plans a run that fits
+# the scans, the GPU and the hours. It takes under a minute on two CPU cores.
 #
-# **Data.** Only the last part looks at scans: the *demo cohort*, deformed copies of the MNI152 brain, imaged by two
-# made-up scanners. No volume is a patient. MNI152 (ICBM 2009a): Copyright (C) 1993-2004 Louis Collins, McConnell
-# Brain Imaging Centre, Montreal Neurological Institute, McGill University; free to use, copy, modify and distribute
-# with that notice. To plan for real scans, set the environment variable `DATA` to their folder, for example
-# `Task04_Hippocampus` of the Medical Segmentation Decathlon (Simpson et al. 2019, CC BY-SA 4.0).
+# **Data.** Only the last part uses scans: by default the *demo cohort*, deformed copies of the MNI152 brain, imaged
+# by two simulated scanners. No volume shows a patient. MNI152 (ICBM 2009a): Copyright (C) 1993-2004 Louis Collins,
+# McConnell Brain Imaging Centre, Montreal Neurological Institute, McGill University; free to use, copy, modify and
+# distribute with that notice. To plan for real scans, set the environment variable `DATA` to their folder, for
+# example `Task04_Hippocampus` of the Medical Segmentation Decathlon (Simpson et al. 2019, CC BY-SA 4.0).
 #
-# **Install.** In a clone of the repository: `pip install ".[tutorials]"`. Research software, not a medical device.
+# **Install.** In a clone of the repository: `pip install ".[tutorials]"`. This is research software,
+# not a medical device.
 
 # %%
 import copy
@@ -28,12 +29,11 @@ from IPython.display import Image
 from monai.losses import DiceCELoss
 from monai.networks.nets import UNETR
 
-from monai_essa.adapters.adaptation import adapt
+from monai_essa import adapt, lean
 from monai_essa.cli import main as monai_essa_command
 from monai_essa.cost import step_cost
 from monai_essa.cost.table import CostWork, cost_rows
 from monai_essa.demo.cohort import CohortSize, make_cohort
-from monai_essa.efficiency import lean
 from monai_essa.engines import Supervised
 from monai_essa.methods import APLA
 from monai_essa.report.charts import cost_bars, figure_png
@@ -44,8 +44,8 @@ WORK = Path(tempfile.mkdtemp(prefix="essa_"))
 # %% [markdown]
 # ## A table for a network by name
 #
-# A ViT-B/16 on crops of 96 cubed, 16 in a batch, masked image modelling: the whole network as MONAI trains it, then
-# methods under the two lean recipes. The same from a shell:
+# The table is for a ViT-B/16 on crops of 96 cubed, 16 in a batch, with masked image modelling. It shows the whole
+# network as MONAI trains it, then methods with the two lean recipes. In a shell the same is
 #
 # ```bash
 # monai-essa cost --network vit_b --size 96 --batch 16 --methods full,apla,lora
@@ -73,15 +73,15 @@ costs = {row.method if row is rows[0] else f"{row.method}, {row.recipe}": row.re
 Image(figure_png(cost_bars(costs, "Peak memory of a training step: ViT-B, 96 cubed, batch 16")))
 
 # %% [markdown]
-# Three things to read off. With few trainable tensors the gradients and the optimizer's state all but vanish. What
-# remains is mostly activations, of which a method alone spares a part; `lean` spares the most. And `small` buys its
-# memory with arithmetic: it computes the blocks again in the backward pass.
+# The table shows three things. With few trainable tensors the gradients and the state of the optimizer almost vanish.
+# The rest is mostly activations; a method alone saves some of them, and `lean` saves most. `small` saves memory at
+# the price of arithmetic, because it computes the blocks again in the backward pass.
 #
 # ## Your own network and loss
 #
-# `step_cost` takes any objective: a module that returns a dictionary with `loss`. Nothing is computed and nothing
-# allocated, so the step may be larger than this computer; inputs may lie on the *meta* device. Here a UNETR-B that
-# learns to segment: APLA in its encoder, and every parameter of its decoder.
+# `step_cost` accepts any objective: a module that returns a dictionary with `loss`. It computes and allocates
+# nothing, so the step may need more memory than this computer has; inputs may be on the *meta* device. Here a UNETR-B
+# learns to segment, with APLA in its encoder and every parameter of its decoder.
 
 # %%
 network = UNETR(1, 3, (96, 96, 96), qkv_bias=True)
@@ -100,13 +100,13 @@ table = [[recipe, *(peaks[recipe, batch] for batch in batches)] for recipe in ("
 print(format_table(["peak, GiB", *(f"batch {batch}" for batch in batches)], table))
 
 # %% [markdown]
-# Here `lean` helps less: the convolutions of the decoder learn, hence they must keep what they saw. A frozen decoder
-# halves the peak (the README has the row).
+# Here `lean` helps less, because the convolutions of the decoder are trained and must keep their inputs. A frozen
+# decoder halves the peak (see the row in the README).
 #
 # ## Lean training has the same gradients
 #
-# Lean computes the same function by other means; the keys of the network stay. One step of a small UNETR, as MONAI
-# computes it and lean, in double precision so that rounding hides nothing:
+# Lean training computes the same function in another way, and the keys of the network stay. The next cell computes
+# one step of a small UNETR as MONAI does and with lean training, in double precision so that rounding hides nothing:
 
 # %%
 torch.manual_seed(0)
@@ -126,10 +126,10 @@ print("the same keys:", small.state_dict().keys() == twin.state_dict().keys())
 # %% [markdown]
 # ## A plan for a site
 #
-# `monai-essa plan` looks at the scans and the card, asks the meter what fits, times five steps, and writes the file
-# of a run with a reason in each line. Below are the lines that are the same on any computer; `max_epochs` depends on
-# how fast yours is. (A ViT of width 384 keeps this page short; for a ViT-B leave `--args` out, and give `--pretrained
-# vit_b.pt`.)
+# `monai-essa plan` examines the scans and the GPU, asks the meter what fits, times five steps, and writes the config
+# of a run with a reason on each line. Below are the lines that are the same on any computer; `max_epochs` depends on
+# the speed of yours. (A ViT of width 384 keeps this page short; for a ViT-B leave out `--args` and pass
+# `--pretrained vit_b.pt`.)
 
 # %%
 if "DATA" in os.environ:
@@ -149,5 +149,5 @@ for line in plan.read_text().splitlines():
         print("- ..." + line[line.index("/essa_") :])
 
 # %% [markdown]
-# Then `monai-essa run --dry-run --args_file my_site.yaml` builds it all and runs two batches, and `python -m
-# monai.bundle run --args_file my_site.yaml` trains. Every run writes what it cost into its `cost.json`.
+# Next, `monai-essa run --dry-run --args_file my_site.yaml` builds everything and runs two batches, and
+# `python -m monai.bundle run --args_file my_site.yaml` trains. Every run writes its costs to `cost.json`.

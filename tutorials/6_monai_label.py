@@ -2,22 +2,24 @@
 # SPDX-License-Identifier: Apache-2.0
 
 # %% [markdown]
-# # MONAI Label: annotate, train an adapter, go on
+# # MONAI Label: annotate, train an adapter, repeat
 #
-# A server proposes segmentations, a reader corrects and submits them, and the server learns from what was submitted.
-# With monai_essa it learns **an adapter**: a small file for each site or scanner, while the model itself is never
-# written to. This page starts such a server, plays the reader through MONAI Label's own client, and stops it again:
-# propose, submit three labels, train, propose again, choose adapters, undo. It takes about a minute and a half on two
-# CPU cores; most of that is Python starting, for each training is a process of its own.
+# A server proposes segmentations, a reader corrects and submits them, and the server learns from the submitted
+# labels. With monai_essa it trains **an adapter**, a small file for each site or scanner, and never writes to the
+# model itself. This page starts such a server, acts as the reader through MONAI Label's own client, and stops the
+# server: propose, submit three labels, train, propose again, choose adapters, undo. It takes about a minute and a
+# half on two CPU cores; most of that is the start of Python, because each training is a process of its own.
 #
-# **Data.** The *demo cohort*: deformed copies of the MNI152 brain, imaged by a made-up scanner; gray and white matter
-# are the labels. No volume is a patient. MNI152 (ICBM 2009a): Copyright (C) 1993-2004 Louis Collins, McConnell Brain
-# Imaging Centre, Montreal Neurological Institute, McGill University; free to use, copy, modify and distribute with that
-# notice. To run on real scans, set the environment variable `DATA` to a folder in the style of the Medical Segmentation
-# Decathlon, such as `Task04_Hippocampus` (Simpson et al. 2019, CC BY-SA 4.0).
+# **Data.** By default this page uses the *demo cohort*: deformed copies of the MNI152 brain, imaged by a simulated
+# scanner, with gray and white matter as labels. No volume shows a patient. MNI152 (ICBM 2009a):
+# Copyright (C) 1993-2004 Louis Collins, McConnell Brain Imaging Centre, Montreal Neurological Institute, McGill
+# University; free to use, copy, modify and distribute with that notice. To run on real scans, set the environment
+# variable `DATA` to a folder in the style of the Medical Segmentation Decathlon, such as `Task04_Hippocampus`
+# (Simpson et al. 2019, CC BY-SA 4.0).
 #
 # **Install.** MONAI Label needs an environment of its own, with Python 3.10 to 3.12. In a clone of the repository:
-# `pip install --constraint constraints-label.txt ".[label,tutorials]"`. Research software, not a medical device.
+# `pip install --constraint constraints-label.txt ".[label,tutorials]"`. This is research software,
+# not a medical device.
 
 # %%
 import atexit
@@ -58,9 +60,9 @@ else:
 # %% [markdown]
 # ## A bundle with weights
 #
-# You would have one, of a public model or of your own training. Here `essa_segmentation` trains a small UNETR for a
-# moment on two volumes: a weak start, so that there is something to correct. `bundles copy --run` makes it a finished
-# bundle: its network, its values and its weights.
+# You would have a bundle of a public model or of your own training. Here `essa_segmentation` trains a small UNETR
+# briefly on two volumes, a weak start that leaves something to correct. `bundles copy --run` turns the run into a
+# finished bundle with its network, its values and its weights.
 
 # %%
 values = {
@@ -93,15 +95,15 @@ if main([*copy, "--args", *sizes]) != 0:
 # %% [markdown]
 # ## The server
 #
-# `label init` writes an app folder around the bundle, `label start` serves it, to this computer only. In a shell:
+# `label init` writes an app folder around the bundle, and `label start` serves it to this computer only. In a shell:
 #
 # ```bash
 # monai-essa label init app --bundle tissue
 # monai-essa label start app --studies studies
 # ```
 #
-# `studies` is a folder of NIfTI files: here seven volumes without labels. The reader knows the labels of three; the
-# other four serve to measure.
+# `studies` is a folder of NIfTI files, here seven volumes without labels. The reader knows the labels of three
+# volumes; the other four are used to measure the result.
 
 # %%
 if main("label init app --bundle tissue".split()) != 0:
@@ -145,8 +147,8 @@ print("volumes:", info["datastore"]["total"], "with a label:", info["datastore"]
 # %% [markdown]
 # ## Propose
 #
-# In a viewer this is the button *Run*. The label map comes back in the geometry of the image, and the answer says which
-# adapter made it: `base`, none yet.
+# In a viewer this is the button *Run*. The label map comes back in the geometry of the image, and the answer names
+# the adapter that made it: `base`, because there is no adapter yet.
 
 
 # %%
@@ -171,8 +173,9 @@ print(before[0].title)
 # %% [markdown]
 # ## Submit three labels, train
 #
-# *Submit Label* and *Train*. The training is told the name of the site; it begins from the model, learns the bundle's
-# method (APLA), decoder and head, and keeps the epoch that is best on one of the three volumes.
+# In a viewer these are the buttons *Submit Label* and *Train*. The request names the site. The training starts from
+# the model, trains the bundle's method (APLA), decoder and head, and keeps the epoch that is best on one of the three
+# volumes.
 
 # %%
 for item in cases["training"]:
@@ -199,7 +202,8 @@ print("model.pt unchanged:", Path("app/model/tissue/models/model.pt").read_bytes
 # %% [markdown]
 # ## Propose again
 #
-# On the four volumes that nobody labelled. The last trained adapter is what a request gets if it names none.
+# The proposals are for the four volumes without labels. A request that names no adapter gets the one that was trained
+# last.
 
 # %%
 after = [propose(item) for item in cases["test"]]
@@ -210,12 +214,13 @@ Image(figure_png(dice_by_case({"the bundle": dice(before), "with the adapter": d
 Image(figure_png(segmentations([before[0], after[0]], list(data.card.labels)[1:])), width=640)
 
 # %% [markdown]
-# Three labels and a moment of training: it shows that the loop works, not how good a method is. (One seed, one run.)
+# With three labels and a short training this shows that the loop works, not how good a method is. (This is one run
+# with one seed.)
 #
 # ## Choose, undo
 #
-# Adapters of several sites live beside each other; a request names one, or `base`. Swapping loads a few tensors, not
-# the model. A training that you do not want is undone; no file is deleted.
+# The server keeps the adapters of several sites side by side; a request names one of them, or `base`. Swapping loads
+# a few tensors, not the model. You can undo a training; no file is deleted.
 
 # %%
 base = propose(cases["test"][0], adapter="base")
@@ -228,7 +233,8 @@ offered = client.info()["models"]["tissue"]["config"]["adapter"]
 print("scanner_b still offered:", "scanner_b" in offered, "- the base:", "base" in offered)
 
 # %% [markdown]
-# The adapter moves to another computer as a file: `monai-essa adapter` shows it and merges it into a plain `model.pt`.
+# To use the adapter on another computer, copy its file: `monai-essa adapter` shows it and merges it into a plain
+# `model.pt`.
 #
 # ## Stop
 
@@ -240,7 +246,7 @@ print("stopped")
 # %% [markdown]
 # ## What next
 #
-# - 3D Slicer, active learning by uncertainty, all options, and what MONAI Label does not protect:
-#   [docs/label.md](../docs/label.md). Keep the server at 127.0.0.1, or put a proxy with authentication before it.
-# - With many unlabelled studies, adapt the encoder to them first: `client.train_start("tissue_ssa", ...)` trains on all
-#   volumes of the folder without labels, and the next training begins from it.
+# - [docs/label.md](../docs/label.md) covers 3D Slicer, active learning by uncertainty, all options, and what MONAI
+#   Label does not protect. Keep the server at 127.0.0.1, or put a proxy with authentication in front of it.
+# - If you have many unlabelled studies, adapt the encoder to them first: `client.train_start("tissue_ssa", ...)`
+#   trains on all volumes of the folder without labels, and the next training starts from the result.

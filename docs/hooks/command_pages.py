@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The reference of the command line: what `monai-essa COMMAND --help` prints, of every command."""
+"""Make the reference of the command line from what `monai-essa COMMAND --help` prints for every command."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mkdocs.structure.files import File
 from monai_essa.cli import command_parser
 
 PAGE = "reference/commands.md"
-TITLE = "# Command line\n\nWhat `monai-essa COMMAND --help` prints.\n"
+TITLE = "# Command line\n\nThe output of `monai-essa COMMAND --help` for every command.\n"
 
 
 def on_files(files: Any, config: Any) -> Any:
@@ -25,14 +25,14 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def commands_page(parser: argparse.ArgumentParser) -> str:
-    """Write a section for each command of a parser, the parser itself first."""
-    os.environ["COLUMNS"] = "100"  # where argparse breaks lines
+    """Write one section for each command of a parser, starting with the parser itself."""
+    os.environ["COLUMNS"] = "100"  # the width at which argparse breaks lines
     sections = (f"## {command.prog}\n\n```text\n{command.format_help()}```\n" for command in every_command(parser))
     return "\n".join([TITLE, *sections])
 
 
 def every_command(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
-    """Give the parser and those of its commands, their commands included."""
+    """Yield the parser and the parsers of its commands, at every depth."""
     yield parser
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Docstrings as mkdocstrings reads them: roles become code, formulas MathML, and an example becomes a code block."""
+"""Rewrite docstrings for mkdocstrings: roles become code, formulas become MathML, examples become code blocks."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class DocstringMarks(griffe.Extension):
 
 
 def markdown_docstring(text: str) -> str:
-    """Turn formulas into MathML, which browsers draw by themselves, and other roles into code."""
+    """Turn formulas into MathML, which browsers draw without a script, and other roles into code."""
     text = _FORMULA.sub(lambda found: found[1] + convert(" ".join(found[2].split()), display="block"), text)
     text = re.sub(r":math:`([^`]+)`", lambda found: f"<span>{convert(' '.join(found[1].split()))}</span>", text)
     text = re.sub(r":[a-z]+:`~?([^`]+)`", r"`\1`", text)

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The notebooks of tutorials/ as pages of the site: text, code and the committed outputs. Nothing is executed."""
+"""Show the notebooks of tutorials/ as pages of the site, with text, code and committed outputs; execute nothing."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def notebooks() -> list[Path]:
 
 
 def notebook_page(notebook: Path) -> tuple[str, dict[str, bytes]]:
-    """Turn a notebook into Markdown, and its figures into files by name."""
+    """Turn a notebook into Markdown and its figures into files, by name."""
     parts: list[str] = []
     pictures: dict[str, bytes] = {}
     for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
@@ -51,7 +51,7 @@ def notebook_page(notebook: Path) -> tuple[str, dict[str, bytes]]:
         parts.append(f"````python\n{text}\n````")
         for output in cell["outputs"]:
             parts.append(_shown(output, notebook.stem, pictures))
-    parts.append(f"The notebook itself is `tutorials/{notebook.name}` of the repository.")
+    parts.append(f"This page shows the notebook `tutorials/{notebook.name}` of the repository.")
     return "\n\n".join(parts) + "\n", pictures
 
 

@@ -1,10 +1,10 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Pages of the site that lie elsewhere in the repository, and links that hold in both places.
+"""Add pages that lie elsewhere in the repository to the site, and rewrite links so that they work in both places.
 
-A link is written as a code host follows it, relative to the file that has it. For the site it is rewritten where its
-target has a page there. Names and signatures are those of MkDocs' hooks.
+Links are written as a code host follows them, relative to the file that contains them. For the site a link is rewritten
+if its target has a page there. The names and signatures of the functions are those of MkDocs' hooks.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ BUNDLES = ("essa_ssa", "essa_tpp", "essa_segmentation", "essa_classification")
 
 
 def page_of() -> dict[str, str]:
-    """Give the place in the site of each file of the repository that is shown there but does not lie in docs/."""
+    """Return where the site shows each file of the repository that lies outside docs/."""
     places = {
         "CONTRIBUTING.md": "project/contributing.md",
         "CHANGELOG.md": "project/changelog.md",
@@ -43,7 +43,7 @@ def page_of() -> dict[str, str]:
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Add what is taken as it is; notebooks are turned into pages by notebook_pages.py."""
+    """Add the files that are shown as they are; notebook_pages.py turns notebooks into pages."""
     for source, place in page_of().items():
         if not source.endswith(".ipynb") and files.get_file_from_path(place) is None:
             files.append(File.generated(config, place, abs_src_path=str(ROOT / source)))
@@ -51,7 +51,7 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """Rewrite links; give a bundle's README its name as the only heading of the first level."""
+    """Rewrite links, and make the name of a bundle the only first-level heading of its README."""
     place = page.file.src_uri
     source = {there: here for here, there in page_of().items()}.get(place, f"docs/{place}")
     if place.startswith("bundles/"):
@@ -60,21 +60,21 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
 
 
 def on_post_page(output: str, page: Any, config: Any) -> str:
-    """Refuse a page that a browser would complete from elsewhere: hospitals read this offline."""
+    """Refuse a page for which a browser would fetch something from elsewhere, since hospitals read it offline."""
     if found := _FETCHED.search(output):
         raise PluginError(f"{page.file.src_uri}: {found[0]} is fetched from elsewhere; put the file into docs/")
     return output
 
 
 def site_links(markdown: str, source: str, place: str) -> str:
-    """Point links of a file of the repository to the pages of its targets, as seen from its own page."""
+    """Point the links of a file of the repository at the pages of their targets, relative to the page of the file."""
     places = page_of()
 
     def rewrite(match: re.Match[str]) -> str:
         path, mark, anchor = match[1].partition("#")
         target = posixpath.normpath(posixpath.join(posixpath.dirname(source), path))
         if ":" in path or target not in places and source.startswith("docs/"):
-            return match[0]  # of the web, or within docs/
+            return match[0]  # on the web, or within docs/
         there = places.get(target, target.removeprefix("docs/"))
         return f"]({posixpath.relpath(there, posixpath.dirname(place) or '.')}{mark}{anchor})"
 

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Links within the repository lead somewhere: files exist, and so do the headings that they name."""
+"""Links within the repository lead somewhere: files and headings exist, and so do the files that CONTRIBUTING names."""
 
 from __future__ import annotations
 
@@ -36,3 +36,12 @@ def test_links_lead_somewhere(page: Path) -> None:
         target = page.parent / path if path else page
         assert target.exists(), link
         assert not anchor or anchor in anchors(target), link
+
+
+def test_contributing_names_files_and_rooms_that_exist() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    paths = set(re.findall(r"`((?:monai_essa|tests|bundles)/[\w./*]+)`", text)) - {"monai_essa/x/", "tests/x/"}
+    rows = text.partition("| room |")[2].partition("\n\n")[0].splitlines()[2:]
+    rooms = {f"monai_essa/{name}" for row in rows for name in re.findall("`(.*?)`", row.split("|")[1])}
+    assert len(paths) > 20 and len(rooms) > 15
+    assert not [path for path in sorted(paths | rooms) if not list(ROOT.glob(path))]

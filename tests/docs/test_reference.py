@@ -19,12 +19,12 @@ from tests.docs.shown_commands import ROOT
 PACKAGES = (
     "methods",
     "pretext",
-    "losses",
     "weights",
-    "networks",
+    "anatomy",
     "efficiency",
+    "cost",
     "data",
-    "transforms",
+    "data.transforms",
     "engines",
     "evaluation",
 )
