@@ -10,7 +10,6 @@ import io
 import json
 import math
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -31,11 +30,11 @@ from monai_essa.evaluation.metrics import (
     macro_f1,
     quadratic_weighted_kappa,
 )
+from monai_essa.files import write_text_whole
 
 __all__ = ["ClassificationReport", "classification_intervals"]
 
 _KAPPA = "quadratic_weighted_kappa"  # from -1 to 1, where all the others are from 0 to 1
-_PICTURE = re.compile(r"\.(png|jpe?g|tiff?|bmp)$", re.IGNORECASE)
 
 
 def classification_intervals(
@@ -126,7 +125,7 @@ class ClassificationReport:
         images = [image for image, _, _ in self._rows]
         probabilities, truth = (np.stack([row[place] for row in self._rows]) for place in (1, 2))
         self.output_dir.mkdir(parents=True, exist_ok=True)
-        (self.output_dir / "predictions.csv").write_text(self._table(images, probabilities, truth), encoding="utf-8")
+        write_text_whole(self.output_dir / "predictions.csv", self._table(images, probabilities, truth))
         patients = [
             self.patients.get(image, guess) for image, guess in zip(images, _guessed_patients(images), strict=True)
         ]
@@ -139,7 +138,7 @@ class ClassificationReport:
             "interval": f"95 % studentised bootstrap over patients, {self.resamples} draws, seed {self.seed}",
             "metrics": {name: _plain(interval) for name, interval in intervals.items()},
         }
-        (self.output_dir / "metrics.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        write_text_whole(self.output_dir / "metrics.json", json.dumps(record, indent=2) + "\n")
 
     def _collect(self, engine: Engine) -> None:
         for item in engine.state.output:  # type: ignore[union-attr]
@@ -184,7 +183,7 @@ def _of_several_classes() -> dict[str, Callable[..., float]]:
 
 def _guessed_patients(images: list[str]) -> list[str]:
     folder = os.path.commonpath([os.path.dirname(image) for image in images])
-    return [patient_of(_PICTURE.sub("", os.path.relpath(image, folder))) for image in images]
+    return [patient_of(os.path.relpath(image, folder)) for image in images]
 
 
 def _plain(interval: Interval) -> dict[str, Any]:

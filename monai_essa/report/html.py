@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from monai_essa.files import written_whole
+from monai_essa.files import write_text_whole
 from monai_essa.report.tables import ResultTable
 
 __all__ = ["PAGE", "ReportContent", "ReportFigure", "ReportSection", "write_report"]
@@ -186,8 +186,7 @@ def write_report(path: str | os.PathLike, run: ReportContent) -> Path:
     """
     page = _render(run)
     path = Path(path)
-    with written_whole(path) as partial:
-        partial.write_text(page, encoding="utf-8")
+    write_text_whole(path, page)
     return path
 
 

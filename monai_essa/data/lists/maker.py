@@ -14,7 +14,7 @@ from typing import Any
 from monai_essa.data.lists.splits import DEFAULT_SHARES, split_patients
 from monai_essa.data.pairing.search import CaseRules, find_cases
 from monai_essa.data.pairing.studies import Case, Cases, LeftOut
-from monai_essa.files import written_whole
+from monai_essa.files import write_text_whole
 
 __all__ = ["make_datalist", "split_cases", "write_datalist"]
 
@@ -112,8 +112,7 @@ def write_datalist(datalist: Mapping[str, Any], path: str | Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     base = path.parent.resolve()
     relative = {key: _relative(value, base) if isinstance(value, list) else value for key, value in datalist.items()}
-    with written_whole(path) as temporary:
-        temporary.write_text(json.dumps(relative, indent=1) + "\n", encoding="utf-8")
+    write_text_whole(path, json.dumps(relative, indent=1) + "\n")
     return path
 
 

@@ -8,9 +8,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
-import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.pool import ThreadPool
@@ -27,11 +25,12 @@ from safetensors.torch import save
 from tqdm import tqdm
 
 from monai_essa.data.loading.cache_key import file_key, settings_key
+from monai_essa.files import unfinished, written_whole
 
 __all__ = ["MappedDataset", "cached_dataset", "pack_item", "unpack_item"]
 
 logger = logging.getLogger(__name__)
-_UNFINISHED = ".cached_volume_"  # begins the name of a half-written file; the folder may hold files of others
+_VOLUMES = "*.safetensors"  # the folder may hold files of others
 _ABANDONED = 3600.0  # seconds after which a half-written file belongs to nobody
 
 
@@ -60,7 +59,7 @@ class MappedDataset(Dataset):
         TypeError: if a deterministic transform holds a lambda, or makes what a file cannot hold.
 
     Example:
-        >>> import torch
+        >>> import tempfile
         >>> from monai.transforms import RandSpatialCropd, ScaleIntensityd
         >>> transforms = [ScaleIntensityd("image"), RandSpatialCropd("image", 2, random_size=False)]
         >>> scans = [{"image": torch.arange(27.0).reshape(1, 3, 3, 3)}]
@@ -119,7 +118,7 @@ class MappedDataset(Dataset):
         return file.stat().st_size
 
     def _clear_abandoned(self) -> None:
-        for partial in self.cache_dir.glob(f"{_UNFINISHED}*.partial"):
+        for partial in unfinished(self.cache_dir, _VOLUMES):
             if time.time() - partial.stat().st_mtime > _ABANDONED:
                 partial.unlink(missing_ok=True)
 
@@ -151,6 +150,7 @@ def cached_dataset(
         TypeError: as for :class:`MappedDataset`.
 
     Example:
+        >>> import tempfile
         >>> from monai.transforms import ScaleIntensityd
         >>> cached_dataset([], Compose([ScaleIntensityd("image")]), cache_dir=tempfile.mkdtemp()).data
         []
@@ -216,19 +216,14 @@ def _write_whole(file: Path, content: bytes) -> None:
     what, free = f"{file.name}", shutil.disk_usage(file.parent).free
     if len(content) > free:
         raise _no_room(file.parent, what, len(content), free)
-    handle, temporary = tempfile.mkstemp(prefix=_UNFINISHED, suffix=".partial", dir=file.parent)
     try:
-        with os.fdopen(handle, "wb") as partial:
-            partial.write(content)
-            partial.flush()
-            os.fsync(partial.fileno())
-        os.replace(temporary, file)
+        with written_whole(file) as temporary:
+            temporary.chmod(0o600)  # scans: for the owner alone
+            temporary.write_bytes(content)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise _no_room(file.parent, what, len(content), shutil.disk_usage(file.parent).free) from error
-    finally:
-        Path(temporary).unlink(missing_ok=True)
 
 
 def _no_room(folder: Path, what: str, needed: int, free: int) -> OSError:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import inspect
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 
 from monai_essa.data.readers.npz import npz_file
+from monai_essa.files import short_digest
 
 __all__ = ["file_key", "settings_key"]
 
@@ -45,7 +45,7 @@ def settings_key(parts: Iterable[Any]) -> str:
         >>> settings_key([ScaleIntensity(0, 1)]) == settings_key([ScaleIntensity(0, 2)])
         False
     """
-    return _digest(monai.__version__, *(_described(part, ()) for part in parts))
+    return short_digest("\0".join([monai.__version__, *(_described(part, ()) for part in parts)]))
 
 
 def file_key(item: Mapping[str, Any]) -> str:
@@ -57,11 +57,7 @@ def file_key(item: Mapping[str, Any]) -> str:
     Returns:
         32 hexadecimal digits; no name can be read from them.
     """
-    return _digest(*(f"{key}={_state(item[key])}" for key in sorted(item)))
-
-
-def _digest(*texts: str) -> str:
-    return hashlib.blake2b("\0".join(texts).encode(), digest_size=16).hexdigest()
+    return short_digest("\0".join(f"{key}={_state(item[key])}" for key in sorted(item)))
 
 
 def _state(value: Any) -> str:
@@ -83,7 +79,7 @@ def _described(value: Any, within: tuple[int, ...]) -> str:
         return repr(value)
     if isinstance(value, np.ndarray | torch.Tensor):
         array = np.asarray(value)
-        return f"{array.dtype}{array.shape}{hashlib.blake2b(np.ascontiguousarray(array).tobytes()).hexdigest()}"
+        return f"{array.dtype}{array.shape}{short_digest(array.tobytes(), size=64)}"
     if id(value) in within:
         return f"<{within.index(id(value))}>"
     return f"{type(value).__qualname__}({', '.join(_contents(value, (*within, id(value))))})"
@@ -123,4 +119,4 @@ def _source(module: str) -> str:
         return ""
     # A class of ours leans on the modules beside it, as the reader of all files does on that of each format.
     sources = sorted(Path(file).parent.glob("*.py")) if module.startswith(_OURS) else [Path(file)]
-    return hashlib.blake2b(b"".join(source.read_bytes() for source in sources), digest_size=8).hexdigest()
+    return short_digest(*(source.read_bytes() for source in sources), size=8)

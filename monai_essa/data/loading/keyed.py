@@ -9,7 +9,6 @@ has none: the order of an epoch and the augmentation of an item can be computed 
 
 from __future__ import annotations
 
-import hashlib
 import operator
 import random
 from collections.abc import Iterator
@@ -21,6 +20,8 @@ import torch
 import torch.distributed as dist
 from monai.data.utils import set_rnd
 from torch.utils.data import Dataset, Sampler
+
+from monai_essa.files import short_digest
 
 __all__ = ["KeyedDataset", "KeyedSampler", "key"]
 
@@ -46,7 +47,7 @@ def key(seed: int, *parts: int | str) -> int:
         (True, False)
     """
     text = "/".join(part if isinstance(part, str) else str(operator.index(part)) for part in (seed, *parts))
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big")
+    return int(short_digest(text, size=4), 16)
 
 
 class KeyedSampler(Sampler[tuple[int, int]]):

@@ -25,7 +25,7 @@ from monai_essa.data.readers.meta import Volume, make_volume
 from monai_essa.data.readers.nifti import check_data_files
 from monai_essa.outside import shown
 
-__all__ = ["checked_header", "read_itk_volume"]
+__all__ = ["checked_header", "read_itk_volume", "ras_affine"]
 
 _DETACHED = (".nhdr", ".mhd")  # headers whose voxels lie in files beside them
 _HEADER_BYTES = 65536  # of the text at the beginning of an NRRD or MetaImage file
@@ -63,15 +63,16 @@ def read_itk_volume(path: str, series_uid: str | None = None) -> Volume:
         if folder or is_dicom(path):
             files = series_files(path, series_uid)
             image, affine = read_series(files)
+            affine = _LPS_TO_RAS * affine
             notes = list(series_notes(files))
         else:
             checked_header(path)
             image = sitk.ReadImage(path)
-            affine, notes = _in_millimetres(path, _affine(image))
+            affine, notes = _in_millimetres(path, ras_affine(image))
         array = sitk.GetArrayFromImage(image)  # (z, y, x) or (z, y, x, channel)
         coloured = image.GetNumberOfComponentsPerPixel() > 1
         array = np.moveaxis(array.T, 0, -1) if coloured else array.T
-        return make_volume(path, array, _LPS_TO_RAS * affine, coloured, notes)
+        return make_volume(path, array, affine, coloured, notes)
 
 
 def checked_header(path: str) -> sitk.ImageFileReader:
@@ -97,6 +98,23 @@ def checked_header(path: str) -> sitk.ImageFileReader:
     growth = PLAIN if _RAW.search(_header_text(path)) else DEFLATED
     check_declared_size(path, (*header.GetSize(), header.GetNumberOfComponents()), voxel_bytes, _held(path), growth)
     return header
+
+
+def ras_affine(image: sitk.Image | sitk.ImageFileReader) -> np.ndarray:
+    """Return the affine of an image, or of the header that a reader has read, from voxels to RAS.
+
+    Args:
+        image: of 2 to 4 dimensions; a fourth is taken for channels.
+
+    Returns:
+        (4, 4), in the units of the file.
+    """
+    spatial = min(image.GetDimension(), 3)
+    direction = np.array(image.GetDirection()).reshape(image.GetDimension(), -1)
+    affine = np.eye(4)
+    affine[:spatial, :spatial] = direction[:spatial, :spatial] * np.array(image.GetSpacing()[:spatial])
+    affine[:spatial, 3] = image.GetOrigin()[:spatial]
+    return _LPS_TO_RAS * affine
 
 
 def _check_dimensions(path: str) -> None:
@@ -139,12 +157,3 @@ def _in_millimetres(path: str, affine: np.ndarray) -> tuple[np.ndarray, list[str
     notes = [] if scale == 1 else [f"the header is in {lengths[0]}, converted to mm"]
     affine[:3] *= scale
     return affine, notes
-
-
-def _affine(image: sitk.Image) -> np.ndarray:
-    spatial = min(image.GetDimension(), 3)  # a fourth dimension is taken for channels
-    direction = np.array(image.GetDirection()).reshape(image.GetDimension(), -1)
-    affine = np.eye(4)
-    affine[:spatial, :spatial] = direction[:spatial, :spatial] * np.array(image.GetSpacing()[:spatial])
-    affine[:spatial, 3] = image.GetOrigin()[:spatial]
-    return affine

@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from nibabel.affines import voxel_sizes
+from nibabel.orientations import io_orientation
 
 from monai_essa.data.readers.faults import FileFault
 
-__all__ = ["SAME_GRID", "Volume", "corner_shift", "make_volume", "stack_channels"]
+__all__ = ["SAME_GRID", "Volume", "corner_shift", "in_ras_order", "make_volume", "ras_size", "stack_channels"]
 
 SAME_GRID = 0.1  # voxels that corners may lie apart; header rounding is a hundred times less
 
@@ -126,6 +128,38 @@ def corner_shift(shape: Sequence[int], affine: np.ndarray, other: np.ndarray) ->
     corners = np.stack(np.meshgrid(*[(0, length - 1) for length in size], [1], indexing="ij"), -1).reshape(-1, 4)
     distances = np.linalg.norm((corners @ (np.asarray(affine) - np.asarray(other)).T)[:, :3], axis=1)
     return float(distances.max() / np.linalg.norm(np.asarray(affine)[:3, :3], axis=0).min())
+
+
+def in_ras_order(affine: np.ndarray, values: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Bring values along the axes of an array into the order right, anterior, superior.
+
+    Args:
+        affine: (4, 4), voxel to RAS millimetres. An oblique axis counts as the nearest one of the body.
+        values: one for each spatial axis of the array, two or three.
+
+    Returns:
+        Three values; 0 along an axis of the body that a 2-D image lacks.
+
+    Example:
+        >>> in_ras_order(np.eye(4)[[2, 0, 1, 3]], [5.0, 6.0, 7.0])
+        array([7., 5., 6.])
+    """
+    ordered = np.zeros(3)
+    ordered[io_orientation(affine)[: len(values), 0].astype(int)] = values
+    return ordered
+
+
+def ras_size(affine: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Compute the size of a volume in mm along the axes right, anterior, superior.
+
+    Args:
+        affine: as for :func:`in_ras_order`.
+        shape: the spatial shape in voxels.
+
+    Returns:
+        As :func:`in_ras_order`.
+    """
+    return in_ras_order(affine, np.multiply(shape, voxel_sizes(affine)[: len(shape)]))
 
 
 def _check_shape(path: str, shape: tuple[int, ...], coloured: bool) -> None:

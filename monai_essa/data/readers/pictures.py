@@ -11,11 +11,10 @@ from PIL import Image, ImageOps
 from monai_essa.data.readers.faults import FileFault, check_regular_file, named_faults
 from monai_essa.data.readers.meta import Volume, make_volume
 
-__all__ = ["PICTURE_FORMATS", "PICTURE_SUFFIXES", "read_picture"]
+__all__ = ["PICTURE_FORMATS", "read_picture"]
 
 PICTURE_FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
 """What Pillow may open: others, whatever the file's name, may start a program (EPS)."""
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
 _ORIENTATION = 0x0112  # the EXIF tag; 1: as it is
 _PALETTE = ("P", "PA")

@@ -17,7 +17,7 @@ from PIL import Image
 from monai_essa.data.pairing.names import PICTURE_SUFFIXES, VOLUME_SUFFIXES, case_of, series_of
 from monai_essa.data.readers.dicom import DicomSeries, find_series, is_dicom
 from monai_essa.data.readers.faults import FileFault, check_regular_file, named_faults
-from monai_essa.data.readers.itk import checked_header
+from monai_essa.data.readers.itk import checked_header, ras_affine
 from monai_essa.data.readers.nifti import check_data_files, checked_nifti
 from monai_essa.data.readers.pictures import PICTURE_FORMATS
 
@@ -276,17 +276,7 @@ def _itk_look(path: str, voxels: bool) -> VolumeLook:
         return array[..., 0] if reader.GetNumberOfComponents() > 1 else array
 
     verdict = _verdict(size[:3], read) if voxels else None
-    return VolumeLook(verdict, size[:3], _ras_affine(reader), channels)
-
-
-def _ras_affine(reader: sitk.ImageFileReader) -> np.ndarray:
-    dimension = reader.GetDimension()
-    spatial = min(dimension, 3)
-    affine = np.eye(4)
-    direction = np.array(reader.GetDirection()).reshape(dimension, dimension)[:spatial, :spatial]
-    affine[:spatial, :spatial] = direction * np.array(reader.GetSpacing()[:spatial])
-    affine[:spatial, 3] = reader.GetOrigin()[:spatial]
-    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+    return VolumeLook(verdict, size[:3], ras_affine(reader), channels)
 
 
 def _picture_look(path: str, voxels: bool) -> VolumeLook:

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from monai_essa.data.pairing.names import PICTURE_SUFFIXES
 from monai_essa.data.readers.itk import read_itk_volume
 from monai_essa.data.readers.meta import Volume, stack_channels
 from monai_essa.data.readers.nifti import NIFTI_SUFFIXES, read_nifti
 from monai_essa.data.readers.npz import is_npz_name, read_npz_image
-from monai_essa.data.readers.pictures import PICTURE_SUFFIXES, read_picture
+from monai_essa.data.readers.pictures import read_picture
 
 __all__ = ["channels_first", "open_volume", "open_volumes", "read_volume"]
 

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Turns the voxel values of label maps into ids: 0 and 255 into 0 and 1, 0.99999994 into 1."""
+"""Turn the voxel values of label maps into ids: 0 and 255 into 0 and 1, 0.99999994 into 1."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 from monai.config import KeysCollection
-from monai.data import MetaTensor
 from monai.transforms import MapTransform
-from monai.utils import ImageMetaKey, convert_to_dst_type
+from monai.utils import convert_to_dst_type
 
 from monai_essa.data.lists.label_map import NEAR, check_label_map
+from monai_essa.data.transforms.check_volume import file_of
 
 __all__ = ["MapLabelIdsd"]
 
@@ -64,7 +64,7 @@ class MapLabelIdsd(MapTransform):
         return item
 
     def _ids(self, label: torch.Tensor, key: Hashable) -> torch.Tensor:
-        values = label.as_subclass(torch.Tensor) if isinstance(label, MetaTensor) else torch.as_tensor(label)
+        values = torch.as_tensor(label).as_subclass(torch.Tensor)
         ids = values.round() if values.is_floating_point() else values.clone()
         odd = (values - ids).abs() > NEAR
         odd |= values.isnan() if values.is_floating_point() else False
@@ -73,10 +73,9 @@ class MapLabelIdsd(MapTransform):
             ids[same] = number
             odd &= ~same
         if odd.any():
-            file = str(label.meta.get(ImageMetaKey.FILENAME_OR_OBJ, key)) if isinstance(label, MetaTensor) else str(key)
             value = values[odd][0].item()
             raise ValueError(
-                f"{file}: expected ids 0, 1, 2 ..., got {value!r}; resample labels with nearest neighbour, "
-                "or give a label_map"
+                f"{file_of(label, key)}: expected ids 0, 1, 2 ..., got {value!r}; resample labels with nearest "
+                "neighbour, or give a label_map"
             )
         return convert_to_dst_type(ids, label)[0]
