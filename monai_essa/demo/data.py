@@ -19,7 +19,7 @@ from monai_essa.data import hold_out, listed_patients, load_datalist, read_volum
 from monai_essa.data.lists.fields import channel_names
 from monai_essa.data.lists.label_map import class_ids
 from monai_essa.data.lists.read import read_datalist
-from monai_essa.data.readers.meta import in_ras_order, ras_size
+from monai_essa.data.readers.volume import in_ras_order, ras_size
 from monai_essa.demo.cohort import SPACING, CohortSize, make_cohort
 from monai_essa.outside import shown
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch.nn as nn
 
 from monai_essa.anatomy import encoder_view
-from monai_essa.data.readers.meta import ras_size
+from monai_essa.data.readers.volume import ras_size
 from monai_essa.data.readers.volume_file import read_volume
 
 __all__ = ["check_crop_size", "patch_line"]

@@ -27,7 +27,7 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
 from monai_essa.data import read_volume
-from monai_essa.data.readers.meta import SAME_GRID, corner_shift
+from monai_essa.data.readers.volume import SAME_GRID, corner_shift
 from monai_essa.error_line import one_line
 from monai_essa.files import write_text_whole
 from monai_essa.label.requests import config_text, info_record

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What can be wrong with one volume, its label map or the pair of both."""
+"""Find what is wrong with one volume, with its label map, or with the two together."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import nibabel as nib
 import numpy as np
 
 from monai_essa.data.lists.label_map import mapped_id
-from monai_essa.data.readers.meta import SAME_GRID, corner_shift
+from monai_essa.data.readers.volume import SAME_GRID, corner_shift
 from monai_essa.data.readers.volume_file import channels_first, open_volumes
 from monai_essa.files import short_digest
 from monai_essa.outside import printable
@@ -71,7 +71,7 @@ def note_problems(file: str, key: str, facts: VolumeFacts) -> Iterator[Problem]:
 def label_problems(
     file: str, facts: VolumeFacts, known: frozenset[int], label_map: Mapping[float, int] = MappingProxyType({})
 ) -> Iterator[Problem]:
-    """Yield what is wrong with a label by itself: values that are no ids, unknown ids, nothing but background.
+    """Yield what is wrong with a label by itself: values that are not ids, unknown ids, nothing but background.
 
     Args:
         file: as the datalist names it.

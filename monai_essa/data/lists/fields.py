@@ -37,8 +37,8 @@ def check_fields(datalist: Mapping[str, Any], path: str) -> None:
         path: the file, for the error line.
 
     Raises:
-        ValueError: if a field has a value of another type than it should, NaN, or a name that is no line of text; the
-            line names file and field.
+        ValueError: if a field has a value of the wrong type, NaN, or a name that is not one line of text; the message
+            names file and field.
     """
     for name, value in datalist.items():
         _SECTION.check(name, f"{path}, the name of a field")
@@ -100,7 +100,7 @@ def channel_names(datalist: Mapping[str, Any], where: str) -> list[str]:
         The names in the file's order; empty where it says nothing.
 
     Raises:
-        ValueError: if a name is no short printable text. The line names file and field.
+        ValueError: if a name is not short printable text. The message names file and field.
 
     Example:
         >>> channel_names({"modality": {"0": "CT"}}, "dataset.json")

@@ -30,7 +30,7 @@ def check_label_map(label_map: Any, where: str) -> dict[float, int]:
         where: what the message names.
 
     Raises:
-        ValueError: if it is no such table, or names a value twice.
+        ValueError: if it is not such a table, or names a value twice.
 
     Example:
         >>> check_label_map({"255": 1, "4": 3}, "label_map")
@@ -47,14 +47,14 @@ def check_label_map(label_map: Any, where: str) -> dict[float, int]:
 
 
 def mapped_id(value: float, label_map: Mapping[float, int]) -> float:
-    """Return the id that a voxel value stands for: that of the table, else the whole number next to it.
+    """Return the id that a voxel value stands for: that of the table, otherwise the nearest whole number.
 
     Args:
         value: of a voxel.
         label_map: as :func:`check_label_map` returns it.
 
     Returns:
-        The id; or the value as it is where neither is within 0.001 of it.
+        The id; or the value as it is, if neither is within 0.001 of it.
 
     Example:
         >>> mapped_id(255.0, {255.0: 1}), mapped_id(0.99999994, {}), mapped_id(0.5, {})
@@ -96,7 +96,7 @@ def class_ids(labels: Any, where: str) -> dict[str, int]:
     """Read a table of label names whichever way round it is written.
 
     Args:
-        labels: ids to names as of the Decathlon, names to ids as of nnU-Net, a list of names from 0 on, or None.
+        labels: ids to names as in the Decathlon, names to ids as in nnU-Net, a list of names from 0 on, or None.
             Regions, which nnU-Net writes as lists of ids, are no classes of a label map and are left out.
         where: what a message names, such as the file and the field.
 

@@ -42,15 +42,15 @@ class MappedDataset(Dataset):
     read often stay in the system's file cache, shared by all processes.
 
     A file is named by a hash of the transforms, their sources and settings, and of the scan's path, size and time:
-    another spacing or a replaced scan makes a new file, and no file name tells a patient's. Files are written under
-    another name and renamed, so a killed run leaves no half one and several runs may share the folder. They are plain
-    safetensors of float32 voxels, readable by their owner only; delete the folder when no run uses it. An item that
-    is read back keeps its affine and the operations that MONAI's ``Invertd`` undoes.
+    another spacing or a replaced scan makes a new file, and no file name reveals the name of a patient. Files are
+    written under another name and renamed, so a killed run leaves no half-written one and several runs may share the
+    folder. They are plain safetensors of float32 voxels, readable by their owner only; delete the folder when no run
+    uses it. An item that is read back keeps its affine and the operations that MONAI's ``Invertd`` undoes.
 
     Args:
         data: items of a data list.
         transform: MONAI transforms, the deterministic ones first.
-        cache_dir: the folder; made if it is not there.
+        cache_dir: the folder; made if missing.
         num_workers: threads that fill it.
         progress: show a bar while they do.
 
@@ -110,7 +110,7 @@ class MappedDataset(Dataset):
         logger.info(f"{what}, in {self.cache_dir} ({free / 1e9:.1f} GB free)")
 
     def _write(self, index: int) -> int:
-        """Make a file unless another process has, and give its size."""
+        """Write a file unless another process has, and return its size."""
         file = self._files[index]
         if not file.is_file():
             item = self.transform(self.data[index], end=self._first_random, threading=True)
@@ -131,13 +131,13 @@ def cached_dataset(
     num_workers: int = 2,
     progress: bool = True,
 ) -> CacheDataset | MappedDataset:
-    """Keep preprocessed scans in memory, or with a folder on disk.
+    """Keep preprocessed scans in memory, or on disk if a folder is named.
 
     Args:
         data: items of a data list.
         transform: MONAI transforms, the deterministic ones first.
-        cache_rate: share of the scans that memory holds; the others are made anew each time. Without meaning for a
-            folder, which holds all.
+        cache_rate: share of the scans that memory holds; the others are made anew each time. A folder holds all scans
+            whatever the share.
         cache_dir: the folder; None: memory.
         num_workers: threads that fill the cache.
         progress: show a bar while they do.
@@ -164,8 +164,8 @@ def pack_item(item: Mapping[str, Any], listed: Mapping[str, Any]) -> bytes:
     """Return the content of the file: tensors as they are, and one JSON text that says how the item is made of them.
 
     Texts, file names above all, stay out: what equals a value of ``listed`` is taken from there when the file is read,
-    other texts of the metadata are dropped. The operations that MONAI's ``Invertd`` undoes are kept, but for the
-    identities of the transforms, which are those of one process.
+    other texts of the metadata are dropped. The operations that MONAI's ``Invertd`` undoes are kept without the
+    identities of the transforms, which are valid in one process only.
 
     Args:
         item: tensors with or without metadata, arrays, numbers and values of ``listed``.

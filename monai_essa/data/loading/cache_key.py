@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""A hash of what things are made of: the same in every process, another as soon as a setting, a source or a file is."""
+"""Hash transforms and items: equal in every process, and different once a setting, a source or a file changes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PLAIN = (type(None), bool, int, float, str, bytes, torch.dtype, torch.device, n
 
 
 def settings_key(parts: Iterable[Any]) -> str:
-    """Hash transforms by their classes, the sources of these and their settings, and by MONAI's version.
+    """Hash transforms by their classes, the source code of these, their settings, and MONAI's version.
 
     Args:
         parts: transforms, or any objects whose attributes are plain values, arrays and such objects.
@@ -36,7 +36,7 @@ def settings_key(parts: Iterable[Any]) -> str:
         32 hexadecimal digits.
 
     Raises:
-        TypeError: if a transform holds what has no lasting description, such as a lambda.
+        TypeError: if a transform holds something that cannot be described across processes, such as a lambda.
 
     Example:
         >>> from monai.transforms import ScaleIntensity

@@ -51,7 +51,7 @@ def key(seed: int, *parts: int | str) -> int:
 
 
 class KeyedSampler(Sampler[tuple[int, int]]):
-    """Give the pairs (epoch, index) of an epoch in an order that depends on (seed, epoch) only.
+    """Yield the pairs (epoch, index) of an epoch in an order that depends on (seed, epoch) only.
 
     All epochs together are one endless sequence: a permutation of the data set, the next permutation, and so on. The
     ``epoch`` of a pair counts these permutations. With ``samples_per_epoch`` an epoch of the trainer is a window of
@@ -102,7 +102,7 @@ class KeyedSampler(Sampler[tuple[int, int]]):
             )
 
     def set_epoch(self, epoch: int, skip: int = 0) -> None:
-        """Choose the epoch that the next iteration over the sampler gives.
+        """Choose the epoch that the next iteration over the sampler yields.
 
         Args:
             epoch: number of the epoch.
@@ -173,7 +173,7 @@ class KeyedDataset(Dataset[Any]):
         """Make an item.
 
         Args:
-            position: the pair (epoch, index) that :class:`KeyedSampler` gives.
+            position: the pair (epoch, index) that :class:`KeyedSampler` yields.
 
         Returns:
             What the data set returns for ``index``: a dictionary, or a list of them where a transform crops several.

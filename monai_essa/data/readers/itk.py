@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""DICOM series, NRRD, MetaImage and whatever else SimpleITK opens, in RAS millimetres."""
+"""Read DICOM series, NRRD, MetaImage and whatever else SimpleITK opens, in RAS millimetres."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from monai_essa.data.readers.faults import (
     check_regular_file,
     named_faults,
 )
-from monai_essa.data.readers.meta import Volume, make_volume
 from monai_essa.data.readers.nifti import check_data_files
+from monai_essa.data.readers.volume import Volume, make_volume
 from monai_essa.outside import shown
 
 __all__ = ["checked_header", "read_itk_volume", "ras_affine"]
@@ -76,13 +76,13 @@ def read_itk_volume(path: str, series_uid: str | None = None) -> Volume:
 
 
 def checked_header(path: str) -> sitk.ImageFileReader:
-    """Open the header of a file that is no DICOM, in the order in which nothing of it can harm: ITK trusts a header.
+    """Open the header of a file other than DICOM, and check it before ITK, which trusts headers, acts on it.
 
     Args:
-        path: a regular file, whose data files :func:`~monai_essa.data.readers.nifti.check_data_files` has taken.
+        path: a regular file that has passed :func:`~monai_essa.data.readers.nifti.check_data_files`.
 
     Returns:
-        The reader, which has read the header and no voxel.
+        The reader, which has read the header and not the voxels.
 
     Raises:
         FileFault: if the header declares dimensions that ITK cannot take, or more voxels than its file can hold.
@@ -118,7 +118,7 @@ def ras_affine(image: sitk.Image | sitk.ImageFileReader) -> np.ndarray:
 
 
 def _check_dimensions(path: str) -> None:
-    """Refuse a MetaImage header whose number of dimensions ends the whole process: ITK takes it as an array's size."""
+    """Refuse a number of dimensions that would end the process: ITK uses it unchecked as the size of an array."""
     with Path(path).open("rb") as content:
         said = _DIMENSIONS.findall(content.read(_META_BYTES).replace(b"\r", b"\n"))
     if not said or not all(re.fullmatch(rb"0*([1-9]|10)", number.strip()) for number in said):
@@ -127,7 +127,7 @@ def _check_dimensions(path: str) -> None:
 
 
 def _held(path: str) -> int:
-    """Count the bytes that voxels may come from: of a detached header, those of every file beside it."""
+    """Count the bytes that voxels may come from: for a detached header, those of every file beside it."""
     file = Path(path)
     files = (
         [file] if file.suffix.lower() not in _DETACHED else [part for part in file.parent.iterdir() if part.is_file()]

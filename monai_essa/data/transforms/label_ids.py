@@ -22,9 +22,8 @@ __all__ = ["MapLabelIdsd"]
 class MapLabelIdsd(MapTransform):
     """Replace voxel values by the ids that they stand for, and round what is within 0.001 of a whole number.
 
-    Place it right after ``LoadImaged`` and before
-    :class:`~monai_essa.data.transforms.CheckVolumed`, which refuses negative
-    ids and ids beyond the number of classes.
+    Place it right after ``LoadImaged`` and before :class:`~monai_essa.data.transforms.CheckVolumed`, which refuses
+    negative ids and ids beyond the number of classes.
 
     Args:
         keys: of the label maps.
@@ -32,8 +31,8 @@ class MapLabelIdsd(MapTransform):
         allow_missing_keys: pass over keys that an item lacks.
 
     Raises:
-        ValueError: at once, if the table is none; when called, if a value is neither in the table nor within 0.001 of a
-            whole number. The message is one line with the file and the value.
+        ValueError: at once, if ``label_map`` is not such a table; when called, if a value is neither in the table
+            nor within 0.001 of a whole number. The message is one line with the file and the value.
 
     Example:
         >>> MapLabelIdsd("label", {255: 1})({"label": torch.tensor([0.0, 255.0])})["label"]

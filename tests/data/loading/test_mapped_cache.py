@@ -96,6 +96,12 @@ def mapped_bytes(folder: Path) -> tuple[int, int]:
     return totals["Size"], totals["Rss"]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
+def test_only_the_owner_may_read_the_scans(scans: list[dict[str, Any]], tmp_path: Path) -> None:
+    MappedDataset(scans, transform(), tmp_path / "cache", progress=False)
+    assert {file.stat().st_mode & 0o777 for file in (tmp_path / "cache").iterdir()} == {0o600}
+
+
 def test_no_name_of_a_patient_is_in_the_folder(scans: list[dict[str, Any]], tmp_path: Path) -> None:
     MappedDataset(scans, transform(), tmp_path / "cache", progress=False)
     files = list((tmp_path / "cache").iterdir())

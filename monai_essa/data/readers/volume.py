@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""A volume as every reader hands it on: plain voxels, where they lie in the body, and what had to be converted."""
+"""A volume as every reader returns it: plain voxels, their place in the body, and what had to be converted."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Volume:
     Attributes:
         array: (x, y) or (x, y, z), with channels at the end or, of several files, at the beginning.
         affine: (4, 4), voxel to RAS millimetres.
-        channel: the axis of the channels, 0 or -1; ``None`` where there is none.
+        channel: the axis of the channels, 0 or -1; ``None`` without channels.
         notes: what the reader converted or had to guess, each one sentence without the file's name.
     """
 
@@ -54,14 +54,14 @@ def make_volume(
         path: the file, for the error line.
         array: (x, y) or (x, y, z), then channels; more axes of length 1 at the end are left out.
         affine: (4, 4), voxel to RAS millimetres.
-        coloured: whether the last axis are channels even of an array of three axes, as in a colour picture.
+        coloured: whether the last axis holds channels even if the array has three axes, as in a colour picture.
         notes: what the reader converted.
 
     Returns:
         The volume: booleans as 0 and 1, numbers in the machine's byte order.
 
     Raises:
-        FileFault: if there are no voxels, more than four axes, voxels that are no real numbers, or an affine that is
+        FileFault: if there are no voxels, more than four axes, voxels that are not real numbers, or an affine that is
             infinite, NaN or singular.
     """
     while array.ndim > 4 and array.shape[-1] == 1 and not coloured:
