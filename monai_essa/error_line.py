@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""One line that says why something failed, from under the errors that MONAI raises over it."""
+"""Say in one line why something failed, however many errors MONAI has wrapped around the cause."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _RAISED = re.compile(r"^(?:[\w.]+\.)?\w+(?:Error|Exception): (.+)$", re.MULTILIN
 
 
 def root_cause(error: BaseException) -> BaseException:
-    """Go through the errors that MONAI raises over that of a component, to the one that says why.
+    """Return the error that says why, from within those that MONAI wraps around it.
 
-    ``monai.bundle`` and ``monai.transforms`` put their own error over each error of a component, several times. An
-    error that is raised elsewhere is the cause, even if it stands over another: it says what to do about that one.
+    ``monai.bundle`` and ``monai.transforms`` wrap each error of a component in errors of their own, several times. An
+    error that is raised elsewhere is the cause, even if it has a cause itself: it says what to do about that one.
 
     Example:
         >>> from monai.bundle.config_item import ConfigExpression
@@ -48,14 +48,14 @@ def root_cause(error: BaseException) -> BaseException:
 
 
 def one_line(error: BaseException) -> str:
-    """Give the line that tells the user what was expected, what came and what to do.
+    """Return the line that tells the user what was expected, what came and what to do.
 
     Args:
-        error: as it was caught.
+        error: the error that was caught.
 
     Returns:
-        The first line of its root cause's message, with escapes for what does not print, such as the codes that steer a
-        terminal; the class name where there is no message.
+        The first line of its root cause's message, with escapes for characters that do not print, such as terminal
+        codes; the class name if there is no message.
 
     Example:
         >>> one_line(KeyError("no such section"))
@@ -90,9 +90,9 @@ def moved_line(name: str) -> str:
 
 
 def show_cause_last() -> None:
-    """From here on, print the cause of an uncaught error once more, as the last line after the traceback.
+    """Print the cause of an uncaught error once more from now on, as the last line after the traceback.
 
-    The bundles call it first: between a wrong key and the end of MONAI's traceback lie some hundred lines. It sets
+    The bundles call it first, since some hundred lines of MONAI's traceback follow the line about a wrong key. It sets
     ``sys.excepthook`` of this process.
     """
     sys.excepthook = _hook

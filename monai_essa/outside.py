@@ -1,11 +1,11 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Values that come from outside: requests, records, lists, metadata and names of files.
+"""Check values that come from outside: requests, records, lists, metadata and names of files.
 
-Whoever wrote such a value is unknown, so each one has a declared type, range and, for text, alphabet. A check returns
-the value or raises one line that names the place, what was expected and what came. Nothing is evaluated or imported
-here, and the module needs neither torch nor MONAI.
+Their author is unknown, so each value has a declared type, range and, for text, alphabet. A check returns the value or
+raises one line that names the place, what was expected and what came. Nothing is evaluated or imported here, and the
+module needs neither torch nor MONAI.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _TOKENS = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\{\d*,?\d*\}|.", re.DOTALL
 
 
 class Check(Protocol):
-    """What a value may be."""
+    """Anything that says what a value may be."""
 
     def check(self, value: Any, where: str) -> Any:
         """Return the value, or raise a ValueError that names ``where``."""
@@ -85,7 +85,7 @@ class Number:
     Args:
         low: least value.
         high: greatest value.
-        whole: whether it must be an integer. A float without a fraction is taken, as JSON from a browser has it.
+        whole: whether it must be an integer. A float without a fraction passes, since browsers send such JSON.
     """
 
     low: float = -math.inf
@@ -112,7 +112,7 @@ class Flag:
     """True or false."""
 
     def check(self, value: Any, where: str) -> bool:
-        """Return the flag; the text "false" is not one."""
+        """Return the flag; the text "false" is refused."""
         if not isinstance(value, bool):
             raise ValueError(f"{where}: expected true or false, got {shown(value)}")
         return value
@@ -134,7 +134,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Nullable:
-    """What another check takes, or nothing (None)."""
+    """A value that another check accepts, or None."""
 
     of: Check
 
@@ -149,8 +149,8 @@ class ListOf:
 
     Args:
         of: what each value may be.
-        longest: number of values.
-        shortest: number of values.
+        longest: greatest number of values.
+        shortest: least number of values.
     """
 
     of: Check
@@ -168,12 +168,12 @@ class ListOf:
 
 @dataclass(frozen=True)
 class MapOf:
-    """A mapping with names that are not known beforehand.
+    """A mapping whose names are not known beforehand.
 
     Args:
         of: what each value may be.
         names: what each name may be.
-        longest: number of names.
+        longest: greatest number of names.
     """
 
     of: Check
@@ -195,15 +195,15 @@ class Record:
     """A mapping with known names; any other name is refused.
 
     Args:
-        required: what each value that must be there may be, by name.
-        optional: the same for values that may be left out.
+        required: what each value may be, by name; none may be missing.
+        optional: the same for values that may be missing.
     """
 
     required: Mapping[str, Check]
     optional: Mapping[str, Check] = field(default_factory=dict)
 
     def check(self, value: Any, where: str) -> dict[str, Any]:
-        """Return a new dictionary of the values that came.
+        """Return a new dictionary of the values.
 
         Example:
             >>> Record({"version": Number(1, 9)}).check({"version": 1, "note": "x"}, "history.json")
@@ -223,14 +223,14 @@ class Record:
 
 
 def check_config_value(value: Any, where: str) -> Any:
-    """Return a plain value that may go into a configuration of MONAI, where some text is code.
+    """Return a plain value that may go into a configuration of MONAI, in which some text is code.
 
     MONAI's ConfigParser evaluates text that begins with ``$``, looks up ``@`` and ``%``, and builds a component from
     a mapping that names ``_target_``.
 
     Args:
         value: numbers, text, None, and lists and mappings of them.
-        where: what the message names.
+        where: the place that the message names.
 
     Raises:
         ValueError: if the value, a part of it or a name in it would be more than data to a ConfigParser.
@@ -260,11 +260,11 @@ def check_pattern(pattern: Any, where: str) -> str:
     millions of ways: ``*`` and ``+`` count as 64 ways each, ``?`` and ``|`` as two.
 
     Args:
-        pattern: as it came.
-        where: what the message names.
+        pattern: the regular expression, still unchecked.
+        where: the place that the message names.
 
     Raises:
-        ValueError: if it is too long, no regular expression, or may backtrack for ever.
+        ValueError: if it is too long, not a regular expression, or may backtrack for ever.
 
     Example:
         >>> check_pattern(r"((encoder|decoder)\\d+|out)\\..*", "also_train")
@@ -291,12 +291,12 @@ def check_pattern(pattern: Any, where: str) -> str:
 
 
 def inside(folder: Path, name: str, where: str) -> Path:
-    """Return the path of a file below a folder; the name may hold separators but leads nowhere else, not by a link.
+    """Return the path of a file below a folder; no separator or link in the name may lead out of it.
 
     Args:
         folder: where the file has to be.
         name: a relative path.
-        where: what the message names.
+        where: the place that the message names.
 
     Raises:
         ValueError: if the name is absolute or empty, or the path lies outside the folder once links are followed.
@@ -319,10 +319,10 @@ def math_free(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    r"""Return text on one line, with every character that does not print written as its escape.
+    r"""Return text on one line, with an escape for every character that does not print.
 
-    Line breaks of any kind (also U+0085 and U+2028, which end a line of YAML) and the codes that steer a terminal or
-    the direction of writing become visible.
+    Line breaks of any kind (also U+0085 and U+2028, which end a line of YAML) and control codes of terminals or of the
+    writing direction become visible.
 
     Example:
         >>> printable("CT\nbatch_size: 1")
@@ -350,17 +350,17 @@ def shown(value: Any) -> str:
 
 
 def switch(name: str, value: Any) -> bool:
-    """Give a value that is True or False, and refuse every other.
+    """Return an argument of a constructor that must be True or False.
 
     Args:
-        name: of the value, as the user gave it.
-        value: what came.
+        name: of the argument.
+        value: the argument.
 
     Returns:
         The same value.
 
     Raises:
-        TypeError: if it is a text, as ``--name false`` of a bundle's command line gives, or a number.
+        TypeError: if it is text, which ``--name false`` on the command line of a bundle becomes, or a number.
 
     Example:
         >>> switch("deep", "false")
@@ -379,7 +379,7 @@ def _is_count(token: str) -> bool:
 
 
 def _doublings(before: str, token: str) -> int:
-    """Return the logarithm to base 2 of the ways that a token adds on a name of 64 characters."""
+    """Return the base-2 logarithm of the number of ways that a token adds for a name of 64 characters."""
     if token in ("*", "+") or (_is_count(token) and "," in token):
         return 6
     if token == "|":

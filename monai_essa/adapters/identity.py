@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 import re
@@ -22,6 +21,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from monai_essa.adapters.adaptation import base_tensors
 from monai_essa.anatomy.parts import dead_parameters, encoder_prefix, part_of
 from monai_essa.anatomy.positions import kept_grid
+from monai_essa.files import sha256
 from monai_essa.methods.method import AdaptationMethod, AdapterLayer
 
 __all__ = [
@@ -160,17 +160,13 @@ def sha256_of(tensor: torch.Tensor) -> str:
         >>> sha256_of(torch.zeros(2)) == sha256_of(torch.zeros(2, 1))
         False
     """
-    digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-    digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    content = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
+    return sha256(f"{tensor.dtype} {tuple(tensor.shape)}", content)
 
 
 def sha256_of_all(tensors: Mapping[str, torch.Tensor]) -> str:
     """Return the sha256 of names, number formats, shapes and bytes of tensors, in the order of their names."""
-    whole = hashlib.sha256()
-    for name in sorted(tensors):
-        whole.update(f"{name}\n{sha256_of(tensors[name])}\n".encode())
-    return whole.hexdigest()
+    return sha256(*(f"{name}\n{sha256_of(tensors[name])}\n" for name in sorted(tensors)))
 
 
 def check_values(tensors: Mapping[str, torch.Tensor], where: str) -> None:

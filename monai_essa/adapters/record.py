@@ -10,7 +10,6 @@ module needs neither torch nor MONAI, so that ``monai-essa adapter info`` answer
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -20,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from monai_essa.files import json_sha256
 from monai_essa.outside import (
     Check,
     ListOf,
@@ -325,7 +325,7 @@ def _check_complete(tensors: Mapping[str, TensorEntry], record: Mapping[str, Any
 
 def _digest(record: Mapping[str, Any]) -> str:
     content = {name: value for name, value in record.items() if name != "record_sha256"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return json_sha256(content)
 
 
 def _damaged(path: Path, why: str) -> ValueError:

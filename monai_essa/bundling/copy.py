@@ -9,7 +9,6 @@ import difflib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,7 +22,8 @@ from monai_essa.bundling.finished_run import run_overlays, run_values
 from monai_essa.bundling.folder import OVERLAYS, check_configs, drop_marks, overlay_names
 from monai_essa.bundling.weights import network_of_config, take_weights
 from monai_essa.bundling.yaml_text import config_entries, entry_text, replace_entries
-from monai_essa.data.lists.fields import class_ids
+from monai_essa.data.lists.label_map import class_ids
+from monai_essa.files import folder_written_whole
 from monai_essa.outside import NAME, Text
 
 __all__ = ["BundleVariant", "copy_bundle", "write_metadata", "write_variant"]
@@ -74,17 +74,13 @@ def copy_bundle(source: Path, destination: Path, variant: BundleVariant) -> Path
     check_configs([path for path in (source / "configs").iterdir() if path.suffix in (".yaml", ".json")])
     if variant.run is not None:
         variant = _with_run(source, variant, variant.run)
-    destination.mkdir(parents=True, exist_ok=True)
-    # Within a folder of its own, so that nothing of the user's has its name.
-    with tempfile.TemporaryDirectory(prefix=".bundle_copy_", dir=destination) as folder:
-        partial = Path(folder) / variant.name
+    with folder_written_whole(target) as partial:
         shutil.copytree(source, partial, ignore=shutil.ignore_patterns("__pycache__", "*.pt", "*.safetensors"))
         drop_marks(partial / "configs")
         write_variant(partial, _with_start(source, variant), variant.values)
         if variant.run is not None:
             take_weights(partial, variant.run)
         write_metadata(partial, variant.name, variant.overlays)
-        partial.rename(target)
     return target
 
 

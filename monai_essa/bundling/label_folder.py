@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from monai_essa.files import folder_written_whole
 from monai_essa.outside import NAME, Text, shown
 
 __all__ = ["make_label_folder"]
@@ -50,10 +50,7 @@ def make_label_folder(folder: Path, bundles: Sequence[Path], link: bool = False)
         raise FileExistsError(f"{folder} exists; expected a new folder: give another or move the old one away")
     for bundle in bundles:
         _check(bundle)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # Within a folder of its own, so that nothing of the user's has its name.
-    with tempfile.TemporaryDirectory(prefix=".label_init_", dir=folder.parent) as place:
-        partial = Path(place) / "app"
+    with folder_written_whole(folder) as partial:
         (partial / "model").mkdir(parents=True)
         (partial / "main.py").write_text(_MAIN, encoding="utf-8")
         for bundle in bundles:
@@ -62,7 +59,6 @@ def make_label_folder(folder: Path, bundles: Sequence[Path], link: bool = False)
                 target.symlink_to(bundle.resolve(), target_is_directory=True)
             else:
                 shutil.copytree(bundle, target, ignore=shutil.ignore_patterns("__pycache__", "runs", "eval"))
-        partial.rename(folder)
     return folder
 
 

@@ -25,8 +25,8 @@ from tqdm import tqdm
 from monai_essa.bundling.folder import check_configs, find_bundle, find_config
 from monai_essa.bundling.prediction_files import Image, first_path, result_names, whole_output
 from monai_essa.bundling.weights import merge_adapter_file, network_of_config, save_weights
-from monai_essa.data.readers.meta import SAME_GRID, corner_shift
-from monai_essa.data.readers.pictures import PICTURE_SUFFIXES
+from monai_essa.data.pairing.names import PICTURE_SUFFIXES
+from monai_essa.data.readers.volume import SAME_GRID, corner_shift
 from monai_essa.data.readers.volume_file import channels_first, open_volumes
 from monai_essa.data.transforms import CheckVolumed
 

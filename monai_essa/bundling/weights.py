@@ -95,8 +95,9 @@ def save_weights(network: nn.Module, path: Path) -> None:
     if path.exists():
         raise FileExistsError(f"{path} exists; expected a new file: give another name or move the old one away")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(path) as temporary:
-        torch.save(state_with_grid(network, network.state_dict()), temporary)
+    # An open file: of a path, torch.save would write the name, which is temporary, into the archive.
+    with written_whole(path) as temporary, temporary.open("wb") as file:
+        torch.save(state_with_grid(network, network.state_dict()), file)
 
 
 def take_weights(bundle: Path, run: Path) -> None:

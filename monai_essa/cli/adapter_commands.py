@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from monai_essa.bundling.folder import find_config
 from monai_essa.cli.arguments import Commands, add_command, add_family, add_values_argument, config_values
+from monai_essa.files import json_sha256
 
 if TYPE_CHECKING:
     from monai_essa.adapters.record import AdapterHeader
@@ -120,8 +119,7 @@ def _facts(file: AdapterHeader) -> Iterator[tuple[str, str]]:
     yield "made with", ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     card = [f"{name} {value}" for name, value in record["preprocessing"].items()]
     yield "preprocessing", ", ".join(card) or "not said"
-    digest = hashlib.sha256(json.dumps(record["fingerprint"], sort_keys=True).encode()).hexdigest()
-    yield "base", f"{digest[:12]}, over {len(record['fingerprint'])} frozen encoder tensors"
+    yield "base", f"{json_sha256(record['fingerprint'])[:12]}, over {len(record['fingerprint'])} frozen encoder tensors"
 
 
 def _digits(value: float | None) -> str:

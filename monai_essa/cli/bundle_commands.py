@@ -82,7 +82,7 @@ def _copy(arguments: argparse.Namespace) -> int:
 
 
 def _label_names(path: Path) -> dict[str, int]:
-    from monai_essa.data.lists.fields import class_ids
+    from monai_essa.data.lists.label_map import class_ids
     from monai_essa.data.lists.read import read_datalist
 
     names = class_ids(read_datalist(path).get("labels"), f"{path}, field 'labels'")

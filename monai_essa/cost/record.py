@@ -18,7 +18,7 @@ from ignite.engine import Engine, Events
 from monai_essa.adapters.summary import summary
 from monai_essa.cost.meter import StepCost, step_cost
 from monai_essa.efficiency.lean import lean
-from monai_essa.files import written_whole
+from monai_essa.files import write_text_whole
 
 __all__ = ["CostFile", "autocast_dtype", "cost_record", "use_recipe"]
 
@@ -76,8 +76,7 @@ class CostFile:
 
     def _write(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with written_whole(self.path) as temporary:
-            temporary.write_text(json.dumps(self._record, indent=2) + "\n", encoding="utf-8")
+        write_text_whole(self.path, json.dumps(self._record, indent=2) + "\n")
 
 
 def cost_record(cost: StepCost, network: nn.Module) -> dict[str, Any]:

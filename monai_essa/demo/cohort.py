@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -29,6 +28,8 @@ from monai.transforms import (
     Spacing,
 )
 from tqdm import tqdm
+
+from monai_essa.files import folder_written_whole
 
 __all__ = [
     "SHAPE",
@@ -115,11 +116,8 @@ def make_cohort(directory: str | os.PathLike, size: CohortSize | None = None, se
     if directory.exists():
         raise FileExistsError(f"{directory} exists; name a new folder for the demo cohort, or remove this one first")
     volumes = list(_volumes(size or CohortSize()))
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with _one_thread(), tempfile.TemporaryDirectory(prefix=".cohort_", dir=directory.parent) as folder:
-        partial = Path(folder) / directory.name
+    with _one_thread(), folder_written_whole(directory) as partial:
         _write_cohort(partial, volumes, load_template(), seed)
-        partial.rename(directory)
     logger.info("demo cohort of %d template-derived volumes written to %s", len(volumes), directory)
     return directory / "datalist.json"
 

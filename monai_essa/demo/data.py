@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 from nibabel.affines import voxel_sizes
-from nibabel.orientations import io_orientation
 
 from monai_essa.data import hold_out, listed_patients, load_datalist, read_volume
-from monai_essa.data.lists.fields import channel_names, class_ids
+from monai_essa.data.lists.fields import channel_names
+from monai_essa.data.lists.label_map import class_ids
 from monai_essa.data.lists.read import read_datalist
+from monai_essa.data.readers.volume import in_ras_order, ras_size
 from monai_essa.demo.cohort import SPACING, CohortSize, make_cohort
 from monai_essa.outside import shown
 
@@ -178,9 +179,8 @@ def _fitting_spacing(images: Sequence[Any], img_size: Sequence[int]) -> tuple[fl
     sizes, extents = np.zeros((len(images), 3)), np.zeros((len(images), 3))
     for number, image in enumerate(images):
         array, affine = read_volume(image)
-        axes = io_orientation(affine)[:, 0].astype(int)
-        sizes[number, axes] = voxel_sizes(affine)
-        extents[number, axes] = voxel_sizes(affine) * array.shape[1:]
+        sizes[number] = in_ras_order(affine, voxel_sizes(affine))
+        extents[number] = ras_size(affine, array.shape[1:])
     spacing = np.maximum(np.median(sizes, axis=0), np.median(extents, axis=0) / img_size)
     right, anterior, superior = (float(size) for size in spacing.round(2))
     return right, anterior, superior

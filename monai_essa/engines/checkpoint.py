@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +17,7 @@ import torch
 import torch.nn as nn
 from ignite.engine import Engine, Events
 
-from monai_essa.files import sync_and_rename
+from monai_essa.files import file_sha256, unfinished, written_whole
 
 __all__ = [
     "RunCheckpoint",
@@ -30,6 +30,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 _VERSION = 2  # 1 masked a cell less, and its pretext decoder had norms of another epsilon: no exact resume
+_UNNAMED = "resume.partial"  # a checkpoint is called by its own digest, so it is written before it has a name
 _NAME = re.compile(r"resume_(\d+)-([0-9a-f]{16})\.pt")
 
 
@@ -181,10 +182,12 @@ def write_resume_file(folder: Path, iteration: int, content: Mapping[str, Any]) 
         TypeError: if the content holds anything else: it could not be read back without running code.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / "resume.partial"
-    torch.save(_plain(content, "state"), temporary)
-    path = folder / f"resume_{iteration:09d}-{_sha256(temporary)[:16]}.pt"
-    sync_and_rename(temporary, path)
+    plain = _plain(content, "state")
+    _delete_unfinished(folder)
+    with written_whole(folder / _UNNAMED) as temporary, temporary.open("wb") as stream:
+        torch.save(plain, stream)
+    path = folder / f"resume_{iteration:09d}-{file_sha256(folder / _UNNAMED)[:16]}.pt"
+    os.replace(folder / _UNNAMED, path)
 
     # A file of a later iteration is one that could not be read: this run would have gone on from it.
     before = [file for file in _files(folder) if _iteration(file) < iteration]
@@ -207,7 +210,7 @@ def read_resume_file(folder: Path) -> dict[str, Any] | None:
     """
     files = _files(folder)
     for file in reversed(files):
-        if _sha256(file).startswith(_NAME.fullmatch(file.name)[2]):  # type: ignore[index]
+        if file_sha256(file).startswith(_NAME.fullmatch(file.name)[2]):  # type: ignore[index]
             return torch.load(file, map_location="cpu", weights_only=True)
         logger.warning("%s is damaged (its sha256 is not the one in its name): trying the one before", file)
     if files:
@@ -220,8 +223,9 @@ def read_resume_file(folder: Path) -> dict[str, Any] | None:
 
 def delete_resume_files(folder: Path) -> None:
     """Delete what a run wrote into a folder to resume from, and the folder if nothing else is in it."""
-    for file in [*_files(folder), *folder.glob("resume.partial")]:
+    for file in _files(folder):
         file.unlink()
+    _delete_unfinished(folder)
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
 
@@ -243,12 +247,10 @@ def _iteration(file: Path) -> int:
     return int(_NAME.fullmatch(file.name)[1])  # type: ignore[index]
 
 
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with open(file, "rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+def _delete_unfinished(folder: Path) -> None:
+    """Delete what a run that was killed in the middle of a checkpoint left."""
+    for file in [folder / _UNNAMED, *unfinished(folder, _UNNAMED)]:
+        file.unlink(missing_ok=True)
 
 
 def _plain(value: Any, where: str) -> Any:

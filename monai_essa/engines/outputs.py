@@ -21,7 +21,7 @@ from monai_essa.adapters.record import check_card
 from monai_essa.adapters.summary import summary
 from monai_essa.anatomy import state_with_grid
 from monai_essa.anatomy.parts import encoder_prefix, part_of
-from monai_essa.files import write_text_atomically, written_whole
+from monai_essa.files import write_text_whole, written_whole
 from monai_essa.methods.method import NotMergeable
 
 __all__ = ["StageOutputs", "next_run_folder", "publish_model"]
@@ -73,7 +73,7 @@ class StageOutputs:
         """Write the files, each under a temporary name first."""
         self.output_dir.mkdir(parents=True, exist_ok=True)
         save_adapter(self.network, self.output_dir / "adapter.safetensors", self.preprocessing)
-        write_text_atomically(self.output_dir / "summary.txt", f"{summary(self.network).table()}\n")
+        write_text_whole(self.output_dir / "summary.txt", f"{summary(self.network).table()}\n")
         if self.handover != "adapter":
             self._write_merged()
 
@@ -89,8 +89,9 @@ class StageOutputs:
             )
             return
         state = plain.state_dict() if self.handover == "network" else _encoder_state(plain)
-        with written_whole(self.output_dir / "model.pt") as temporary:
-            torch.save(state_with_grid(plain, state), temporary)
+        # An open file: of a path, torch.save would write the name, which is temporary, into the archive.
+        with written_whole(self.output_dir / "model.pt") as temporary, temporary.open("wb") as file:
+            torch.save(state_with_grid(plain, state), file)
 
 
 def next_run_folder(folder: str | Path) -> Path:

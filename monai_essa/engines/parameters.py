@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 import torch
@@ -13,6 +12,8 @@ import torch.nn as nn
 from ignite.engine import Engine, Events
 from monai.optimizers import WarmupCosineSchedule
 from torch.optim import Optimizer
+
+from monai_essa.adapters.identity import sha256_of
 
 __all__ = ["FrozenCheck", "frozen_tensors", "parameter_groups", "warmup_cosine"]
 
@@ -148,14 +149,9 @@ class FrozenCheck:
             )
 
     def _digests(self) -> dict[str, str]:
-        return {name: _sha256(tensor) for name, tensor in frozen_tensors(self.network).items()}
+        return {name: sha256_of(tensor) for name, tensor in frozen_tensors(self.network).items()}
 
 
 def _head_parameters(objective: nn.Module) -> list[nn.Parameter]:
     head_parameters = getattr(objective, "head_parameters", None)
     return head_parameters() if callable(head_parameters) else []
-
-
-def _sha256(tensor: torch.Tensor) -> str:
-    data: Any = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-    return hashlib.sha256(data).hexdigest()

@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch.nn as nn
-from nibabel.affines import voxel_sizes
-from nibabel.orientations import io_orientation
 
 from monai_essa.anatomy import encoder_view
+from monai_essa.data.readers.volume import ras_size
 from monai_essa.data.readers.volume_file import read_volume
 
 __all__ = ["check_crop_size", "patch_introduction"]
@@ -73,12 +72,8 @@ def patch_introduction(img_size: Sequence[int], spacing: Sequence[float], items:
 
 
 def _extent(image: str | Sequence[str]) -> np.ndarray:
-    """Give the size in mm along R, A, S; orientations are the nearest ones for oblique scans."""
     array, affine = read_volume(image)
-    rank = array.ndim - 1
-    extent = np.zeros(3)
-    extent[io_orientation(affine)[:rank, 0].astype(int)] = np.multiply(array.shape[1:], voxel_sizes(affine)[:rank])
-    return extent
+    return ras_size(affine, array.shape[1:])
 
 
 def _mm(extent: np.ndarray) -> str:

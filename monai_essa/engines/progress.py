@@ -20,7 +20,7 @@ from monai.engines import Workflow
 from monai.utils import is_scalar
 from monai.utils.enums import CommonKeys as Keys
 
-from monai_essa.files import write_text_atomically
+from monai_essa.files import write_text_whole
 
 __all__ = ["LossLog", "TrainingProgress"]
 
@@ -92,7 +92,7 @@ class LossLog:
             row = self._row(engine)
             rows = [old for old in self.rows() if old["epoch"] < row["epoch"]] + [row]
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            write_text_atomically(self.path, "".join(json.dumps(line) + "\n" for line in rows))
+            write_text_whole(self.path, "".join(json.dumps(line) + "\n" for line in rows))
         self._sums, self._count = {}, 0
 
     def _row(self, engine: Any) -> dict[str, Any]:

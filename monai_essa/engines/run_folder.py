@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import hashlib
 import json
 import logging
 import platform
@@ -29,7 +28,7 @@ from monai.utils.misc import MAX_SEED, get_seed
 from monai_essa import __version__
 from monai_essa.data.readers.npz import is_npz_name, npz_file
 from monai_essa.engines.checkpoint import delete_resume_files, has_resume_files
-from monai_essa.files import write_text_atomically
+from monai_essa.files import file_sha256, json_sha256, write_text_whole
 
 __all__ = [
     "RunRecord",
@@ -112,8 +111,7 @@ def open_run(
             sections
         )
         _write(folder, identity | about | {"status": "running", "started": _now()})
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    return RunRecord(folder, digest[:16])
+    return RunRecord(folder, json_sha256(identity)[:16])
 
 
 def finish_run(folder: str | Path, iterations: int | None = None, keep_resume: bool = False) -> None:
@@ -214,7 +212,7 @@ def config_fingerprints(config: Mapping[str, Any]) -> dict[str, str]:
         >>> one["lr"] == two["lr"], one["method"] == two["method"]
         (True, False)
     """
-    return {str(name): _digest(_canonical(value, str(name))) for name, value in config.items()}
+    return {str(name): json_sha256(_canonical(value, str(name)))[:16] for name, value in config.items()}
 
 
 def setting_fingerprints(settings: Mapping[str, Any]) -> dict[str, str]:
@@ -254,7 +252,7 @@ def datalist_fingerprint(sections: Mapping[str, Sequence[Any]]) -> str:
         FileNotFoundError: if a file is missing.
         TypeError: if an item holds neither a path nor a plain value.
     """
-    return _digest(_with_sizes(sections, "data list"), digits=64)
+    return json_sha256(_with_sizes(sections, "data list"))
 
 
 def file_fingerprint(path: str | Path | None) -> str | None:
@@ -273,11 +271,7 @@ def file_fingerprint(path: str | Path | None) -> str | None:
         return None
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file; check the path")
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    return file_sha256(path)
 
 
 def file_fingerprints(**files: str | Path | None) -> list[str | None]:
@@ -331,7 +325,7 @@ def _read(folder: Path) -> dict[str, Any]:
 
 
 def _write(folder: Path, record: Mapping[str, Any]) -> None:
-    write_text_atomically(folder / _FILE, json.dumps(record, indent=2) + "\n")
+    write_text_whole(folder / _FILE, json.dumps(record, indent=2) + "\n")
 
 
 def _shown(value: Any) -> Any:
@@ -384,10 +378,6 @@ def _plainer(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         return value.tolist()
     return type(value).__name__ if isinstance(value, nn.Module) else value
-
-
-def _digest(value: Any, digits: int = 16) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:digits]
 
 
 def _canonical(value: Any, where: str) -> Any:

@@ -17,6 +17,7 @@ from monai.engines.utils import IterationEvents
 from monai.utils.enums import CommonKeys as Keys
 
 from monai_essa.data.loading.keyed import key
+from monai_essa.pretext.masked_prediction import plain_tensor
 
 __all__ = ["PRECISIONS", "TrainStep", "ValidationStep", "autocast_to", "default_precision", "keyed_rng"]
 
@@ -132,7 +133,8 @@ class TrainStep:
 
     def _forward(self, engine: Any, batch: Any, inputs: Any, generator: torch.Generator) -> torch.Tensor:
         with autocast_to(self.precision, engine.state.device):
-            parts = engine.inferer(_plain(inputs[0]), self.objective, *map(_plain, inputs[1:]), generator=generator)
+            first, *others = (plain_tensor(value) for value in inputs)
+            parts = engine.inferer(first, self.objective, *others, generator=generator)
         parts = dict(parts)
         weight = parts.pop("weight", None)
         self._weights.append(
@@ -231,7 +233,7 @@ class ValidationStep:
         device = engine.state.device
         inputs = engine.prepare_batch(batch, device, engine.non_blocking, **engine.to_kwargs)
         engine.state.output = {Keys.IMAGE: inputs[0]}
-        plain = [value.as_tensor() if isinstance(value, MetaTensor) else value for value in inputs]
+        plain = [plain_tensor(value) for value in inputs]
         with (
             engine.mode(self.objective),
             keyed_rng(device, self.seed, "validation", engine.state.iteration) as generator,
@@ -315,11 +317,6 @@ def _window(iteration: int, epoch_length: int, accumulation: int) -> _Window:
     start = step - step % accumulation
     size = min(accumulation, epoch_length - start)
     return _Window(first=step == start, last=step == start + size - 1, size=size)
-
-
-def _plain(value: Any) -> Any:
-    # A MetaTensor pays for its bookkeeping in every operation of the network, and the loss does not need it.
-    return value.as_tensor() if isinstance(value, MetaTensor) else value
 
 
 def _not_finite(what: str, state: Any, batch: Any) -> str:

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 
-"""Metrics of finished runs, with confidence intervals."""
+"""Compute metrics of finished runs, with confidence intervals."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Confidence intervals by the studentised bootstrap, over patients where one patient has several images."""
+"""Compute confidence intervals by the studentised bootstrap over patients, who may have several images each."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Interval:
 
     Attributes:
         value: on all items.
-        low: lower end; NaN where there is no interval.
-        high: upper end; NaN where there is no interval.
+        low: lower end; NaN without an interval.
+        high: upper end; NaN without an interval.
         draws: how many draws were made.
-        undefined: on how many of them the metric or its standard error is undefined, as an AUC of one class is.
-        reason: why there is no interval; empty where there is one.
+        undefined: on how many of them the metric or its standard error is undefined, like the AUC of a single class.
+        reason: why there is no interval; empty if there is one.
     """
 
     value: float
@@ -64,23 +64,23 @@ def bootstrap_interval(
 
     .. math:: [\hat\theta - t^*_{1 - \alpha/2} \hat\sigma, \; \hat\theta - t^*_{\alpha/2} \hat\sigma]
 
-    within the bounds of the metric. :math:`\sigma^*` comes from a jackknife over 20 blocks of the draw. Where patients
+    within the bounds of the metric. :math:`\sigma^*` comes from a jackknife over 20 blocks of the draw. If patients
     have unequal numbers of items, this covers the truth more often than percentiles and BCa do: of 1,000 simulated sets
     of 50 patients with log-normal numbers of items, .94, .91 and .89 at a level of .95.
 
-    Take means, not medians: the jackknife of a median fails.
+    Use means, not medians: the jackknife of a median fails.
 
     Args:
-        metric: called with the arrays, or with the items of a draw from each.
+        metric: called with the arrays, and with the drawn items of each.
         arrays: with the same number N of items along their first axis.
-        groups: the patient of each item, N of them; None where each item is a patient of its own.
-        resamples: how many draws.
+        groups: the patient of each item, N of them; default: each item is a patient of its own.
+        resamples: number of draws.
         level: share of repetitions in which the interval should cover the truth.
         seed: of the draws.
         bounds: least and greatest value that the metric can have.
 
     Returns:
-        The metric on all items with its interval. There is no interval, and ``reason`` says why, where the metric is
+        The metric on all items with its interval. There is no interval, and ``reason`` says why, if the metric is
         undefined without one of the patients, does not vary between them, or is undefined on more than a tenth of the
         draws.
 
@@ -124,7 +124,7 @@ def bootstrap_interval(
 
 
 def _members(groups: Sequence[Hashable]) -> list[np.ndarray]:
-    """Return the items of each group, in the order of their first."""
+    """Return the items of each group, ordered by the first item of each."""
     items: dict[Hashable, list[int]] = {}
     for item, group in enumerate(groups):
         items.setdefault(group, []).append(item)
@@ -132,7 +132,7 @@ def _members(groups: Sequence[Hashable]) -> list[np.ndarray]:
 
 
 def _jackknife_error(metric: _Metric, blocks: Sequence[np.ndarray]) -> float:
-    """Return the standard error of a metric from leaving out one block at a time; NaN where that is undefined."""
+    """Return the standard error of a metric by leaving out one block at a time; NaN if it is undefined."""
     if len(blocks) < 2:
         return math.nan
     whole = np.concatenate(blocks)
@@ -142,7 +142,7 @@ def _jackknife_error(metric: _Metric, blocks: Sequence[np.ndarray]) -> float:
 
 
 def _studentised(metric: _Metric, value: float, drawn: Sequence[np.ndarray]) -> float:
-    """Return how far the metric of a draw is from that of all items, in its own standard errors."""
+    """Return the distance of a draw's metric from that of all items, in standard errors of the draw."""
     per_block = -(-len(drawn) // _BLOCKS)
     blocks = [np.concatenate(drawn[start : start + per_block]) for start in range(0, len(drawn), per_block)]
     error = _jackknife_error(metric, blocks)

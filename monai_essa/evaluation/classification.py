@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Intervals and the report of a classification, image by image."""
+"""Compute the metrics of a classification with intervals, and report them with the prediction for each image."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import io
 import json
 import math
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -31,11 +30,11 @@ from monai_essa.evaluation.metrics import (
     macro_f1,
     quadratic_weighted_kappa,
 )
+from monai_essa.files import write_text_whole
 
 __all__ = ["ClassificationReport", "classification_intervals"]
 
-_KAPPA = "quadratic_weighted_kappa"  # from -1 to 1, where all the others are from 0 to 1
-_PICTURE = re.compile(r"\.(png|jpe?g|tiff?|bmp)$", re.IGNORECASE)
+_KAPPA = "quadratic_weighted_kappa"  # from -1 to 1; all the others are from 0 to 1
 
 
 def classification_intervals(
@@ -48,16 +47,16 @@ def classification_intervals(
 ) -> dict[str, Interval]:
     """Compute the metrics of a classification with their 95 % bootstrap intervals over patients.
 
-    ``auc``, ``balanced_accuracy``, ``f1`` (of the second class where there are two, else the mean over classes),
-    ``expected_calibration_error`` and, where an image has one class, ``quadratic_weighted_kappa``. The class of the
-    highest probability is predicted; of several classes, those above 0.5.
+    ``auc``, ``balanced_accuracy``, ``f1`` (of the second of two classes, otherwise the mean over classes),
+    ``expected_calibration_error`` and, if an image has one class, ``quadratic_weighted_kappa``. The class of the
+    highest probability is predicted; with several classes for an image, those above 0.5.
 
     Args:
         probabilities: (N, C).
         truth: (N, C) of 0 and 1.
         multi_label: whether an image may be of several classes or none.
-        patients: of each image, for the draws; None where each image is a patient of its own.
-        resamples: draws of the bootstrap.
+        patients: of each image, for the draws; default: each image is a patient of its own.
+        resamples: number of draws of the bootstrap.
         seed: of these draws.
 
     Returns:
@@ -84,16 +83,16 @@ class ClassificationReport:
 
     - ``predictions.csv``: image, label (several names are joined by ``+``) and a probability for each class;
     - ``metrics.json``: each metric of :func:`~monai_essa.evaluation.classification_intervals`. Patients are those of
-      ``patients``, else told apart by the names of files (:func:`monai_essa.data.patient_of`).
+      ``patients``, or guessed from the names of files (:func:`monai_essa.data.patient_of`).
 
     It takes the evaluator's decollated output after postprocessing: ``image``, ``pred`` (C,) as probabilities and
     ``label`` (C,) of 0 and 1.
 
     Args:
-        output_dir: folder of the two files; made if missing.
+        output_dir: folder for the two files; made if missing.
         labels: the number of each class by its name.
         multi_label: whether an image may be of several classes or none.
-        resamples: draws of the bootstrap.
+        resamples: number of draws of the bootstrap.
         seed: of these draws.
         patients: of the images, by path, as :func:`monai_essa.data.listed_patients` returns them.
     """
@@ -126,7 +125,7 @@ class ClassificationReport:
         images = [image for image, _, _ in self._rows]
         probabilities, truth = (np.stack([row[place] for row in self._rows]) for place in (1, 2))
         self.output_dir.mkdir(parents=True, exist_ok=True)
-        (self.output_dir / "predictions.csv").write_text(self._table(images, probabilities, truth), encoding="utf-8")
+        write_text_whole(self.output_dir / "predictions.csv", self._table(images, probabilities, truth))
         patients = [
             self.patients.get(image, guess) for image, guess in zip(images, _guessed_patients(images), strict=True)
         ]
@@ -139,7 +138,7 @@ class ClassificationReport:
             "interval": f"95 % studentised bootstrap over patients, {self.resamples} draws, seed {self.seed}",
             "metrics": {name: _plain(interval) for name, interval in intervals.items()},
         }
-        (self.output_dir / "metrics.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        write_text_whole(self.output_dir / "metrics.json", json.dumps(record, indent=2) + "\n")
 
     def _collect(self, engine: Engine) -> None:
         for item in engine.state.output:  # type: ignore[union-attr]
@@ -184,7 +183,7 @@ def _of_several_classes() -> dict[str, Callable[..., float]]:
 
 def _guessed_patients(images: list[str]) -> list[str]:
     folder = os.path.commonpath([os.path.dirname(image) for image in images])
-    return [patient_of(_PICTURE.sub("", os.path.relpath(image, folder))) for image in images]
+    return [patient_of(os.path.relpath(image, folder)) for image in images]
 
 
 def _plain(interval: Interval) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Metrics of classification, and a Dice that is undefined where a class is absent."""
+"""Compute metrics of classification, and a Dice that is undefined if a class is absent."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def area_under_roc(probabilities: np.ndarray, truth: np.ndarray) -> float:
         truth: (N, C) of 0 and 1.
 
     Returns:
-        The mean AUC; NaN where a class has none or all of the images.
+        The mean AUC; NaN if no image or every image is of a class.
 
     Example:
         >>> area_under_roc(np.array([[0.9, 0.1], [0.4, 0.6]]), np.array([[1, 0], [0, 1]]))
@@ -51,7 +51,7 @@ def balanced_accuracy(predicted: np.ndarray, truth: np.ndarray) -> float:
         truth: (N, C) of 0 and 1.
 
     Returns:
-        The mean recall; NaN where a class has no image.
+        The mean recall; NaN if a class has no image.
 
     Example:
         >>> balanced_accuracy(np.eye(2)[[0, 0, 0, 1]], np.eye(2)[[0, 0, 1, 1]])
@@ -68,7 +68,7 @@ def macro_f1(predicted: np.ndarray, truth: np.ndarray) -> float:
         truth: (N, C) of 0 and 1.
 
     Returns:
-        The mean of 2 TP / (2 TP + FP + FN); NaN where a class is neither there nor predicted.
+        The mean of 2 TP / (2 TP + FP + FN); NaN if a class neither occurs nor is predicted.
 
     Example:
         >>> macro_f1(np.array([[1], [1], [0]]), np.array([[1], [0], [0]]))
@@ -90,7 +90,7 @@ def quadratic_weighted_kappa(predicted: np.ndarray, truth: np.ndarray, num_class
         num_classes: C.
 
     Returns:
-        1 for agreement, 0 for chance; NaN where both name one and the same class throughout.
+        1 for agreement, 0 for chance; NaN if both hold the same single class throughout.
 
     Example:
         >>> quadratic_weighted_kappa(np.array([0, 1, 2, 2]), np.array([0, 1, 2, 1]), 3)
@@ -108,7 +108,7 @@ def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray, bins
     r"""Measure how far the confidence of predictions is from their accuracy.
 
     :math:`\sum_m \frac{|B_m|}{N} |\mathrm{acc}(B_m) - \mathrm{conf}(B_m)|` over M bins :math:`((m-1)/M, m/M]` of the
-    confidence (Guo et al. 2017, arXiv 1706.04599, equation 3; 15 bins as there). MONAI has it from version 1.6 on.
+    confidence (Guo et al. 2017, arXiv 1706.04599, equation 3, with 15 bins). MONAI has it from version 1.6 on.
 
     Args:
         confidence: (...), the probability of what was predicted.
@@ -129,10 +129,10 @@ def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray, bins
 
 
 class DefinedDice(DiceMetric):
-    """MONAI's Dice, averaged over what is defined: NaN, and not 0, where no case has the class.
+    """Average MONAI's Dice over what is defined: NaN, not 0, if no case has the class.
 
-    A case whose label lacks a class has no Dice for it. MONAI leaves such values out of its means too, but gives 0 for
-    a mean of nothing, which then counts as the worst score, or as the first best one of a run.
+    A case whose label lacks a class has no Dice for it. MONAI leaves such values out of its means too, but returns 0
+    for a mean of nothing, which then counts as the worst score, or as the first best one.
 
     - ``reduction="mean"``: the mean over the cases of each case's mean over its classes.
     - ``reduction="mean_batch"``: the mean over the cases for each class.
@@ -147,10 +147,10 @@ class DefinedDice(DiceMetric):
     """
 
     def aggregate(self, reduction: MetricReduction | str | None = None) -> torch.Tensor:
-        """Return the mean of the defined values, NaN where there is none.
+        """Return the mean of the defined values; NaN if there are none.
 
         Raises:
-            ValueError: if the reduction is another than ``mean`` and ``mean_batch``.
+            ValueError: if the reduction is neither ``mean`` nor ``mean_batch``.
         """
         scores = self.get_buffer()  # (N, C), NaN where the label lacks the class
         chosen = MetricReduction(reduction or self.reduction)

@@ -14,7 +14,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from monai_essa.files import sync_and_rename, write_text_atomically
+from monai_essa.files import write_text_whole, written_whole
 from monai_essa.outside import Choice, Flag, ListOf, Nullable, Number, Record, Text, shown
 
 __all__ = ["ADAPTER_NAME", "BASE", "LATEST", "SSA", "AdapterStore"]
@@ -152,9 +152,8 @@ class AdapterStore:
         taken = [number for number, _ in self._files(name)] + [entry["version"] for entry in before]
         version = max(taken, default=0) + 1
         (added,) = _HISTORY.check([{"version": version} | note], f"a version of {name}")
-        temporary = self.file(name, version).with_suffix(".part")
-        shutil.copyfile(file, temporary)
-        sync_and_rename(temporary, self.file(name, version))
+        with written_whole(self.file(name, version)) as temporary:
+            shutil.copyfile(file, temporary)
         self._write(name, [*before, added])
         return version
 
@@ -216,8 +215,8 @@ class AdapterStore:
     def _write(self, name: str, versions: list[dict[str, Any]]) -> None:
         text = json.dumps(versions, indent=2, allow_nan=False) + "\n"
         self._backup(name).parent.mkdir(exist_ok=True)
-        write_text_atomically(self._site(name) / "history.json", text)
-        write_text_atomically(self._backup(name), text)
+        write_text_whole(self._site(name) / "history.json", text)
+        write_text_whole(self._backup(name), text)
 
 
 def _is_name(name: str) -> bool:

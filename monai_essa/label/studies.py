@@ -27,9 +27,9 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
 from monai_essa.data import read_volume
-from monai_essa.data.readers.meta import SAME_GRID, corner_shift
+from monai_essa.data.readers.volume import SAME_GRID, corner_shift
 from monai_essa.error_line import one_line
-from monai_essa.files import write_text_atomically
+from monai_essa.files import write_text_whole
 from monai_essa.label.requests import config_text, info_record
 from monai_essa.outside import Check, MapOf, Nullable, Number, Record, Text, inside, shown
 
@@ -331,7 +331,7 @@ class StudiesFolder(LocalDatastore):
                 self._update_datastore_file(lock=False)
             return
         record = self._datastore.model_dump(exclude={"base_path"})
-        write_text_atomically(Path(self._datastore_config_path), json.dumps(record, indent=2, default=str))
+        write_text_whole(Path(self._datastore_config_path), json.dumps(record, indent=2, default=str))
         self._config_ts = os.stat(self._datastore_config_path).st_mtime
 
 

@@ -15,7 +15,7 @@ import torch.distributed as dist
 import torch.nn as nn
 
 from monai_essa.anatomy.blocks import transformer_blocks
-from monai_essa.files import written_whole
+from monai_essa.files import write_text_whole
 
 __all__ = ["choose_columns", "read_columns", "write_columns"]
 
@@ -78,8 +78,7 @@ def write_columns(columns: Mapping[str, Sequence[int]], path: str | Path) -> Pat
         The path.
     """
     path = Path(path)
-    with written_whole(path) as temporary:
-        temporary.write_text(json.dumps({block: list(indices) for block, indices in columns.items()}), encoding="utf-8")
+    write_text_whole(path, json.dumps({block: list(indices) for block, indices in columns.items()}))
     return path
 
 

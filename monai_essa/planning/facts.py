@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nibabel.orientations import io_orientation
 from tqdm import tqdm
 
 from monai_essa.data.check.volumes import VolumeFacts, volume_facts
-from monai_essa.data.lists.fields import channel_names, class_ids
-from monai_essa.data.lists.label_map import check_label_map, mapped_id
+from monai_essa.data.lists.fields import channel_names
+from monai_essa.data.lists.label_map import check_label_map, class_ids, mapped_id
 from monai_essa.data.lists.read import load_datalist, read_datalist, section_names
+from monai_essa.data.readers.volume import in_ras_order
 
 __all__ = ["SiteFacts", "site_facts"]
 
@@ -95,8 +95,8 @@ def site_facts(datalist: Path) -> SiteFacts:
         labelled=labelled,
         validation=validation,
         read=len(facts),
-        extent=_median([np.multiply(_ras(fact, fact.shape), _ras(fact, fact.spacing)) for fact in facts]),
-        spacing=_median([_ras(fact, fact.spacing) for fact in facts]),
+        extent=_median([in_ras_order(fact.affine, np.multiply(fact.shape, fact.spacing)) for fact in facts]),
+        spacing=_median([in_ras_order(fact.affine, fact.spacing) for fact in facts]),
         channels=channels.pop(),
         modality=modality,
         modality_reason=modality_reason,
@@ -112,13 +112,6 @@ def _labelled(listed: Mapping[str, Any], section: str) -> int:
 def _has_label(item: Any) -> bool:
     """Say whether an item has a label map; a number is a class."""
     return isinstance(item, dict) and isinstance(item.get("label"), str)
-
-
-def _ras(facts: VolumeFacts, values: Sequence[float]) -> np.ndarray:
-    """Bring values along a volume's axes into the order R, A, S; the nearest one for oblique scans."""
-    ordered = np.zeros(3)
-    ordered[io_orientation(facts.affine)[:, 0].astype(int)] = values
-    return ordered
 
 
 def _median(rows: Sequence[np.ndarray]) -> tuple[float, ...]:

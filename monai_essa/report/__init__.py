@@ -3,6 +3,6 @@
 
 """What a run shows: tables in the terminal, reconstruction pictures, figures and report.html.
 
-`charts`, `image_panels` and `html_report` need the extra [report] (matplotlib, jinja2), which they import when called;
+`charts`, `panels` and `html` need the extra [report] (matplotlib, jinja2), which they import when called;
 the other modules need no extra.
 """

@@ -48,7 +48,7 @@ def loss_curves(
     """Draw one curve per run over its iterations (epochs, where a log has no iterations).
 
     Args:
-        logs: logs as `read_loss_log` gives them, by the name of the run.
+        logs: logs as `read_loss_log` returns them, by the name of the run.
         column: the column to draw.
         title: says what is seen.
 
@@ -120,8 +120,8 @@ def draw_loss_curves(
     """Draw the curve of each run over its iterations and write the picture.
 
     Args:
-        logs: the ``losses.jsonl`` of each run, by the name that the legend gives it.
-        path: the PNG file; its folder is made, an older file replaced.
+        logs: the ``losses.jsonl`` of each run, by its name in the legend.
+        path: the PNG file; its folder is made if missing, and an older file is replaced.
         column: of the logs; ``"validation.loss"`` is the validation loss of a self-supervised run.
         title: says what is seen.
 
@@ -258,6 +258,6 @@ def _plain_axes(axes: Axes) -> None:
 
 def _parts(cost: Mapping[str, int]) -> tuple[float, float, float]:
     weights, learning = cost["weight_bytes"], cost["gradient_bytes"] + cost["optimizer_bytes"]
-    # Gradients appear while activations go, so that the parts may be more than the peak together.
+    # Gradients appear while activations go, so the parts together may be more than the peak.
     rest = max(0, cost["peak_bytes"] - weights - learning)
     return weights / _GIB, (cost["peak_bytes"] - weights - rest) / _GIB, rest / _GIB

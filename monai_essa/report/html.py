@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from monai_essa.files import written_whole
+from monai_essa.files import write_text_whole
 from monai_essa.report.tables import ResultTable
 
 __all__ = ["PAGE", "ReportContent", "ReportFigure", "ReportSection", "write_report"]
@@ -125,7 +125,7 @@ class ReportFigure:
     Args:
         png: the bytes of a PNG file, for example of `figure_png`.
         caption: what is seen and how to read it, below the picture.
-        alt: the same in one sentence for who cannot see the picture.
+        alt: the same in one sentence for readers who cannot see the picture.
     """
 
     png: bytes
@@ -152,7 +152,7 @@ class ReportContent:
         sections: in reading order.
         command: the command that repeats the run.
         versions: version by name of package or data.
-        template_derived: the data are the demo cohort, which the page then says at its head.
+        template_derived: whether the data are the demo cohort; the page then says so at its head.
     """
 
     title: str
@@ -184,10 +184,8 @@ def write_report(path: str | os.PathLike, run: ReportContent) -> Path:
         >>> write_report(Path(tempfile.mkdtemp()) / "report.html", content).name
         'report.html'
     """
-    page = _render(run)
     path = Path(path)
-    with written_whole(path) as partial:
-        partial.write_text(page, encoding="utf-8")
+    write_text_whole(path, _render(run))
     return path
 
 

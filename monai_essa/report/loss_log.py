@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Reads the loss log of a run: one row per epoch or step, as JSON lines or as CSV with a header."""
+"""Read the loss log of a run: one row per epoch or step, as JSON lines or as CSV with a header."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ def segmentations(cases: Sequence[SegmentationCase], classes: Sequence[str]) -> 
 
 
 def _grid(rows: Sequence[Plane], columns: int) -> tuple[Figure, np.ndarray]:
-    """A figure with axes without ticks, (rows, columns), as high as the planes are at the figure's width."""
+    """Return a figure and its axes, (rows, columns), without ticks, as high as the planes are at its width."""
     width_mm = max(plane.size_mm[1] for plane in rows)
     heights = [plane.size_mm[0] for plane in rows]
     inches_per_mm = (WIDTH - 0.4) / columns / width_mm

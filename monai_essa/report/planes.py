@@ -74,7 +74,7 @@ def display_planes(
 
 
 def intensity_window(image: np.ndarray) -> tuple[float, float]:
-    """Percentiles 0.5 and 99.5 of the finite values, so that a few hot voxels do not darken the rest.
+    """Compute percentiles 0.5 and 99.5 of the finite values, so that a few hot voxels do not darken the rest.
 
     Args:
         image: values of any shape.
@@ -93,7 +93,7 @@ def intensity_window(image: np.ndarray) -> tuple[float, float]:
 
 
 def to_grey(pixels: np.ndarray, window: tuple[float, float]) -> np.ndarray:
-    """Map a window to 0 ... 255; what is not a number becomes black.
+    """Map a window to 0 ... 255; NaN becomes black.
 
     Args:
         pixels: values of any shape.

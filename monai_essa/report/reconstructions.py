@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Pictures of masked volumes and their reconstructions, as PNG, during a training."""
+"""Draw masked volumes and their reconstructions as PNG pictures during a training."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def reconstruction_montage(
     spacing: Sequence[float] | None = None,
     channel: int = 0,
 ) -> np.ndarray:
-    """Draw what a masked-image objective saw and what it made of it.
+    """Draw what a masked-image objective saw and what it reconstructed.
 
     Rows are the axial, coronal and sagittal plane through the middle (one row for a 2-D image), columns the original,
     the masked and the reconstructed image. All share the grey scale of the original, at true proportions.

@@ -49,8 +49,8 @@ def format_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         rows: one sequence of cells per row, as long as ``headers``.
 
     Returns:
-        Lines joined by newlines, without a newline at the end: header, rule, rows. What does not print in a cell, such
-        as the codes that steer a terminal, is written as its escape.
+        Lines joined by newlines, without a newline at the end: header, rule, rows. Characters of a cell that do not
+        print, such as terminal codes, are written as escapes.
 
     Raises:
         ValueError: if a row has another number of cells than ``headers``.
@@ -99,7 +99,7 @@ class MethodResult:
 
 
 def results_table(results: Sequence[MethodResult]) -> ResultTable:
-    """Set the methods side by side, in the order given; no row is left out and none is marked as the winner.
+    """Set the methods side by side, in the given order, without leaving out a row or marking a winner.
 
     Args:
         results: one per method, all with the classes of the first.
@@ -134,7 +134,7 @@ def results_table(results: Sequence[MethodResult]) -> ResultTable:
 
 
 def _is_numeric(cells: Sequence[str]) -> bool:
-    """Numbers may carry a unit or an interval; "-" and "" stand for a missing one."""
+    """Say whether cells are numbers, perhaps with a unit or an interval; "-" and "" stand for a missing one."""
     return any(map(_NUMBER.match, cells)) and all(cell in ("", "-") or _NUMBER.match(cell) for cell in cells)
 
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
+from monai_essa.files import file_sha256
 from monai_essa.outside import ListOf, Number, shown
 
 __all__ = ["GRID", "WeightFile", "read_weight_file", "unlike", "unreadable"]
@@ -88,7 +88,7 @@ def read_weight_file(path: str | Path) -> WeightFile:
         )
     if not tensors:
         raise ValueError(f"{path.name} holds no tensors; expected a state dict, or a dictionary around one")
-    return WeightFile(path.name, _sha256(path), tensors, _preprocessing(path, metadata), grids)
+    return WeightFile(path.name, file_sha256(path), tensors, _preprocessing(path, metadata), grids)
 
 
 def unreadable(tensor: torch.Tensor) -> str | None:
@@ -218,14 +218,6 @@ def _stated_grids(value: Any, path: str, name: str) -> Iterator[tuple[str, tuple
         if isinstance(module, str) and isinstance(facts, Mapping) and "grid" in facts:
             grid = GRID.check(facts["grid"], f"{name}: the grid of {shown(module)}")
             yield f"{path}.{module}" if path else module, tuple(grid)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _preprocessing(path: Path, metadata: Mapping[str, str]) -> Any:

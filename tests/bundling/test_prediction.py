@@ -20,7 +20,7 @@ from PIL import Image
 from monai_essa.bundling.predict import Prediction, predict
 from monai_essa.bundling.prediction_files import result_names
 from monai_essa.data import read_volume
-from monai_essa.data.readers.search import find_volumes
+from monai_essa.data.readers.folder import find_volumes
 
 VALUES: dict[str, Any] = {"img_size": [32] * 3, "hidden_size": 48, "mlp_dim": 96, "num_heads": 4, "feature_size": 4}
 VALUES |= {"labels": {"background": 0, "ball": 1}}

@@ -49,6 +49,11 @@ def test_the_newest_file_is_read_and_the_last_two_are_kept(tmp_path: Path) -> No
     assert sorted(file.name.split("-")[0] for file in tmp_path.iterdir()) == ["resume_000000010", "resume_000000011"]
 
 
+def test_equal_states_are_equal_files(tmp_path: Path) -> None:
+    one, other = (write_resume_file(tmp_path / name, 1, content(1)) for name in "ab")
+    assert one.name == other.name
+
+
 def test_the_name_holds_the_sha256_of_the_file(tmp_path: Path) -> None:
     path = write_resume_file(tmp_path, 1, content(1))
     assert path.stem.split("-")[1] == hashlib.sha256(path.read_bytes()).hexdigest()[:16]
@@ -91,10 +96,13 @@ def test_two_damaged_files_are_an_error_and_not_a_new_beginning(tmp_path: Path) 
 
 def test_a_file_that_was_being_written_when_the_run_was_killed_is_ignored(tmp_path: Path) -> None:
     write_resume_file(tmp_path, 1, content(1))
-    (tmp_path / "resume.partial").write_bytes(b"half a checkpoint")
+    half = [tmp_path / name for name in ("resume.partial", f".resume.partial.{'0' * 16}.part")]
+    for file in half:
+        file.write_bytes(b"half a checkpoint")
     assert read_value(tmp_path) == 1
     write_resume_file(tmp_path, 2, content(2))
     assert read_value(tmp_path) == 2
+    assert not any(file.exists() for file in half)
 
 
 def test_numpy_numbers_and_other_mappings_become_plain(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from monai_essa.data.check.volumes import volume_facts
-from monai_essa.data.readers.search import look_at
+from monai_essa.data.readers.folder import look_at
 from monai_essa.data.readers.volume_file import open_volume
 from tests.fuzz.hostile_values import Draw, damaged, texts
 from tests.fuzz.profiles import assert_one_line, guarded, inputs

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What the volumes of a datalist must be like together."""
+"""Find what is wrong with the volumes of a datalist taken together."""
 
 from __future__ import annotations
 
@@ -80,9 +80,9 @@ def mixture_problems(items: Sequence[CheckedItem]) -> Iterator[Problem]:
         items: of all sections.
 
     Yields:
-        An error for each label map among images that are none, and each image with another number of channels; one
-        warning if they all are label maps, or have several channels; one each for orientation, spacing and intensity,
-        which names the first such image, since the preprocessing evens them out.
+        An error for each label map among scans, and for each image with another number of channels; one warning if all
+        images are label maps, or have several channels; and one warning each for orientation, spacing and intensity
+        that names the first such image, since the preprocessing evens them out.
     """
     yield from _label_maps(items)
     read = [(item.file, item.image) for item in items if item.image]

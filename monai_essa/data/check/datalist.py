@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Reads every file of a datalist once and says what is wrong with it."""
+"""Read every file of a datalist once and say what is wrong with it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from monai_essa.data.lists.fields import check_item, unread_fields
 from monai_essa.data.lists.label_map import check_label_map, label_ids, mapped_id
 from monai_essa.data.lists.read import listed_path, read_datalist, section_items, section_names
 from monai_essa.data.pairing.names import patient_of
-from monai_essa.data.readers.search import look_at
+from monai_essa.data.readers.folder import look_at
 from monai_essa.outside import printable, shown
 
 __all__ = ["DataCheck", "check_datalist"]
@@ -64,7 +64,7 @@ def check_datalist(
 
     Args:
         path: the JSON file.
-        sections: the names to check, as :func:`monai_essa.data.section_names` gives them; default: all.
+        sections: the names to check, as :func:`monai_essa.data.section_names` returns them; default: all.
         base_dir: the folder that the paths are relative to; default: that of the JSON file.
         label_map: ids that voxel values of label maps stand for, as ``{255: 1}``; default: that of the datalist.
 
@@ -74,7 +74,7 @@ def check_datalist(
 
     Raises:
         FileNotFoundError: if the datalist does not exist.
-        ValueError: if it is no datalist, or has no item in the sections.
+        ValueError: if it is not a datalist, or has no item in the sections.
 
     Example:
         >>> check = check_datalist("dataset.json")  # doctest: +SKIP

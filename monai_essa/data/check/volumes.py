@@ -1,11 +1,10 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What can be wrong with one volume, its label map or the pair of both."""
+"""Find what is wrong with one volume, with its label map, or with the two together."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,8 +15,9 @@ import nibabel as nib
 import numpy as np
 
 from monai_essa.data.lists.label_map import mapped_id
-from monai_essa.data.readers.meta import SAME_GRID, corner_shift
+from monai_essa.data.readers.volume import SAME_GRID, corner_shift
 from monai_essa.data.readers.volume_file import channels_first, open_volumes
+from monai_essa.files import short_digest
 from monai_essa.outside import printable
 
 __all__ = [
@@ -71,7 +71,7 @@ def note_problems(file: str, key: str, facts: VolumeFacts) -> Iterator[Problem]:
 def label_problems(
     file: str, facts: VolumeFacts, known: frozenset[int], label_map: Mapping[float, int] = MappingProxyType({})
 ) -> Iterator[Problem]:
-    """Yield what is wrong with a label by itself: values that are no ids, unknown ids, nothing but background.
+    """Yield what is wrong with a label by itself: values that are not ids, unknown ids, nothing but background.
 
     Args:
         file: as the datalist names it.
@@ -197,7 +197,7 @@ def volume_facts(path: str | Path | Sequence[str], count_values: bool = False) -
         low=float(low),
         high=float(high),
         values=tuple(values.tolist()) if values.size <= _MOST_VALUES else (),
-        digest=_digest(array),
+        digest=short_digest(str(array.shape), np.ascontiguousarray(array.T, dtype=np.float32).data),
         notes=volume.notes,
     )
 
@@ -247,9 +247,3 @@ def joined(problems: Iterable[Problem]) -> list[Problem]:
 
 def _size(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape))
-
-
-def _digest(array: np.ndarray) -> str:
-    digest = hashlib.blake2b(f"{array.shape}".encode(), digest_size=16)
-    digest.update(np.ascontiguousarray(array.T, dtype=np.float32).tobytes())
-    return digest.hexdigest()

@@ -35,11 +35,12 @@ def classification_items(
     """Load images with their class labels.
 
     Args:
-        datalist: a JSON datalist whose items have the class as ``label``, or an NPZ file as of MedMNIST.
+        datalist: a JSON datalist whose items have the class as ``label``, or an NPZ file as in MedMNIST.
         section: as in :func:`load_datalist`; ``training``, ``validation`` or ``testing`` of an NPZ file.
         num_classes: how many classes there are.
         label_type: ``int``: one class of 0 to ``num_classes - 1`` for each image; ``list``: 0 or 1 for each class.
-        limit: keep this many, in the classes' proportion, drawn by the seed; a smaller limit gives a part of a larger.
+        limit: keep this many, in the classes' proportion, drawn by the seed; a smaller limit keeps a subset
+            of a larger one.
         seed: of that draw.
 
     Returns:
@@ -47,8 +48,8 @@ def classification_items(
 
     Raises:
         FileNotFoundError: if the datalist or an image is missing.
-        ValueError: if a label is missing, of another type or outside the classes, or as :func:`load_datalist` and
-            :func:`npz_items` say. The line names the item.
+        ValueError: if a label is missing, of the wrong type or outside the classes, and as for :func:`load_datalist`
+            and :func:`npz_items`. The message names the item.
 
     Example:
         >>> classification_items("dataset.json", limit=1)  # doctest: +SKIP
@@ -90,7 +91,7 @@ def check_every_class(items: Sequence[Item], labels: Mapping[str, int], section:
         section: for the error line.
 
     Raises:
-        ValueError: if a class has none or all of the images.
+        ValueError: if no image or every image is of a class.
 
     Example:
         >>> check_every_class([{"label": 0}, {"label": 0}], {"normal": 0, "mass": 1}, "validation")

@@ -1,18 +1,18 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The fields of a data list from outside: types, alphabets, channel names and class ids."""
+"""The fields of a data list from outside: types, alphabets and channel names."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from monai_essa.data.lists.label_map import check_label_map, label_ids
-from monai_essa.outside import ListOf, MapOf, Nullable, Number, Text, check_config_value, shown
+from monai_essa.outside import ListOf, MapOf, Nullable, Number, Text, shown
 
-__all__ = ["SECTIONS", "channel_names", "check_fields", "check_item", "class_ids", "unread_fields"]
+__all__ = ["SECTIONS", "channel_names", "check_fields", "check_item", "unread_fields"]
 
 SECTIONS = frozenset({"training", "train", "validation", "val", "test", "testing", "unlabeled", "unlabelled"})
 """Names under which a datalist has items by custom, whatever they look like."""
@@ -26,10 +26,7 @@ _FOLD = Number(-1, 10_000, whole=True)
 _PATIENT = Text(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+", longest=1024)
 _DEEPEST = 20
 _Field = Callable[[Any, str], Any]
-_HIGHEST = 32_767  # atlases number their labels up to some 14,000; each id up to the highest becomes an output channel
-_LABEL = Text(longest=128)
 _CHANNEL = Text(longest=64)
-_FORMS = 'such as {"0": "background", "1": "liver"} or {"background": 0, "liver": 1}'
 
 
 def check_fields(datalist: Mapping[str, Any], path: str) -> None:
@@ -40,8 +37,8 @@ def check_fields(datalist: Mapping[str, Any], path: str) -> None:
         path: the file, for the error line.
 
     Raises:
-        ValueError: if a field has a value of another type than it should, NaN, or a name that is no line of text; the
-            line names file and field.
+        ValueError: if a field has a value of the wrong type, NaN, or a name that is not one line of text; the message
+            names file and field.
     """
     for name, value in datalist.items():
         _SECTION.check(name, f"{path}, the name of a field")
@@ -103,7 +100,7 @@ def channel_names(datalist: Mapping[str, Any], where: str) -> list[str]:
         The names in the file's order; empty where it says nothing.
 
     Raises:
-        ValueError: if a name is no short printable text. The line names file and field.
+        ValueError: if a name is not short printable text. The message names file and field.
 
     Example:
         >>> channel_names({"modality": {"0": "CT"}}, "dataset.json")
@@ -117,33 +114,6 @@ def channel_names(datalist: Mapping[str, Any], where: str) -> list[str]:
             return list(MapOf(_CHANNEL, _CHANNEL).check(named, place).values())
         return ListOf(_CHANNEL).check([named] if isinstance(named, str) else named, place)
     return []
-
-
-def class_ids(labels: Any, where: str) -> dict[str, int]:
-    """Read a table of label names whichever way round it is written.
-
-    Args:
-        labels: ids to names as of the Decathlon, names to ids as of nnU-Net, a list of names from 0 on, or None.
-            Regions, which nnU-Net writes as lists of ids, are no classes of a label map and are left out.
-        where: what a message names, such as the file and the field.
-
-    Returns:
-        Ids by name, in the order of the ids; empty where there are none.
-
-    Raises:
-        ValueError: if the table has another form, a name is unfit, or a name or an id occurs twice.
-
-    Example:
-        >>> class_ids({"1": "spleen", "0": "background"}, "dataset.json")
-        {'background': 0, 'spleen': 1}
-    """
-    ids: dict[str, int] = {}
-    for name, number in _pairs(labels, where):
-        if name in ids or number in ids.values():
-            raise ValueError(f"{where}: expected each name and each id once, got {shown(name)} for {number} again")
-        ids[name] = number
-    check_config_value(ids, where)
-    return dict(sorted(ids.items(), key=lambda pair: pair[1]))
 
 
 def _is_list_of_items(value: Any) -> bool:
@@ -202,29 +172,6 @@ def _check_patient(value: Any, where: str) -> None:
 
 def _check_fold(value: Any, where: str) -> None:
     _FOLD.check(int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value, where)
-
-
-def _pairs(labels: Any, where: str) -> Iterator[tuple[str, int]]:
-    if isinstance(labels, (list, tuple)):
-        labels = dict(enumerate(labels))
-    if not isinstance(labels, Mapping) and labels is not None:
-        raise ValueError(f"{where}: expected names and ids, {_FORMS}, got {shown(labels)}")
-    for key, value in (labels or {}).items():
-        by_id = _number(key) is not None
-        name, number = (value, _number(key)) if by_id else (key, _number(value))
-        if isinstance(value, list) and not by_id:
-            continue
-        if number is None or number > _HIGHEST:
-            raise ValueError(
-                f"{where}: expected names and ids from 0 to {_HIGHEST}, {_FORMS}, got {shown(key)} with {shown(value)}"
-            )
-        yield _LABEL.check(name, f"{where}, a label name"), number
-
-
-def _number(value: Any) -> int | None:
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return value
-    return int(value) if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 9 else None
 
 
 _ITEM: dict[str, _Field] = {

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Makes a datalist from folders: images paired with labels, split by patient, and written."""
+"""Make a datalist from folders: pair images with labels, split them by patient, and write it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 from monai_essa.data.lists.splits import DEFAULT_SHARES, split_patients
 from monai_essa.data.pairing.search import CaseRules, find_cases
 from monai_essa.data.pairing.studies import Case, Cases, LeftOut
-from monai_essa.files import written_whole
+from monai_essa.files import write_text_whole
 
 __all__ = ["make_datalist", "split_cases", "write_datalist"]
 
@@ -28,14 +28,15 @@ def make_datalist(
 ) -> tuple[dict[str, Any], list[LeftOut]]:
     """Make a datalist in which no patient is in two sections.
 
-    A label belongs to the image whose path has the same words but for those that say what a file is: ``_seg``,
+    A label belongs to the image whose path has the same words, except those that say what a file is: ``_seg``,
     ``mask_``, ``_0000``, the series (``_T1``). Labels are what ``labels_dir`` holds; without it, files whose name or
-    voxels say so. The series of a study become the channels of one image where every study has them on one grid; else
-    one is taken. Images without a label go to ``unlabeled``, unless their patient is in ``validation`` or ``testing``.
+    voxels say so. The series of a study become the channels of one image if every study has them on one
+    grid; otherwise one is taken. Images without a label go to ``unlabeled``, unless their patient is in ``validation``
+    or ``testing``.
 
     Args:
-        images_dir: searched with its sub-folders for NIfTI, MGH, NRRD, MetaImage and DICOM; for pictures if there is
-            not one of these.
+        images_dir: searched with its sub-folders for NIfTI, MGH, NRRD, MetaImage and DICOM; for pictures if there
+            is none of these.
         labels_dir: searched likewise; default: labels lie under ``images_dir``.
         shares: of the labelled patients, as in :func:`monai_essa.data.split_patients`; what they leave over joins
             ``unlabeled`` without its labels.
@@ -112,8 +113,7 @@ def write_datalist(datalist: Mapping[str, Any], path: str | Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     base = path.parent.resolve()
     relative = {key: _relative(value, base) if isinstance(value, list) else value for key, value in datalist.items()}
-    with written_whole(path) as temporary:
-        temporary.write_text(json.dumps(relative, indent=1) + "\n", encoding="utf-8")
+    write_text_whole(path, json.dumps(relative, indent=1) + "\n")
     return path
 
 

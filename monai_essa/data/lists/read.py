@@ -62,13 +62,13 @@ def load_datalist(
         section: ``training``, ``validation``, ``testing`` (or ``test``), ``unlabeled``, or any other key that holds a
             list; ``source#training`` (or ``source::training``) for a nested one; ``training[fold=0]`` or
             ``training[fold!=0]`` for items that carry a ``fold``; a list of names joins several in that order.
-        keys: what each item must have and all it keeps; ``("image",)`` leaves the labels out.
+        keys: what each item must have, and all that is kept of it; ``("image",)`` leaves the labels out.
         base_dir: the folder that the paths are relative to; default: that of the JSON file.
-        limit: keep this many items, the first after a shuffle by ``seed``; a smaller limit gives a subset of a larger.
-        seed: of that shuffle; without a limit the file's order stays.
+        limit: keep this many items, drawn by the seed; a smaller limit keeps a subset of a larger one.
+        seed: of that draw; without a limit the order of the file stays.
 
     Returns:
-        One dictionary per item. Text (or a list of it) is taken for a path; numbers, as class labels, stay.
+        One dictionary per item. Text, or a list of text, is taken for a path; numbers, such as class labels, stay.
 
     Raises:
         FileNotFoundError: if the JSON file or a file that it names does not exist.
@@ -152,9 +152,9 @@ def listed_label_map(path: str | Path, given: Mapping[float, int] | None = None)
     """Return the ``label_map`` of a datalist, from voxel values to ids; empty where it has none.
 
     Args:
-        path: the JSON file. If it does not exist, the map is empty too: a server of MONAI Label gives its items without
-            a list.
-        given: the map of the run, which is returned instead of that of the datalist; default: the run has none.
+        path: the JSON file. If it does not exist, the map is empty too: a server of MONAI Label passes its items
+            without a list.
+        given: the map that the run was given, which is returned instead; default: that of the datalist.
 
     Raises:
         ValueError: as :func:`read_datalist`.
@@ -169,7 +169,7 @@ def listed_label_map(path: str | Path, given: Mapping[float, int] | None = None)
 def listed_patients(
     path: str | Path, section: str | Sequence[str] | None = None, base_dir: str | Path | None = None
 ) -> dict[str, str]:
-    """Return the patient that a datalist names for each image, by the image's path, the first one where it has several.
+    """Return the patient that a datalist names for each image, by the path of the image or of its first file.
 
     Args:
         path: the JSON file, or an NPZ file as of MedMNIST.
@@ -177,7 +177,7 @@ def listed_patients(
         base_dir: as in :func:`load_datalist`.
 
     Returns:
-        The patients; images whose item names none are not in it. Empty where there is no list, as for
+        The patients, without the images whose item names none; empty without a list, as for
         :func:`listed_label_map`.
 
     Raises:
@@ -210,7 +210,7 @@ def listed_path(value: str, base: Path) -> str:
         '/data/images/p1.nii.gz'
     """
     path = (base / value).absolute()
-    if "\\" in value and not os.path.exists(path):  # which, unlike Path.exists, says no to a name that is too long
+    if "\\" in value and not os.path.exists(path):  # Path.exists raises at a name that is too long
         path = (base / value.replace("\\", "/")).absolute()
     return str(path)
 
@@ -228,8 +228,8 @@ def section_items(datalist: Mapping[str, Any], prefix: str = "") -> Iterator[tup
         prefix: put before the names.
 
     Yields:
-        The name and the list. A list counts as a section if its key is one of the usual, if an entry has an ``image``,
-        or if the first is the path of a volume file.
+        The name and the list. A list counts as a section if it has a usual name, if an entry has an ``image``, or if
+        the first entry is the path of a volume file.
     """
     for key, value in datalist.items():
         if isinstance(value, dict):
@@ -239,7 +239,7 @@ def section_items(datalist: Mapping[str, Any], prefix: str = "") -> Iterator[tup
 
 
 def listed_items(datalist: Mapping[str, Any], name: str, path: str | Path) -> list[Any]:
-    """Give the items of one section as the file holds them.
+    """Return the items of one section as the file holds them.
 
     Args:
         datalist: the JSON object.
@@ -272,7 +272,7 @@ def listed_items(datalist: Mapping[str, Any], name: str, path: str | Path) -> li
 
 
 def is_nnunet_datalist(datalist: Mapping[str, Any]) -> bool:
-    """Say whether a dataset.json is nnU-Net's: it has the ending of the files, and lists of them under no name."""
+    """Say whether a dataset.json is nnU-Net's: it has the ending of the files and no list of them."""
     lists = [value for value in datalist.values() if isinstance(value, list)]
     return "file_ending" in datalist and "channel_names" in datalist and not any(_holds_items(value) for value in lists)
 
@@ -298,7 +298,7 @@ def nnunet_sections(datalist: Mapping[str, Any], folder: Path, path: str) -> dic
         raise ValueError(f"{path}: expected images such as imagesTr/CASE_0000{ending} beside it, found none")
     without = [case for case in training if not (folder / "labelsTr" / f"{case}{ending}").is_file()]
     if without:
-        raise ValueError(f"{path}: labelsTr/{without[0]}{ending} is missing; add it, or take its image away")
+        raise ValueError(f"{path}: labelsTr/{without[0]}{ending} is missing; add it, or remove its image")
     items = [{"image": files, "label": f"labelsTr/{case}{ending}"} for case, files in training.items()]
     testing = [{"image": files} for files in _cases(folder / "imagesTs", ending, channels, path).values()]
     return {"training": items} | ({"testing": testing} if testing else {})
@@ -307,7 +307,7 @@ def nnunet_sections(datalist: Mapping[str, Any], folder: Path, path: str) -> dic
 def _names_images(value: list[Any]) -> bool:
     if value and isinstance(value[0], str):
         return value[0].lower().endswith(VOLUME_SUFFIXES)
-    return any(isinstance(entry, dict) and "image" in entry for entry in value)
+    return _holds_items(value)
 
 
 def _unlabelled_section(path: str | Path) -> str:
@@ -339,22 +339,15 @@ def _path(value: Any, base: Path, where: str) -> Any:
     if not isinstance(value, str):
         return value
     path = Path(listed_path(value, base))
-    if not os.path.exists(_file_of(path)):
+    if not os.path.exists(npz_file(path)):
         siblings = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
         msg = f"{where}: {path} does not exist{_near(path.name, siblings)}; correct the path or give base_dir"
         raise FileNotFoundError(msg)
     return str(path)
 
 
-def _file_of(path: Path) -> Path:
-    """Return the file that holds an image: an NPZ file holds many, which are named by array and number."""
-    if ".npz#" not in str(path).lower():
-        return path
-    return Path(npz_file(path))
-
-
 def _refuse_constant(text: str) -> Any:
-    raise ValueError(f"{text}, which is no JSON")
+    raise ValueError(f"{text}, which is not JSON")
 
 
 def _without_repeats(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Split cases by patient, hold some out, and draw few labels: always the same ones for a seed."""
+"""Split cases by patient, hold some out, and draw a few labels: the same ones for the same seed."""
 
 from __future__ import annotations
 
@@ -91,10 +91,10 @@ def nth_patients(
         patients: as in :func:`hold_out`.
 
     Returns:
-        The other items, or all where only one patient is there, and those set apart.
+        The other items, or all items if there is only one patient, and those set apart.
 
     Raises:
-        ValueError: if ``every`` is no whole number above 0.
+        ValueError: if ``every`` is not a whole number above 0.
 
     Example:
         >>> scans = [{"image": name} for name in ("p1_L.nii", "p1_R.nii", "p2_L.nii")]
@@ -112,8 +112,8 @@ def nth_patients(
 def stratified_draw(items: Sequence[dict[str, Any]], limit: int, seed: int, where: str) -> list[dict[str, Any]]:
     """Draw items with class labels, each class in proportion to its share.
 
-    The k-th of a class's n items, shuffled, stands at (k - 1/2) / n; those that stand first are drawn. So a smaller
-    limit gives a subset of a larger one.
+    The k-th of a class's n items, shuffled, has the place (k - 1/2) / n; the items with the lowest places are drawn. So
+    a smaller limit draws a subset of a larger one.
 
     Args:
         items: each with a ``label``, a number or a list of them.
@@ -122,7 +122,7 @@ def stratified_draw(items: Sequence[dict[str, Any]], limit: int, seed: int, wher
         where: file and section, for the error line.
 
     Returns:
-        That many of the items.
+        The items that were drawn.
 
     Raises:
         ValueError: if ``limit`` is not between 1 and the number of items.

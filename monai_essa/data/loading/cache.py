@@ -8,9 +8,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
-import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.pool import ThreadPool
@@ -27,11 +25,12 @@ from safetensors.torch import save
 from tqdm import tqdm
 
 from monai_essa.data.loading.cache_key import file_key, settings_key
+from monai_essa.files import unfinished, written_whole
 
 __all__ = ["MappedDataset", "cached_dataset", "pack_item", "unpack_item"]
 
 logger = logging.getLogger(__name__)
-_UNFINISHED = ".cached_volume_"  # begins the name of a half-written file; the folder may hold files of others
+_VOLUMES = "*.safetensors"  # the folder may hold files of others
 _ABANDONED = 3600.0  # seconds after which a half-written file belongs to nobody
 
 
@@ -43,15 +42,15 @@ class MappedDataset(Dataset):
     read often stay in the system's file cache, shared by all processes.
 
     A file is named by a hash of the transforms, their sources and settings, and of the scan's path, size and time:
-    another spacing or a replaced scan makes a new file, and no file name tells a patient's. Files are written under
-    another name and renamed, so a killed run leaves no half one and several runs may share the folder. They are plain
-    safetensors of float32 voxels, readable by their owner only; delete the folder when no run uses it. An item that
-    is read back keeps its affine and the operations that MONAI's ``Invertd`` undoes.
+    another spacing or a replaced scan makes a new file, and no file name reveals the name of a patient. Files are
+    written under another name and renamed, so a killed run leaves no half-written one and several runs may share the
+    folder. They are plain safetensors of float32 voxels, readable by their owner only; delete the folder when no run
+    uses it. An item that is read back keeps its affine and the operations that MONAI's ``Invertd`` undoes.
 
     Args:
         data: items of a data list.
         transform: MONAI transforms, the deterministic ones first.
-        cache_dir: the folder; made if it is not there.
+        cache_dir: the folder; made if missing.
         num_workers: threads that fill it.
         progress: show a bar while they do.
 
@@ -60,7 +59,7 @@ class MappedDataset(Dataset):
         TypeError: if a deterministic transform holds a lambda, or makes what a file cannot hold.
 
     Example:
-        >>> import torch
+        >>> import tempfile
         >>> from monai.transforms import RandSpatialCropd, ScaleIntensityd
         >>> transforms = [ScaleIntensityd("image"), RandSpatialCropd("image", 2, random_size=False)]
         >>> scans = [{"image": torch.arange(27.0).reshape(1, 3, 3, 3)}]
@@ -111,7 +110,7 @@ class MappedDataset(Dataset):
         logger.info(f"{what}, in {self.cache_dir} ({free / 1e9:.1f} GB free)")
 
     def _write(self, index: int) -> int:
-        """Make a file unless another process has, and give its size."""
+        """Write a file unless another process has, and return its size."""
         file = self._files[index]
         if not file.is_file():
             item = self.transform(self.data[index], end=self._first_random, threading=True)
@@ -119,7 +118,7 @@ class MappedDataset(Dataset):
         return file.stat().st_size
 
     def _clear_abandoned(self) -> None:
-        for partial in self.cache_dir.glob(f"{_UNFINISHED}*.partial"):
+        for partial in unfinished(self.cache_dir, _VOLUMES):
             if time.time() - partial.stat().st_mtime > _ABANDONED:
                 partial.unlink(missing_ok=True)
 
@@ -132,13 +131,13 @@ def cached_dataset(
     num_workers: int = 2,
     progress: bool = True,
 ) -> CacheDataset | MappedDataset:
-    """Keep preprocessed scans in memory, or with a folder on disk.
+    """Keep preprocessed scans in memory, or on disk if a folder is named.
 
     Args:
         data: items of a data list.
         transform: MONAI transforms, the deterministic ones first.
-        cache_rate: share of the scans that memory holds; the others are made anew each time. Without meaning for a
-            folder, which holds all.
+        cache_rate: share of the scans that memory holds; the others are made anew each time. A folder holds all scans
+            whatever the share.
         cache_dir: the folder; None: memory.
         num_workers: threads that fill the cache.
         progress: show a bar while they do.
@@ -151,6 +150,7 @@ def cached_dataset(
         TypeError: as for :class:`MappedDataset`.
 
     Example:
+        >>> import tempfile
         >>> from monai.transforms import ScaleIntensityd
         >>> cached_dataset([], Compose([ScaleIntensityd("image")]), cache_dir=tempfile.mkdtemp()).data
         []
@@ -164,8 +164,8 @@ def pack_item(item: Mapping[str, Any], listed: Mapping[str, Any]) -> bytes:
     """Return the content of the file: tensors as they are, and one JSON text that says how the item is made of them.
 
     Texts, file names above all, stay out: what equals a value of ``listed`` is taken from there when the file is read,
-    other texts of the metadata are dropped. The operations that MONAI's ``Invertd`` undoes are kept, but for the
-    identities of the transforms, which are those of one process.
+    other texts of the metadata are dropped. The operations that MONAI's ``Invertd`` undoes are kept without the
+    identities of the transforms, which are valid in one process only.
 
     Args:
         item: tensors with or without metadata, arrays, numbers and values of ``listed``.
@@ -216,19 +216,14 @@ def _write_whole(file: Path, content: bytes) -> None:
     what, free = f"{file.name}", shutil.disk_usage(file.parent).free
     if len(content) > free:
         raise _no_room(file.parent, what, len(content), free)
-    handle, temporary = tempfile.mkstemp(prefix=_UNFINISHED, suffix=".partial", dir=file.parent)
     try:
-        with os.fdopen(handle, "wb") as partial:
-            partial.write(content)
-            partial.flush()
-            os.fsync(partial.fileno())
-        os.replace(temporary, file)
+        with written_whole(file) as temporary:
+            temporary.chmod(0o600)  # scans: for the owner alone
+            temporary.write_bytes(content)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise _no_room(file.parent, what, len(content), shutil.disk_usage(file.parent).free) from error
-    finally:
-        Path(temporary).unlink(missing_ok=True)
 
 
 def _no_room(folder: Path, what: str, needed: int, free: int) -> OSError:

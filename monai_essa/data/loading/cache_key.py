@@ -1,12 +1,11 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""A hash of what things are made of: the same in every process, another as soon as a setting, a source or a file is."""
+"""Hash transforms and items: equal in every process, and different once a setting, a source or a file changes."""
 
 from __future__ import annotations
 
 import functools
-import hashlib
 import inspect
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 
 from monai_essa.data.readers.npz import npz_file
+from monai_essa.files import short_digest
 
 __all__ = ["file_key", "settings_key"]
 
@@ -27,7 +27,7 @@ _PLAIN = (type(None), bool, int, float, str, bytes, torch.dtype, torch.device, n
 
 
 def settings_key(parts: Iterable[Any]) -> str:
-    """Hash transforms by their classes, the sources of these and their settings, and by MONAI's version.
+    """Hash transforms by their classes, the source code of these, their settings, and MONAI's version.
 
     Args:
         parts: transforms, or any objects whose attributes are plain values, arrays and such objects.
@@ -36,7 +36,7 @@ def settings_key(parts: Iterable[Any]) -> str:
         32 hexadecimal digits.
 
     Raises:
-        TypeError: if a transform holds what has no lasting description, such as a lambda.
+        TypeError: if a transform holds something that cannot be described across processes, such as a lambda.
 
     Example:
         >>> from monai.transforms import ScaleIntensity
@@ -45,7 +45,7 @@ def settings_key(parts: Iterable[Any]) -> str:
         >>> settings_key([ScaleIntensity(0, 1)]) == settings_key([ScaleIntensity(0, 2)])
         False
     """
-    return _digest(monai.__version__, *(_described(part, ()) for part in parts))
+    return short_digest("\0".join([monai.__version__, *(_described(part, ()) for part in parts)]))
 
 
 def file_key(item: Mapping[str, Any]) -> str:
@@ -57,11 +57,7 @@ def file_key(item: Mapping[str, Any]) -> str:
     Returns:
         32 hexadecimal digits; no name can be read from them.
     """
-    return _digest(*(f"{key}={_state(item[key])}" for key in sorted(item)))
-
-
-def _digest(*texts: str) -> str:
-    return hashlib.blake2b("\0".join(texts).encode(), digest_size=16).hexdigest()
+    return short_digest("\0".join(f"{key}={_state(item[key])}" for key in sorted(item)))
 
 
 def _state(value: Any) -> str:
@@ -83,7 +79,7 @@ def _described(value: Any, within: tuple[int, ...]) -> str:
         return repr(value)
     if isinstance(value, np.ndarray | torch.Tensor):
         array = np.asarray(value)
-        return f"{array.dtype}{array.shape}{hashlib.blake2b(np.ascontiguousarray(array).tobytes()).hexdigest()}"
+        return f"{array.dtype}{array.shape}{short_digest(array.tobytes(), size=64)}"
     if id(value) in within:
         return f"<{within.index(id(value))}>"
     return f"{type(value).__qualname__}({', '.join(_contents(value, (*within, id(value))))})"
@@ -123,4 +119,4 @@ def _source(module: str) -> str:
         return ""
     # A class of ours leans on the modules beside it, as the reader of all files does on that of each format.
     sources = sorted(Path(file).parent.glob("*.py")) if module.startswith(_OURS) else [Path(file)]
-    return hashlib.blake2b(b"".join(source.read_bytes() for source in sources), digest_size=8).hexdigest()
+    return short_digest(*(source.read_bytes() for source in sources), size=8)

@@ -9,7 +9,6 @@ has none: the order of an epoch and the augmentation of an item can be computed 
 
 from __future__ import annotations
 
-import hashlib
 import operator
 import random
 from collections.abc import Iterator
@@ -21,6 +20,8 @@ import torch
 import torch.distributed as dist
 from monai.data.utils import set_rnd
 from torch.utils.data import Dataset, Sampler
+
+from monai_essa.files import short_digest
 
 __all__ = ["KeyedDataset", "KeyedSampler", "key"]
 
@@ -46,11 +47,11 @@ def key(seed: int, *parts: int | str) -> int:
         (True, False)
     """
     text = "/".join(part if isinstance(part, str) else str(operator.index(part)) for part in (seed, *parts))
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big")
+    return int(short_digest(text, size=4), 16)
 
 
 class KeyedSampler(Sampler[tuple[int, int]]):
-    """Give the pairs (epoch, index) of an epoch in an order that depends on (seed, epoch) only.
+    """Yield the pairs (epoch, index) of an epoch in an order that depends on (seed, epoch) only.
 
     All epochs together are one endless sequence: a permutation of the data set, the next permutation, and so on. The
     ``epoch`` of a pair counts these permutations. With ``samples_per_epoch`` an epoch of the trainer is a window of
@@ -101,7 +102,7 @@ class KeyedSampler(Sampler[tuple[int, int]]):
             )
 
     def set_epoch(self, epoch: int, skip: int = 0) -> None:
-        """Choose the epoch that the next iteration over the sampler gives.
+        """Choose the epoch that the next iteration over the sampler yields.
 
         Args:
             epoch: number of the epoch.
@@ -172,7 +173,7 @@ class KeyedDataset(Dataset[Any]):
         """Make an item.
 
         Args:
-            position: the pair (epoch, index) that :class:`KeyedSampler` gives.
+            position: the pair (epoch, index) that :class:`KeyedSampler` yields.
 
         Returns:
             What the data set returns for ``index``: a dictionary, or a list of them where a transform crops several.

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What the names of volume files say: the case, the image that a label belongs to, the series and the patient."""
+"""Read from the names of volume files the case, the image that a label belongs to, the series and the patient."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def case_of(path: str) -> str:
 
 
 def series_of(path: str) -> str:
-    """Return the part of a file's name that tells the series of a study, in lower case; empty where there is none.
+    """Return the part of a file's name that tells the series of a study, in lower case; empty if there is none.
 
     Example:
         >>> series_of("sub-01/anat/sub-01_acq-mp_T1w.nii.gz")
@@ -109,7 +109,7 @@ def series_of(path: str) -> str:
 
 
 def modality_of(path: str) -> str:
-    """Return the modality that a file's name ends in, equal for other spellings; empty where it names none.
+    """Return the modality that a file's name ends in, equal for all its spellings; empty if it names none.
 
     Example:
         >>> modality_of("BraTS-GLI-00005-100-t1n.nii.gz"), modality_of("p1/FLAIR.nii"), modality_of("p1_4.nii")
@@ -120,7 +120,7 @@ def modality_of(path: str) -> str:
 
 
 def leading_id(path: str) -> str:
-    """Return the part of a name that leads series, side, visit, frame and the like; empty for a name like T1.nii.
+    """Return the part of a name before series, side, visit, frame and the like; empty for a name like T1.nii.
 
     Example:
         >>> leading_id("IXI012-HH-1211_R.nii.gz"), leading_id("patient007_frame01.nii.gz")
@@ -134,7 +134,7 @@ def leading_id(path: str) -> str:
 
 
 def folders_of(path: str) -> tuple[str, ...]:
-    """Return the folders of a relative path without those that only say what lies in them (imagesTr, labels, train).
+    """Return the folders of a relative path without those that only say what they hold (imagesTr, labels, train).
 
     Example:
         >>> folders_of("imagesTr/siteA/p1.nii.gz")
@@ -144,7 +144,7 @@ def folders_of(path: str) -> tuple[str, ...]:
 
 
 def split_of(path: str) -> str:
-    """Return ``tr``, ``ts`` or ``va`` where a folder tells the publisher's split, as imagesTs and Testing do.
+    """Return ``tr``, ``ts`` or ``va`` if a folder names the publisher's split, as imagesTs does; otherwise nothing.
 
     Example:
         >>> split_of("imagesTs/case_1.nii.gz"), split_of("case_1.nii.gz")
@@ -169,15 +169,15 @@ def words_of(path: str) -> tuple[str, ...]:
 
 
 def subject_of(path: str) -> str:
-    """Return the BIDS subject in a path, as ``sub-07``; empty where there is none."""
+    """Return the BIDS subject in a path, such as ``sub-07``; empty if there is none."""
     subject = _BIDS_SUBJECT.search(PurePath(path).as_posix())
     return subject[1] if subject else ""
 
 
 def patient_of(path: str) -> str:
-    """Guess the patient from a relative path: the BIDS subject, else the folders above with the name's leading id.
+    """Guess the patient from a relative path: the BIDS subject, or the folders above with the leading id of the name.
 
-    The text holds nothing that the path does not.
+    The result is made of parts of the path.
 
     Args:
         path: relative to the data set's folder.

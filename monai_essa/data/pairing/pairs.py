@@ -22,7 +22,7 @@ from monai_essa.data.pairing.names import (
     words_of,
 )
 from monai_essa.data.pairing.studies import Case
-from monai_essa.data.readers.search import FoundVolume
+from monai_essa.data.readers.folder import FoundVolume
 from monai_essa.outside import check_pattern, shown
 
 __all__ = ["fit_labels", "with_patients"]
@@ -48,11 +48,11 @@ def fit_labels(images: Sequence[FoundVolume], labels: Sequence[FoundVolume]) -> 
     So ``case_00001/imaging`` fits ``case_00001/segmentation``, and ``case_4_seg`` does not fit ``case_5``.
 
     Args:
-        images: what :func:`monai_essa.data.readers.search.find_volumes` found.
+        images: what :func:`monai_essa.data.readers.folder.find_volumes` found.
         labels: likewise.
 
     Returns:
-        The images of each label; an empty list where none fits.
+        The images of each label; an empty list if none fits.
 
     Example:
         >>> volume, mask = (FoundVolume(None, name, (), "") for name in ("volume-1.nii", "segmentation-1.nii"))
@@ -69,23 +69,24 @@ def fit_labels(images: Sequence[FoundVolume], labels: Sequence[FoundVolume]) -> 
 def with_patients(cases: Sequence[Case], group_by: str = "folder", pattern: str | None = None) -> list[Case]:
     """Name the patient of each case.
 
-    The PatientID of DICOM series tells where it differs between them, and never gets into the name. Else it is the
-    BIDS subject, the first sub-folder, or the name before series, side, visit and the like. If all these names end in
-    two numbers, as BraTS-GLI-00005-000 and BraTS-GLI-00005-001 do, and few share the first, the second counts visits.
+    The PatientID of DICOM series tells patients apart if it differs between series, and never becomes part of the name.
+    Otherwise the patient is the BIDS subject, the first sub-folder, or the name before series, side, visit and the
+    like. If all these names end in two numbers, as BraTS-GLI-00005-000 and BraTS-GLI-00005-001 do, and few share the
+    first, the second counts visits.
 
     Args:
         cases: without patients.
-        group_by: ``folder``, or ``name`` to pass over the sub-folders.
+        group_by: ``folder``, or ``name`` to ignore the sub-folders.
         pattern: regular expression with one group, the patient, searched for in the relative path; overrides the rest.
 
     Returns:
         The cases with their patients.
 
     Raises:
-        ValueError: if the pattern has not one group, may take for ever, or does not fit a case.
+        ValueError: if the pattern does not have one group, may take for ever, or does not fit a case.
 
     Example:
-        >>> from monai_essa.data.readers.search import FoundVolume
+        >>> from monai_essa.data.readers.folder import FoundVolume
         >>> frames = [Case((FoundVolume(None, f"patient001_frame{number}.nii", (), ""),), None) for number in (1, 12)]
         >>> [case.patient for case in with_patients(frames)]
         ['patient001', 'patient001']
@@ -175,7 +176,7 @@ def _by_pattern(cases: Sequence[Case], pattern: str) -> list[Case]:
 
 
 def _shared_folder(cases: Sequence[Case]) -> str:
-    """Return the first folder where it is that of all cases and has no number: it names the data, not a patient."""
+    """Return the first folder if all cases share it and it has no number: it names the data, not a patient."""
     first = {folders[0] if (folders := folders_of(case.name)) else "" for case in cases}
     shared = first.pop() if len(first) == 1 and len(cases) > 1 else ""
     return "" if re.search(r"\d", shared) else shared
@@ -192,7 +193,7 @@ def _patient_name(name: str, group_by: str, shared: str) -> str:
 
 
 def _without_counts(names: Iterable[str]) -> Mapping[str, str]:
-    """Map names to what comes before a number that counts the recordings of a patient; empty if nothing does."""
+    """Map names to the part before a number that counts the recordings of a patient; empty if no number does."""
     distinct = sorted(set(names))
     matches = [_COUNTED.match(name) for name in distinct]
     stems: dict[str, set[str]] = defaultdict(set)

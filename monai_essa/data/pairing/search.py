@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Searches folders for the cases of a datalist: scans told from label maps, paired, grouped by study and patient."""
+"""Search folders for the cases of a datalist: tell scans from label maps, pair and group them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tqdm import tqdm
 from monai_essa.data.pairing.names import is_label_path
 from monai_essa.data.pairing.pairs import fit_labels, with_patients
 from monai_essa.data.pairing.studies import Cases, LeftOut, make_cases
-from monai_essa.data.readers.search import FoundVolume, VolumeLook, find_pictures, find_volumes, look_at
+from monai_essa.data.readers.folder import FoundVolume, VolumeLook, find_pictures, find_volumes, look_at
 from monai_essa.outside import shown
 
 __all__ = ["CaseRules", "find_cases"]
@@ -29,14 +29,14 @@ _Looks = dict[FoundVolume, VolumeLook]
 
 @dataclass(frozen=True)
 class CaseRules:
-    """What the names and folders of a data set leave open.
+    """Choices that the names and folders of a data set leave open.
 
     Args:
         pattern: take only images whose relative path or name fits, as ``*_T1w.nii.gz``.
         label_pattern: the same for label maps, where an image has several.
         group_by: what makes a patient where neither BIDS names (``sub-07``) nor DICOM tell: the first sub-folder, or
             ``"name"``, the part of the file name before side, series, visit, frame. Files in no sub-folder go by name.
-        patient_pattern: regular expression with one group, the patient; instead of all that.
+        patient_pattern: regular expression with one group, the patient; overrides ``group_by``, BIDS and DICOM.
         images_are_masks: take label maps in the folder of images for images, as for the classification of shapes.
         leave_out_unpaired: leave out label maps that cannot be paired for sure, in place of an error.
     """
@@ -135,7 +135,7 @@ def _look(volumes: Sequence[FoundVolume], looks: _Looks, rules: CaseRules) -> No
 
 
 def _label_maps(volumes: Sequence[FoundVolume], looks: _Looks) -> set[FoundVolume]:
-    """Tell label maps by file name, else by voxels, else (all voxels equal, or unreadable) by folder and siblings."""
+    """Tell label maps by file name, then by voxels, then (voxels all equal or unreadable) by folder and siblings."""
     verdicts: dict[FoundVolume, bool | None] = {}
     for volume in volumes:
         by_name = is_label_path(PurePath(volume.name).name)

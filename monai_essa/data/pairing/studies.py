@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Makes the cases of a datalist from images and labels: the channels of each study, or one of its series."""
+"""Make the cases of a datalist from images and labels: the channels of each study, or one of its series."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from monai_essa.data.pairing.names import modality_of, volume_stem
-from monai_essa.data.readers.search import FoundVolume, VolumeLook
+from monai_essa.data.readers.folder import FoundVolume, VolumeLook
 
 __all__ = ["Case", "Cases", "LeftOut", "make_cases"]
 
@@ -26,7 +26,7 @@ _CHOOSE = "choose one by --label-pattern"
 
 @dataclass(frozen=True)
 class Case:
-    """One item of a datalist to be: its images, of which several are channels, its label and its patient."""
+    """A future item of a datalist: its images (several are channels), its label and its patient."""
 
     images: tuple[FoundVolume, ...]
     label: FoundVolume | None
@@ -63,7 +63,7 @@ class Cases:
     Attributes:
         cases: in the order of the images.
         left_out: every other file.
-        channels: the names of a case's images where it has several, in their order; else empty.
+        channels: the names of the images of a case in their order, if it has several; otherwise empty.
     """
 
     cases: list[Case] = field(default_factory=list)
@@ -82,7 +82,7 @@ class _Study:
 
 @dataclass(frozen=True)
 class _Evidence:
-    """What decides between images: headers, whether numbers at the end are channels, how common a kind is."""
+    """What decides between images: headers, whether trailing numbers are channels, and how common a kind is."""
 
     looks: Looks
     numbered: bool
@@ -96,7 +96,7 @@ class _Evidence:
         return (*image.study[:-1], _CHANNEL.sub("", image.study[-1])) if self.numbered else image.study
 
     def lies_on(self, image: FoundVolume, other: FoundVolume) -> bool:
-        """Say whether the headers show one grid; nothing is shown by a header that cannot be read."""
+        """Say whether the headers show one grid; a header that cannot be read shows none."""
         looks = [self.looks.get(volume, VolumeLook()) for volume in (image, other)]
         return all(look.shape for look in looks) and looks[0].on_grid_of(looks[1])
 
@@ -104,17 +104,17 @@ class _Evidence:
 def make_cases(images: Sequence[FoundVolume], fit: Fit, looks: Looks) -> Cases:
     """Make one case of each study.
 
-    Where every study (with a label, if there are any) has the same channels on one grid, a case has them all: nnU-Net's
-    ``_0000``, ``_0001``, or modalities such as t1n, t1c, t2w, t2f. Else one series of each study is taken: the one that
-    the label fits, then the kind that most studies have, then the one with the most slices.
+    If every study (with a label, if there are any) has the same channels on one grid, a case has them all: nnU-Net's
+    ``_0000``, ``_0001``, or modalities such as t1n, t1c, t2w, t2f. Otherwise one series of each study is taken: the one
+    that the label fits, then the kind that most studies have, then the one with the most slices.
 
     Args:
         images: all of them.
-        fit: the images of each label, as :func:`monai_essa.data.pairing.pairs.fit_labels` gives them.
+        fit: the images of each label, as :func:`monai_essa.data.pairing.pairs.fit_labels` returns them.
         looks: what was seen of images and labels.
 
     Returns:
-        The cases, and each file left out with the reason.
+        The cases, and each file that is left out with the reason.
     """
     kinds = Counter(kind for _, kind in {(image.study, image.series) for image in images})
     evidence = _Evidence(looks, _numbers_are_channels(images, fit), kinds)
@@ -146,7 +146,7 @@ def _numbers_are_channels(images: Sequence[FoundVolume], fit: Fit) -> bool:
 
 
 def _labelled_studies(fit: Fit, evidence: _Evidence, left_out: list[LeftOut]) -> tuple[list[_Study], set[FoundVolume]]:
-    """Make a study of each label that fits alone; the others are left out, as are images that several labels fit."""
+    """Make a study of each label that fits alone; leave out the other labels, and images that several labels fit."""
     rivals: dict[FoundVolume, list[FoundVolume]] = defaultdict(list)
     for label, images in fit.items():
         for image in images:

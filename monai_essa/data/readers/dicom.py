@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""One DICOM series as a volume whose slice spacing comes from the slice positions."""
+"""Read one DICOM series as a volume whose slice spacing comes from the slice positions."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ def find_series(folder: str | Path) -> tuple[DicomSeries, ...]:
         X-ray, is a series of its own.
 
     Raises:
-        FileFault: if a file of the folder is a FIFO or a device, or a slice that is damaged: left out, it would shorten
-            the volume in silence.
+        FileFault: if a file of the folder is a FIFO, a device or a damaged slice: without it the volume would be
+            shorter, in silence.
 
     Example:
         >>> import tempfile
@@ -89,7 +89,7 @@ def series_files(path: str | Path, series_uid: str | None = None) -> tuple[str, 
 
     Args:
         path: a folder with DICOM files, or one file of such a folder.
-        series_uid: the series to take from a folder that holds several; ``None`` asks for the only one.
+        series_uid: the series to take from a folder that holds several; default: the only one.
 
     Returns:
         The paths of the slices, unsorted.
@@ -119,8 +119,8 @@ def read_series(files: Sequence[str]) -> tuple[sitk.Image, np.ndarray]:
     r"""Read the slices of one series and the affine that their positions give.
 
     With slices sorted along the normal of the image plane and :math:`p_i` the position of slice :math:`i`, the third
-    column of the affine is :math:`(p_{n-1} - p_0) / (n - 1)`. The slice thickness is not looked at, and a tilted
-    gantry gives a sheared affine. A single slice has no neighbour: its third column is the spacing between slices of
+    column of the affine is :math:`(p_{n-1} - p_0) / (n - 1)`. The slice thickness is ignored, and the affine of a
+    tilted gantry is sheared. A single slice has no neighbour: its third column is the spacing between slices of
     its header, else the thickness, else 1 mm. X-rays have the pixel spacing in the patient, else that at the detector.
 
     Args:
@@ -187,7 +187,7 @@ def _tag(header: sitk.ImageFileReader, tag: str) -> str:
 
 
 def _numbers(header: sitk.ImageFileReader, tag: str) -> list[float]:
-    """Read the positive numbers of a tag; none where the text is not made of such."""
+    """Read the positive numbers of a tag; none if the text holds anything else."""
     try:
         numbers = [float(text) for text in _tag(header, tag).split("\\")]
     except ValueError:
@@ -228,7 +228,7 @@ def _series(files: Sequence[str]) -> Iterator[DicomSeries]:
 
 
 def _stands_alone(header: sitk.ImageFileReader) -> bool:
-    """Say whether a file is a volume of several frames, or a picture that has no place in a stack, as X-rays have."""
+    """Say whether a file is a volume of several frames, or a picture without a place in a stack, such as an X-ray."""
     frames = header.GetSize()[2:] > (1,)
     return frames or (not _tag(header, _POSITION) and _tag(header, _MODALITY) not in _STACKED)
 
@@ -242,7 +242,7 @@ def _series_of_file(file: Path) -> tuple[str, ...]:
 
 
 def _check_no_damaged_slice(inside: Sequence[Path], slices: Set[str]) -> None:
-    """Refuse a DICOM file that cannot be opened and is of the slices' kind, or too short to say of which it is."""
+    """Refuse a DICOM file that cannot be opened if it is of the slices' kind, or too short to tell its kind."""
     kind = next((_storage_class(Path(file)) for file in slices), None) or b""
     for path in inside if kind else ():
         found = None if str(path) in slices else _storage_class(path)
@@ -251,7 +251,7 @@ def _check_no_damaged_slice(inside: Sequence[Path], slices: Set[str]) -> None:
 
 
 def _storage_class(path: Path) -> bytes | None:
-    """Read what kind of object a DICOM file holds; empty if it is cut before that, ``None`` if it is no DICOM file."""
+    """Read what kind of object a DICOM file holds; empty if it is cut before that, ``None`` if it is not DICOM."""
     with path.open("rb") as content:
         head = content.read(_META_BYTES)
     if head[_PREAMBLE : _PREAMBLE + len(_MAGIC)] != _MAGIC:

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a file from outside may do to its reader: hang it, lie about its size, break it. All become one line."""
+"""Guard readers against files from outside that would hang them, lie about their size or break them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["DEFLATED", "PLAIN", "FileFault", "check_declared_size", "check_regul
 PLAIN = 1.0
 """Bytes of voxels that a byte of an uncompressed file can hold."""
 DEFLATED = 1100.0
-"""The same of a gzip or zlib file: deflate packs a run of zeros 1032 to 1, and nothing tighter."""
+"""The same for a gzip or zlib file: deflate packs a run of zeros 1032 to 1, and nothing tighter."""
 
 _MOST_VOXELS = 2**32  # 1625 voxels a side; a whole-body CT has a fifth of that
 
@@ -27,8 +27,7 @@ class FileFault(ValueError):
     """A file that cannot be read as one volume; the message is one printable line that names it.
 
     Args:
-        message: the line. The name of a file may hold line breaks and codes that steer a terminal; their escapes stand
-            in their place.
+        message: the line. Line breaks and terminal codes, which the name of a file may hold, are replaced by escapes.
     """
 
     def __init__(self, message: str) -> None:
@@ -36,7 +35,7 @@ class FileFault(ValueError):
 
 
 def check_regular_file(path: str | Path) -> None:
-    """Refuse whatever is no regular file: a FIFO or a device would keep its reader waiting for ever.
+    """Refuse anything but a regular file: a FIFO or a device would keep its reader waiting for ever.
 
     Args:
         path: of the file; a link counts as what it leads to.
@@ -79,14 +78,14 @@ def check_declared_size(path: str | Path, shape: Sequence[int], voxel_bytes: int
 
 @contextmanager
 def named_faults(path: str | Path, kind: str) -> Iterator[None]:
-    """Turn whatever a parser raises at a file into one line that names it.
+    """Turn any error of a parser into one line that names the file.
 
     Args:
         path: of the file.
         kind: what the file should be, such as "a picture".
 
     Raises:
-        FileFault: in place of any error but a :class:`FileFault`, which is passed on as it is.
+        FileFault: instead of any other error; a :class:`FileFault` is passed on as it is.
     """
     try:
         yield

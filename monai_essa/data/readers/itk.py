@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""DICOM series, NRRD, MetaImage and whatever else SimpleITK opens, in RAS millimetres."""
+"""Read DICOM series, NRRD, MetaImage and whatever else SimpleITK opens, in RAS millimetres."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from monai_essa.data.readers.faults import (
     check_regular_file,
     named_faults,
 )
-from monai_essa.data.readers.meta import Volume, make_volume
 from monai_essa.data.readers.nifti import check_data_files
+from monai_essa.data.readers.volume import Volume, make_volume
 from monai_essa.outside import shown
 
-__all__ = ["checked_header", "read_itk_volume"]
+__all__ = ["checked_header", "read_itk_volume", "ras_affine"]
 
 _DETACHED = (".nhdr", ".mhd")  # headers whose voxels lie in files beside them
 _HEADER_BYTES = 65536  # of the text at the beginning of an NRRD or MetaImage file
@@ -63,25 +63,26 @@ def read_itk_volume(path: str, series_uid: str | None = None) -> Volume:
         if folder or is_dicom(path):
             files = series_files(path, series_uid)
             image, affine = read_series(files)
+            affine = _LPS_TO_RAS * affine
             notes = list(series_notes(files))
         else:
             checked_header(path)
             image = sitk.ReadImage(path)
-            affine, notes = _in_millimetres(path, _affine(image))
+            affine, notes = _in_millimetres(path, ras_affine(image))
         array = sitk.GetArrayFromImage(image)  # (z, y, x) or (z, y, x, channel)
         coloured = image.GetNumberOfComponentsPerPixel() > 1
         array = np.moveaxis(array.T, 0, -1) if coloured else array.T
-        return make_volume(path, array, _LPS_TO_RAS * affine, coloured, notes)
+        return make_volume(path, array, affine, coloured, notes)
 
 
 def checked_header(path: str) -> sitk.ImageFileReader:
-    """Open the header of a file that is no DICOM, in the order in which nothing of it can harm: ITK trusts a header.
+    """Open the header of a file other than DICOM, and check it before ITK, which trusts headers, acts on it.
 
     Args:
-        path: a regular file, whose data files :func:`~monai_essa.data.readers.nifti.check_data_files` has taken.
+        path: a regular file that has passed :func:`~monai_essa.data.readers.nifti.check_data_files`.
 
     Returns:
-        The reader, which has read the header and no voxel.
+        The reader, which has read the header and not the voxels.
 
     Raises:
         FileFault: if the header declares dimensions that ITK cannot take, or more voxels than its file can hold.
@@ -99,8 +100,25 @@ def checked_header(path: str) -> sitk.ImageFileReader:
     return header
 
 
+def ras_affine(image: sitk.Image | sitk.ImageFileReader) -> np.ndarray:
+    """Return the affine of an image, or of the header that a reader has read, from voxels to RAS.
+
+    Args:
+        image: of 2 to 4 dimensions; a fourth is taken for channels.
+
+    Returns:
+        (4, 4), in the units of the file.
+    """
+    spatial = min(image.GetDimension(), 3)
+    direction = np.array(image.GetDirection()).reshape(image.GetDimension(), -1)
+    affine = np.eye(4)
+    affine[:spatial, :spatial] = direction[:spatial, :spatial] * np.array(image.GetSpacing()[:spatial])
+    affine[:spatial, 3] = image.GetOrigin()[:spatial]
+    return _LPS_TO_RAS * affine
+
+
 def _check_dimensions(path: str) -> None:
-    """Refuse a MetaImage header whose number of dimensions ends the whole process: ITK takes it as an array's size."""
+    """Refuse a number of dimensions that would end the process: ITK uses it unchecked as the size of an array."""
     with Path(path).open("rb") as content:
         said = _DIMENSIONS.findall(content.read(_META_BYTES).replace(b"\r", b"\n"))
     if not said or not all(re.fullmatch(rb"0*([1-9]|10)", number.strip()) for number in said):
@@ -109,7 +127,7 @@ def _check_dimensions(path: str) -> None:
 
 
 def _held(path: str) -> int:
-    """Count the bytes that voxels may come from: of a detached header, those of every file beside it."""
+    """Count the bytes that voxels may come from: for a detached header, those of every file beside it."""
     file = Path(path)
     files = (
         [file] if file.suffix.lower() not in _DETACHED else [part for part in file.parent.iterdir() if part.is_file()]
@@ -139,12 +157,3 @@ def _in_millimetres(path: str, affine: np.ndarray) -> tuple[np.ndarray, list[str
     notes = [] if scale == 1 else [f"the header is in {lengths[0]}, converted to mm"]
     affine[:3] *= scale
     return affine, notes
-
-
-def _affine(image: sitk.Image) -> np.ndarray:
-    spatial = min(image.GetDimension(), 3)  # a fourth dimension is taken for channels
-    direction = np.array(image.GetDirection()).reshape(image.GetDimension(), -1)
-    affine = np.eye(4)
-    affine[:spatial, :spatial] = direction[:spatial, :spatial] * np.array(image.GetSpacing()[:spatial])
-    affine[:spatial, 3] = image.GetOrigin()[:spatial]
-    return affine

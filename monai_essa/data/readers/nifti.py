@@ -15,7 +15,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from monai_essa.data.readers.faults import DEFLATED, PLAIN, check_declared_size, check_regular_file, named_faults
-from monai_essa.data.readers.meta import SAME_GRID, Volume, corner_shift, make_volume
+from monai_essa.data.readers.volume import SAME_GRID, Volume, corner_shift, make_volume
 from monai_essa.outside import inside, shown
 
 __all__ = ["NIFTI_SUFFIXES", "check_data_files", "checked_nifti", "read_nifti"]
@@ -35,8 +35,8 @@ _FOLLOWING = {"HDF5ImageIO": "HDF5", "MINCImageIO": "MINC", "StimulateImageIO": 
 def read_nifti(path: str) -> Volume:
     """Read a file.
 
-    The affine is that of the sform, else the qform, else the spacing alone, as nibabel has it. A sform whose spacing is
-    not that of the header gives way to a qform that agrees with the header, as in MONAI.
+    The affine is that of the sform, otherwise of the qform, otherwise of the spacing alone, as in nibabel. If only the
+    qform agrees with the spacing of the header, it overrides the sform, as in MONAI.
 
     Args:
         path: the file.
@@ -46,7 +46,7 @@ def read_nifti(path: str) -> Volume:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        FileFault: if the file is damaged, declares more voxels than it holds, or is no volume of real numbers.
+        FileFault: if the file is damaged, declares more voxels than it holds, or is not a volume of real numbers.
     """
     check_regular_file(path)
     check_data_files(path)
@@ -61,10 +61,10 @@ def checked_nifti(path: str) -> Any:
     """Open the header of a file that nibabel reads, and check that the file can hold what it declares.
 
     Args:
-        path: a regular file, whose data file :func:`~monai_essa.data.readers.nifti.check_data_files` has taken.
+        path: a regular file that has passed :func:`check_data_files`.
 
     Returns:
-        nibabel's image, of which no voxel was read.
+        nibabel's image, with no voxel read.
 
     Raises:
         FileFault: if the header declares more voxels than its file can hold.
@@ -130,7 +130,7 @@ def _placed(image: Any) -> tuple[np.ndarray, list[str]]:
 def _coded_qform(image: Any) -> np.ndarray | None:
     try:
         return image.get_qform(coded=True)[0]
-    except nib.spatialimages.HeaderDataError:  # quaternions of no rotation, which the sform makes needless
+    except nib.spatialimages.HeaderDataError:  # quaternions that are not a rotation; the sform does without them
         return None
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from monai_essa.data.lists.splits import stratified_draw
 from monai_essa.data.readers.faults import FileFault, check_regular_file, named_faults
-from monai_essa.data.readers.meta import Volume, make_volume
+from monai_essa.data.readers.volume import Volume, make_volume
 
 __all__ = ["is_npz_name", "npz_datalist", "npz_file", "npz_items", "read_npz_image"]
 
@@ -33,7 +33,8 @@ def npz_items(path: str | Path, split: str = "train", limit: int | None = None, 
         path: a file with the arrays ``{split}_images`` (N, H, W[, C]) or (N, D, H, W[, C]) and ``{split}_labels``
             (N,), (N, 1), or (N, classes) of 0 and 1 for several labels an image.
         split: ``train`` (or ``training``), ``val`` (``validation``) or ``test`` (``testing``).
-        limit: keep this many, in the classes' proportion, drawn by the seed; a smaller limit gives a part of a larger.
+        limit: keep this many, in the classes' proportion, drawn by the seed; a smaller limit keeps a subset
+            of a larger one.
         seed: of that draw; without a limit the file's order stays.
 
     Returns:
@@ -53,13 +54,13 @@ def npz_items(path: str | Path, split: str = "train", limit: int | None = None, 
 
 
 def npz_datalist(path: str | Path) -> dict[str, Any]:
-    """List the images of an NPZ file as a JSON datalist beside it would.
+    """List the images of an NPZ file as the content of a datalist.
 
     Args:
-        path: a file as of :func:`npz_items`.
+        path: as for :func:`npz_items`.
 
     Returns:
-        The sections ``training``, ``validation`` and ``testing``, as far as the file holds them.
+        Those of the sections ``training``, ``validation`` and ``testing`` that the file holds.
 
     Raises:
         FileNotFoundError: as :func:`npz_items`.
@@ -85,7 +86,7 @@ def is_npz_name(name: str | Path) -> bool:
 
 
 def npz_file(name: str | Path) -> str:
-    """Give the file of an image's name: ``"a.npz#train_images#12"`` is in ``"a.npz"``; other names stay."""
+    """Return the file of an image's name: ``"a.npz"`` for ``"a.npz#train_images#12"``; other names stay."""
     parts = _NAME.fullmatch(str(name))
     return parts["file"] if parts else str(name)
 
@@ -115,7 +116,7 @@ def read_npz_image(name: str) -> Volume:
 
 
 def _split_items(path: str | Path, split: str, name: str) -> list[dict[str, Any]]:
-    """List the images of a split, of a file that the items call by this name."""
+    """List the images of a split; items refer to the file by ``name``."""
     images, labels = _array(str(path), f"{split}_images"), _array(str(path), f"{split}_labels")
     if len(images) != len(labels) or len(images) == 0 or labels.ndim > 2:
         msg = f"{path}: expected a label for each of 1 or more images, got {split}_images {images.shape}"
@@ -153,6 +154,6 @@ def _loaded(path: str, name: str, changed: int) -> np.ndarray:
 
 @contextmanager
 def _opened(path: str) -> Iterator[Any]:
-    """Open a file; whatever is wrong with its content is one line."""
+    """Open a file; any fault of its content becomes one line."""
     with named_faults(path, "an NPZ file of plain arrays"), np.load(path, allow_pickle=False) as file:
         yield file

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Pictures, the 2-D images that PNG, JPEG, TIFF and BMP files hold."""
+"""Read pictures: the 2-D images of PNG, JPEG, TIFF and BMP files."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from monai_essa.data.readers.faults import FileFault, check_regular_file, named_faults
-from monai_essa.data.readers.meta import Volume, make_volume
+from monai_essa.data.readers.volume import Volume, make_volume
 
-__all__ = ["PICTURE_FORMATS", "PICTURE_SUFFIXES", "read_picture"]
+__all__ = ["PICTURE_FORMATS", "read_picture"]
 
 PICTURE_FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
 """What Pillow may open: others, whatever the file's name, may start a program (EPS)."""
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
 _ORIENTATION = 0x0112  # the EXIF tag; 1: as it is
 _PALETTE = ("P", "PA")
@@ -25,8 +24,9 @@ _NUMBERS = ("1", "L", "I", "F", "RGB")  # and the variants of 16 bits, "I;16B" a
 def read_picture(path: str, label: bool = False) -> Volume:
     """Read a picture in the colours that a viewer shows, or the class ids of a label.
 
-    Palettes become colours or, if all are, grey; an opacity is left out; CMYK becomes RGB; a photograph is turned as
-    its EXIF tag says. One bit gives 0 and 1, sixteen bits and floats keep their values.
+    Palettes become colours, or grey if all their colours are grey; an opacity is left out; CMYK becomes
+    RGB; a photograph is turned as its EXIF tag says. One-bit pixels become 0 and 1; sixteen-bit and float pixels keep
+    their values.
 
     Args:
         path: the file.
@@ -37,7 +37,7 @@ def read_picture(path: str, label: bool = False) -> Volume:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        FileFault: if it is damaged, no picture, or holds several.
+        FileFault: if it is damaged, not a picture, or holds several.
     """
     check_regular_file(path)
     with named_faults(path, "a picture"), Image.open(path, formats=PICTURE_FORMATS) as picture:

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Opens an image file of any format: NIfTI by nibabel, pictures by Pillow, NPZ by NumPy, the rest by SimpleITK."""
+"""Open an image file of any format: NIfTI by nibabel, pictures by Pillow, NPZ by NumPy, the rest by SimpleITK."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from monai_essa.data.pairing.names import PICTURE_SUFFIXES
 from monai_essa.data.readers.itk import read_itk_volume
-from monai_essa.data.readers.meta import Volume, stack_channels
 from monai_essa.data.readers.nifti import NIFTI_SUFFIXES, read_nifti
 from monai_essa.data.readers.npz import is_npz_name, read_npz_image
-from monai_essa.data.readers.pictures import PICTURE_SUFFIXES, read_picture
+from monai_essa.data.readers.pictures import read_picture
+from monai_essa.data.readers.volume import Volume, stack_channels
 
 __all__ = ["channels_first", "open_volume", "open_volumes", "read_volume"]
 
@@ -51,14 +52,14 @@ def open_volumes(path: Paths, label: bool = False) -> Volume:
 
     Args:
         path: a file, a DICOM folder, or one path for each channel.
-        label: as of :func:`open_volume`.
+        label: as for :func:`open_volume`.
 
     Returns:
         The volume; of several files, with the channels first.
 
     Raises:
-        FileNotFoundError: as of :func:`open_volume`.
-        ValueError: as of :func:`open_volume`, or if the files have no common grid.
+        FileNotFoundError: as for :func:`open_volume`.
+        ValueError: as for :func:`open_volume`, or if the files have no common grid.
     """
     paths = [os.fspath(path)] if isinstance(path, str | os.PathLike) else [os.fspath(part) for part in path]
     return stack_channels([open_volume(part, label=label) for part in paths], paths)

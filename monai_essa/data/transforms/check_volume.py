@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The door of the chain: refuse a volume that no stage may read, and drop the slice axis of single slices."""
+"""The first transforms of a chain: refuse volumes that no stage may read, and drop the slice axis of single slices."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from monai.utils import ImageMetaKey
 
-from monai_essa.data.readers.meta import SAME_GRID, corner_shift
+from monai_essa.data.readers.volume import SAME_GRID, corner_shift
 
 __all__ = ["CheckVolumed", "DropSliceAxisd", "file_of"]
 
@@ -25,7 +25,7 @@ class CheckVolumed(MapTransform):
     """Check images, and the label that lies on them, right after loading; nothing is changed.
 
     Place it after ``LoadImaged`` and ``EnsureChannelFirstd``, before any transform that resamples. The bundles'
-    ``inference.yaml`` refuses the same images with the same lines by components of MONAI.
+    ``inference.yaml`` refuses the same images with the same messages, through components of MONAI.
 
     Args:
         keys: of the images, each (C, spatial...).
@@ -39,7 +39,7 @@ class CheckVolumed(MapTransform):
     Raises:
         ValueError: when called, if an image has another number of spatial dimensions or channels, NaN, infinite or
             constant voxels, an affine that is not finite or cannot be inverted, or if the longest side of a volume is
-            not 1 to 10,000 mm; if the label has another shape or affine than the first image, values that are no ids,
+            not 1 to 10,000 mm; if the label has another shape or affine than the first image, values that are not ids,
             or ids beyond ``num_classes``. The message is one line with the file.
 
     Example:

@@ -143,7 +143,7 @@ class MarkForegroundd(MapTransform):
 
 
 class MarkCropCentresd(MapTransform):
-    """Add the foreground's and the background's voxels to an item, for MONAI's ``RandCropByPosNegLabeld``.
+    """Add the positions of foreground and background voxels to an item, for MONAI's ``RandCropByPosNegLabeld``.
 
     Without them that transform scans the whole label for each crop. MONAI's ``FgBgToIndicesd`` lists every voxel, eight
     bytes each and so more than the image; here a large volume lists ``most`` of each kind, drawn once by a fixed seed.
@@ -151,8 +151,8 @@ class MarkCropCentresd(MapTransform):
 
     Args:
         keys: the label (C, spatial...); foreground is what is above 0 in any channel.
-        fg_indices_key: of the foreground's voxels, the name that ``RandCropByPosNegLabeld`` takes.
-        bg_indices_key: of the background's.
+        fg_indices_key: of the foreground positions, the name that ``RandCropByPosNegLabeld`` takes.
+        bg_indices_key: of the background positions.
         most: how many of each kind are listed at most.
         allow_missing_keys: pass over a key that an item lacks.
 
@@ -178,7 +178,7 @@ class MarkCropCentresd(MapTransform):
         self.most = most
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Add the voxels to an item.
+        """Add the positions to an item.
 
         Args:
             data: an item with the label.

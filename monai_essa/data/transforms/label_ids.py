@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Turns the voxel values of label maps into ids: 0 and 255 into 0 and 1, 0.99999994 into 1."""
+"""Turn the voxel values of label maps into ids: 0 and 255 into 0 and 1, 0.99999994 into 1."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 from monai.config import KeysCollection
-from monai.data import MetaTensor
 from monai.transforms import MapTransform
-from monai.utils import ImageMetaKey, convert_to_dst_type
+from monai.utils import convert_to_dst_type
 
 from monai_essa.data.lists.label_map import NEAR, check_label_map
+from monai_essa.data.transforms.check_volume import file_of
 
 __all__ = ["MapLabelIdsd"]
 
@@ -22,9 +22,8 @@ __all__ = ["MapLabelIdsd"]
 class MapLabelIdsd(MapTransform):
     """Replace voxel values by the ids that they stand for, and round what is within 0.001 of a whole number.
 
-    Place it right after ``LoadImaged`` and before
-    :class:`~monai_essa.data.transforms.CheckVolumed`, which refuses negative
-    ids and ids beyond the number of classes.
+    Place it right after ``LoadImaged`` and before :class:`~monai_essa.data.transforms.CheckVolumed`, which refuses
+    negative ids and ids beyond the number of classes.
 
     Args:
         keys: of the label maps.
@@ -32,8 +31,8 @@ class MapLabelIdsd(MapTransform):
         allow_missing_keys: pass over keys that an item lacks.
 
     Raises:
-        ValueError: at once, if the table is none; when called, if a value is neither in the table nor within 0.001 of a
-            whole number. The message is one line with the file and the value.
+        ValueError: at once, if ``label_map`` is not such a table; when called, if a value is neither in the table
+            nor within 0.001 of a whole number. The message is one line with the file and the value.
 
     Example:
         >>> MapLabelIdsd("label", {255: 1})({"label": torch.tensor([0.0, 255.0])})["label"]
@@ -64,7 +63,7 @@ class MapLabelIdsd(MapTransform):
         return item
 
     def _ids(self, label: torch.Tensor, key: Hashable) -> torch.Tensor:
-        values = label.as_subclass(torch.Tensor) if isinstance(label, MetaTensor) else torch.as_tensor(label)
+        values = torch.as_tensor(label).as_subclass(torch.Tensor)
         ids = values.round() if values.is_floating_point() else values.clone()
         odd = (values - ids).abs() > NEAR
         odd |= values.isnan() if values.is_floating_point() else False
@@ -73,10 +72,9 @@ class MapLabelIdsd(MapTransform):
             ids[same] = number
             odd &= ~same
         if odd.any():
-            file = str(label.meta.get(ImageMetaKey.FILENAME_OR_OBJ, key)) if isinstance(label, MetaTensor) else str(key)
             value = values[odd][0].item()
             raise ValueError(
-                f"{file}: expected ids 0, 1, 2 ..., got {value!r}; resample labels with nearest neighbour, "
-                "or give a label_map"
+                f"{file_of(label, key)}: expected ids 0, 1, 2 ..., got {value!r}; resample labels with nearest "
+                "neighbour, or give a label_map"
             )
         return convert_to_dst_type(ids, label)[0]

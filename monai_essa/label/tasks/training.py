@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
@@ -22,6 +21,7 @@ from monailabel.interfaces.tasks.train import TrainTask
 from monailabel.utils.others.generic import device_list, name_to_device
 
 from monai_essa.engines import next_run_folder
+from monai_essa.files import sha256
 from monai_essa.label.requests import config_text, train_record
 from monai_essa.label.store import SSA, AdapterStore
 from monai_essa.label.tasks.processes import one_training
@@ -230,7 +230,7 @@ def split_labelled(items: Sequence[Item], val_split: float) -> tuple[list[Item],
         raise ValueError("no labels: submit at least one label with the tag 'final', then train")
     if not 0 <= val_split < 1:
         raise ValueError(f"val_split must be at least 0 and below 1, got {val_split}")
-    ordered = sorted(items, key=lambda item: hashlib.sha256(Path(item["image"]).name.encode()).hexdigest())
+    ordered = sorted(items, key=lambda item: sha256(Path(item["image"]).name))
     count = min(max(1, round(val_split * len(ordered))), len(ordered) - 1) if val_split > 0 else 0
     if count == 0:
         _logger.warning("the epoch is chosen on the %d training volumes: their Dice says nothing of others", len(items))
@@ -245,7 +245,7 @@ def volume_digests(items: Sequence[Item]) -> list[str]:
         >>> volume_digests([{"image": "/studies/case_00.nii.gz"}])
         ['874f2ee12fdae91c']
     """
-    return sorted(hashlib.sha256(Path(item["image"]).name.encode()).hexdigest()[:16] for item in items)
+    return sorted(sha256(Path(item["image"]).name)[:16] for item in items)
 
 
 def held_out_dice(bundle: Path, items: Sequence[Item], adapter: Path | None, device: str) -> float | None:

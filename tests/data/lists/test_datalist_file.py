@@ -221,8 +221,8 @@ def test_the_label_map_of_a_datalist_is_read(datalist: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ('{"training": [{"image": "a", "label": NaN}]}', "NaN, which is no JSON"),
-        ('{"training": [{"image": "a", "fold": -Infinity}]}', "-Infinity, which is no JSON"),
+        ('{"training": [{"image": "a", "label": NaN}]}', "NaN, which is not JSON"),
+        ('{"training": [{"image": "a", "fold": -Infinity}]}', "-Infinity, which is not JSON"),
         ('{"training": [], "training": []}', "the name 'training' twice"),
         ("[" * 100_000, "lists within lists without end"),
         ('{"seed": ' + "9" * 5000 + "}", "expected a JSON datalist"),

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shutil
@@ -95,6 +96,12 @@ def mapped_bytes(folder: Path) -> tuple[int, int]:
     return totals["Size"], totals["Rss"]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
+def test_only_the_owner_may_read_the_scans(scans: list[dict[str, Any]], tmp_path: Path) -> None:
+    MappedDataset(scans, transform(), tmp_path / "cache", progress=False)
+    assert {file.stat().st_mode & 0o777 for file in (tmp_path / "cache").iterdir()} == {0o600}
+
+
 def test_no_name_of_a_patient_is_in_the_folder(scans: list[dict[str, Any]], tmp_path: Path) -> None:
     MappedDataset(scans, transform(), tmp_path / "cache", progress=False)
     files = list((tmp_path / "cache").iterdir())
@@ -142,7 +149,7 @@ def test_a_killed_process_leaves_no_half_file(scans: list[dict[str, Any]], tmp_p
 
 def test_what_a_killed_process_left_is_cleared_after_an_hour(scans: list[dict[str, Any]], tmp_path: Path) -> None:
     (tmp_path / "cache").mkdir()
-    names = (".cached_volume_old.partial", ".cached_volume_young.partial", "mine.partial")
+    names = (f".a.safetensors.{'0' * 16}.part", f".b.safetensors.{'1' * 16}.part", ".mine.safetensors.part")
     old, young, mine = (tmp_path / "cache" / name for name in names)
     for file in (old, young, mine):
         file.write_bytes(b"half")
@@ -156,7 +163,7 @@ def test_two_may_fill_a_folder_at_once(scans: list[dict[str, Any]], tmp_path: Pa
         both = pool.map(lambda _: MappedDataset(scans, transform(), tmp_path / "cache", progress=False), range(2))
     for one, other in zip(*map(loaded, both), strict=True):
         assert torch.equal(one["image"], other["image"])
-    assert not list((tmp_path / "cache").glob("*.partial"))
+    assert not list((tmp_path / "cache").glob(".*"))
 
 
 def test_the_log_says_how_much_will_be_written(
@@ -183,14 +190,13 @@ def test_a_disk_without_room_is_one_line(
     assert [file.suffix for file in (tmp_path / "cache").iterdir()] == [".safetensors"] * written
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_a_disk_that_fills_up_meanwhile_is_one_line(
     scans: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(**_: Any) -> tuple[int, str]:
-        return os.open("/dev/full", os.O_WRONLY), str(tmp_path / "cache" / "x.partial")
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("tempfile.mkstemp", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="free some, give another cache_dir"):
         MappedDataset(scans, transform(), tmp_path / "cache", progress=False)
     assert list((tmp_path / "cache").iterdir()) == []

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from monai_essa.data.pairing.pairs import fit_labels
-from monai_essa.data.readers.search import FoundVolume, find_volumes
+from monai_essa.data.readers.folder import FoundVolume, find_volumes
 
 
 def _volumes(folder: Path, *names: str) -> tuple[FoundVolume, ...]:

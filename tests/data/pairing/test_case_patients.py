@@ -11,7 +11,7 @@ import pytest
 
 from monai_essa.data.pairing.pairs import with_patients
 from monai_essa.data.pairing.studies import Case
-from monai_essa.data.readers.search import FoundVolume
+from monai_essa.data.readers.folder import FoundVolume
 
 
 def _patients(*names: str, group_by: str = "folder", pattern: str | None = None) -> list[str]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from monai_essa.data.pairing.pairs import fit_labels
 from monai_essa.data.pairing.studies import Cases, make_cases
-from monai_essa.data.readers.search import FoundVolume, VolumeLook, find_volumes
+from monai_essa.data.readers.folder import FoundVolume, VolumeLook, find_volumes
 
 GRID = VolumeLook(None, (4, 4, 4), np.eye(4))
 OTHER_GRID = VolumeLook(None, (4, 4, 9), np.eye(4))

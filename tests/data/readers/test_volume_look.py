@@ -14,7 +14,7 @@ import pytest
 import SimpleITK as sitk
 from PIL import Image
 
-from monai_essa.data.readers.search import VolumeLook, holds_label_ids, look_at
+from monai_essa.data.readers.folder import VolumeLook, holds_label_ids, look_at
 
 RNG = np.random.default_rng(0)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from monai_essa.data.readers.search import find_pictures, find_volumes
+from monai_essa.data.readers.folder import find_pictures, find_volumes
 
 SeriesWriter = Callable[..., np.ndarray]
 

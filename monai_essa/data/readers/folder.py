@@ -17,7 +17,7 @@ from PIL import Image
 from monai_essa.data.pairing.names import PICTURE_SUFFIXES, VOLUME_SUFFIXES, case_of, series_of
 from monai_essa.data.readers.dicom import DicomSeries, find_series, is_dicom
 from monai_essa.data.readers.faults import FileFault, check_regular_file, named_faults
-from monai_essa.data.readers.itk import checked_header
+from monai_essa.data.readers.itk import checked_header, ras_affine
 from monai_essa.data.readers.nifti import check_data_files, checked_nifti
 from monai_essa.data.readers.pictures import PICTURE_FORMATS
 
@@ -39,12 +39,12 @@ class FoundVolume:
     """One volume of a folder tree.
 
     Attributes:
-        path: what a datalist names: a file, a DICOM folder, or one file of a series where a folder holds several.
+        path: what a datalist names: a file, a DICOM folder, or one file of a series if a folder holds several.
         name: the same relative to the searched folder, with forward slashes.
         study: equal for the series of one study; for grouping only, never write it down.
-        series: what tells the series within its study.
-        slices: of a DICOM series, else 0.
-        patient: the PatientID of a DICOM series, else empty; for grouping only, never write it down.
+        series: what tells this series from others of its study.
+        slices: number of files of a DICOM series; otherwise 0.
+        patient: the PatientID of a DICOM series, otherwise empty; for grouping only, never write it down.
     """
 
     path: Path
@@ -62,8 +62,8 @@ def find_volumes(folder: str | Path) -> tuple[FoundVolume, ...]:
         folder: where to search.
 
     Returns:
-        The volumes, sorted by name; or the pictures (PNG, JPEG, TIFF, BMP) if there is not one volume, since beside
-        volumes they are previews.
+        The volumes, sorted by name; or the pictures (PNG, JPEG, TIFF, BMP) if there is no volume: beside volumes they
+        are previews.
 
     Raises:
         FileNotFoundError: if the folder does not exist.
@@ -91,10 +91,10 @@ class VolumeLook:
     """What a short look at a file tells.
 
     Attributes:
-        is_label: whether its voxels are ids; ``None`` where they are all equal or cannot be read.
-        shape: spatial shape in voxels; empty where the header cannot be read.
-        affine: (4, 4), voxel to RAS millimetres; ``None`` where the header cannot be read.
-        channels: the length of a fourth axis or of a voxel's vector, else 1.
+        is_label: whether its voxels are ids; ``None`` if they are all equal or cannot be read.
+        shape: spatial shape in voxels; empty if the header cannot be read.
+        affine: (4, 4), voxel to RAS millimetres; ``None`` if the header cannot be read.
+        channels: the length of a fourth axis or of a voxel's vector, otherwise 1.
     """
 
     is_label: bool | None = None
@@ -111,14 +111,14 @@ class VolumeLook:
 
 
 def look_at(path: str | Path, voxels: bool = True) -> VolumeLook:
-    """Look at a file: its header and, of its voxels, one slice or, where that is constant, a few.
+    """Look at a file: its header and one slice, or a few if that is constant.
 
-    A DICOM series is known by its header only; a file that cannot be read gives an empty look, since the data check
-    says what is wrong with it.
+    A DICOM series is known by its header only; the look at a file that cannot be read is empty, since the
+    data check says what is wrong with it.
 
     Args:
         path: NIfTI, MGH, NRRD, MetaImage, a picture, or DICOM.
-        voxels: look at voxels; without it the header alone.
+        voxels: whether to look at voxels; otherwise at the header alone.
 
     Returns:
         What was seen.
@@ -142,14 +142,14 @@ def look_at(path: str | Path, voxels: bool = True) -> VolumeLook:
 def holds_label_ids(voxels: np.ndarray) -> bool | None:
     """Tell a label map from a scan by voxels of a slice.
 
-    A label map has few levels; or it has whole numbers, and the neighbour of a structure's voxel nearly always has the
-    same. A scan has hundreds of levels, and those of neighbours differ.
+    A label map has few levels, or its levels are whole numbers that neighbouring voxels of a structure nearly always
+    share. A scan has hundreds of levels, which differ between neighbours.
 
     Args:
         voxels: (..., width), with neighbours along the last axis.
 
     Returns:
-        Whether they are ids; ``None`` where all are equal, since nothing can be told.
+        Whether they are ids; ``None`` if all are equal, since nothing can be told.
 
     Example:
         >>> holds_label_ids(np.repeat([[0, 3, 1]], 9, axis=1)), holds_label_ids(np.arange(400.0).reshape(20, 20))
@@ -182,7 +182,7 @@ def _search(
 
 
 def _regular(place: Path, names: list[str]) -> list[Path]:
-    """Leave out what is hidden, and what would block the reader for ever, as a pipe does."""
+    """Leave out hidden files, and pipes and devices, which would block the reader for ever."""
     return [place / name for name in names if not name.startswith(".") and (place / name).is_file()]
 
 
@@ -215,14 +215,14 @@ def _dicom(root: Path, series: DicomSeries, path: Path) -> FoundVolume:
 
 
 def _same_neighbours(voxels: np.ndarray, background: float) -> float:
-    """Return the share of equal pairs among neighbours of which one at least is no background."""
+    """Return the share of equal pairs among neighbours of which at least one is not background."""
     left, right = voxels[..., :-1], voxels[..., 1:]
     inside = (left != background) | (right != background)
     return float((left == right)[inside].mean()) if inside.any() else 1.0
 
 
 def _verdict(shape: tuple[int, ...], read: Callable[[int | None], np.ndarray]) -> bool | None:
-    """Look at slices until one is not constant, in the end at all; ``read`` returns a slice, or all for ``None``."""
+    """Look at slices until one is not constant, at last at all of them; ``read(None)`` returns the whole volume."""
     if int(np.prod(shape)) <= _SMALL:
         return holds_label_ids(read(None))
     if int(np.prod(shape[:2])) > _MOST_VOXELS:
@@ -276,17 +276,7 @@ def _itk_look(path: str, voxels: bool) -> VolumeLook:
         return array[..., 0] if reader.GetNumberOfComponents() > 1 else array
 
     verdict = _verdict(size[:3], read) if voxels else None
-    return VolumeLook(verdict, size[:3], _ras_affine(reader), channels)
-
-
-def _ras_affine(reader: sitk.ImageFileReader) -> np.ndarray:
-    dimension = reader.GetDimension()
-    spatial = min(dimension, 3)
-    affine = np.eye(4)
-    direction = np.array(reader.GetDirection()).reshape(dimension, dimension)[:spatial, :spatial]
-    affine[:spatial, :spatial] = direction * np.array(reader.GetSpacing()[:spatial])
-    affine[:spatial, 3] = reader.GetOrigin()[:spatial]
-    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+    return VolumeLook(verdict, size[:3], ras_affine(reader), channels)
 
 
 def _picture_look(path: str, voxels: bool) -> VolumeLook:

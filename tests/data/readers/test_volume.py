@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from monai_essa.data.readers.meta import corner_shift, make_volume, stack_channels
+from monai_essa.data.readers.volume import corner_shift, in_ras_order, make_volume, ras_size, stack_channels
 
 
 def test_equal_affines_have_no_shift() -> None:
@@ -26,6 +26,18 @@ def test_shift_grows_with_the_field_of_view() -> None:
     turned = np.eye(4)
     turned[0, 0], turned[0, 1] = 1.0, 0.01
     assert corner_shift((10, 101, 10), np.eye(4), turned) == pytest.approx(1.0)
+
+
+def test_sizes_are_along_the_axes_of_the_body() -> None:
+    affine = np.eye(4)
+    affine[:3, :3] = [[0.1, 0, -3.0], [-0.5, 0.1, 0], [0, 2.0, 0.1]]  # x to posterior, y to superior, z to left
+    np.testing.assert_array_equal(in_ras_order(affine, [1, 2, 3]), [3, 1, 2])
+    sides = [10 * np.hypot(0.1, 0.5), 20 * np.hypot(0.1, 2.0), 30 * np.hypot(3.0, 0.1)]
+    np.testing.assert_allclose(ras_size(affine, (10, 20, 30)), [sides[2], sides[0], sides[1]])
+
+
+def test_a_picture_has_no_size_along_the_axis_that_it_lacks() -> None:
+    np.testing.assert_array_equal(ras_size(np.diag([2.0, 3.0, 1.0, 1.0]), (10, 20)), [20, 60, 0])
 
 
 @pytest.mark.parametrize(

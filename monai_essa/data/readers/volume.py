@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""A volume as every reader hands it on: plain voxels, where they lie in the body, and what had to be converted."""
+"""A volume as every reader returns it: plain voxels, their place in the body, and what had to be converted."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from nibabel.affines import voxel_sizes
+from nibabel.orientations import io_orientation
 
 from monai_essa.data.readers.faults import FileFault
 
-__all__ = ["SAME_GRID", "Volume", "corner_shift", "make_volume", "stack_channels"]
+__all__ = ["SAME_GRID", "Volume", "corner_shift", "in_ras_order", "make_volume", "ras_size", "stack_channels"]
 
 SAME_GRID = 0.1  # voxels that corners may lie apart; header rounding is a hundred times less
 
@@ -27,7 +29,7 @@ class Volume:
     Attributes:
         array: (x, y) or (x, y, z), with channels at the end or, of several files, at the beginning.
         affine: (4, 4), voxel to RAS millimetres.
-        channel: the axis of the channels, 0 or -1; ``None`` where there is none.
+        channel: the axis of the channels, 0 or -1; ``None`` without channels.
         notes: what the reader converted or had to guess, each one sentence without the file's name.
     """
 
@@ -52,14 +54,14 @@ def make_volume(
         path: the file, for the error line.
         array: (x, y) or (x, y, z), then channels; more axes of length 1 at the end are left out.
         affine: (4, 4), voxel to RAS millimetres.
-        coloured: whether the last axis are channels even of an array of three axes, as in a colour picture.
+        coloured: whether the last axis holds channels even if the array has three axes, as in a colour picture.
         notes: what the reader converted.
 
     Returns:
         The volume: booleans as 0 and 1, numbers in the machine's byte order.
 
     Raises:
-        FileFault: if there are no voxels, more than four axes, voxels that are no real numbers, or an affine that is
+        FileFault: if there are no voxels, more than four axes, voxels that are not real numbers, or an affine that is
             infinite, NaN or singular.
     """
     while array.ndim > 4 and array.shape[-1] == 1 and not coloured:
@@ -126,6 +128,38 @@ def corner_shift(shape: Sequence[int], affine: np.ndarray, other: np.ndarray) ->
     corners = np.stack(np.meshgrid(*[(0, length - 1) for length in size], [1], indexing="ij"), -1).reshape(-1, 4)
     distances = np.linalg.norm((corners @ (np.asarray(affine) - np.asarray(other)).T)[:, :3], axis=1)
     return float(distances.max() / np.linalg.norm(np.asarray(affine)[:3, :3], axis=0).min())
+
+
+def in_ras_order(affine: np.ndarray, values: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Bring values along the axes of an array into the order right, anterior, superior.
+
+    Args:
+        affine: (4, 4), voxel to RAS millimetres. An oblique axis counts as the nearest one of the body.
+        values: one for each spatial axis of the array, two or three.
+
+    Returns:
+        Three values; 0 along an axis of the body that a 2-D image lacks.
+
+    Example:
+        >>> in_ras_order(np.eye(4)[[2, 0, 1, 3]], [5.0, 6.0, 7.0])
+        array([7., 5., 6.])
+    """
+    ordered = np.zeros(3)
+    ordered[io_orientation(affine)[: len(values), 0].astype(int)] = values
+    return ordered
+
+
+def ras_size(affine: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Compute the size of a volume in mm along the axes right, anterior, superior.
+
+    Args:
+        affine: as for :func:`in_ras_order`.
+        shape: the spatial shape in voxels.
+
+    Returns:
+        As :func:`in_ras_order`.
+    """
+    return in_ras_order(affine, np.multiply(shape, voxel_sizes(affine)[: len(shape)]))
 
 
 def _check_shape(path: str, shape: tuple[int, ...], coloured: bool) -> None:
