@@ -30,7 +30,8 @@ from safetensors.torch import save
 
 from monai_essa import __version__
 from monai_essa import methods as library
-from monai_essa.adapters.adaptation import adapt, enabled_adaptation, is_adapted, method_shapes
+from monai_essa.adapters.adaptation import adapt, method_shapes
+from monai_essa.adapters.adapted import enabled_adaptation, is_adapted
 from monai_essa.adapters.claims import unchanged_on_error
 from monai_essa.adapters.identity import (
     base_identity,

@@ -19,7 +19,7 @@ import torch.nn as nn
 from monai.networks.layers import DropPath, SkipConnection
 from torch.nn.modules.dropout import _DropoutNd
 
-from monai_essa.adapters.adaptation import base_tensors
+from monai_essa.adapters.adapted import base_tensors
 from monai_essa.anatomy.parts import dead_parameters, encoder_prefix, part_of
 from monai_essa.anatomy.positions import kept_grid
 from monai_essa.methods.method import AdaptationMethod, AdapterLayer

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch.nn as nn
 
-from monai_essa.adapters.adaptation import adaptation_of
+from monai_essa.adapters.adapted import adaptation_of
 from monai_essa.anatomy.parts import part_of, unwrapped
 
 __all__ = ["Summary", "summary"]

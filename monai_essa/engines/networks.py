@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 import torch.nn as nn
 
-from monai_essa.adapters.adaptation import adapt, adaptation_of
+from monai_essa.adapters.adaptation import adapt
+from monai_essa.adapters.adapted import adaptation_of
 from monai_essa.adapters.file import load_adapter
 from monai_essa.adapters.summary import summary
 from monai_essa.anatomy import encoder_view, keep_grid
