@@ -13,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from monai_essa.anatomy.lean_marks import plain_state
 from monai_essa.anatomy.parts import dead_parameters, part_of, unwrapped
+from monai_essa.anatomy.positions import is_position_table
 from monai_essa.methods.method import AdaptationMethod, AdapterLayer
 
 __all__ = [
@@ -258,6 +259,6 @@ def _is_checkpoint(network: nn.Module, new: dict[str, torch.Tensor], marked: boo
     telling = {
         name
         for name, tensor in frozen.items()
-        if isinstance(tensor, nn.Parameter) and part_of(network, name) == "encoder" and "position_emb" not in name
+        if isinstance(tensor, nn.Parameter) and part_of(network, name) == "encoder" and not is_position_table(name)
     }
     return marked or bool(telling)

@@ -12,12 +12,9 @@ import torch
 import torch.nn as nn
 from ignite.engine import Engine, Events
 
-__all__ = ["FrozenCheck", "frozen_tensors", "parameter_groups"]
+from monai_essa.anatomy.tensor_names import is_token_or_position
 
-# Embeddings and tokens are values, not weights of a linear map: decay would pull them to zero.
-_NO_DECAY = frozenset(
-    {"cls_token", "mask_token", "mask_tokens", "position_embeddings", "prompts", "relative_position_bias_table"}
-)
+__all__ = ["FrozenCheck", "frozen_tensors", "parameter_groups"]
 
 
 def parameter_groups(
@@ -51,7 +48,7 @@ def parameter_groups(
     for name, parameter in objective.named_parameters():
         if not parameter.requires_grad:
             continue
-        decays = parameter.ndim > 1 and name.rpartition(".")[2] not in _NO_DECAY
+        decays = parameter.ndim > 1 and not _is_value(name)
         rates = (lr * head_lr_factor if id(parameter) in head else lr, weight_decay if decays else 0.0)
         groups.setdefault(rates, []).append(parameter)
     if not groups:
@@ -141,3 +138,8 @@ def _head_parameters(objective: nn.Module) -> list[nn.Parameter]:
 def _sha256(tensor: torch.Tensor) -> str:
     data: Any = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
     return hashlib.sha256(data).hexdigest()
+
+
+def _is_value(name: str) -> bool:
+    """Tell whether a tensor holds embeddings or tokens, which decay would pull to zero, and not weights of a layer."""
+    return is_token_or_position(name) or name.rpartition(".")[2] == "prompts"
