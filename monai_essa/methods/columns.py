@@ -32,10 +32,11 @@ def choose_columns(
     ``torch.distributed``, because gradients are averaged over them first. Ties go to the lower index.
 
     Args:
-        network: a plain network; it is not changed, nor are its gradients, training mode and running statistics.
+        network: a plain network; it is not changed, and neither are its gradients, mode and running statistics.
         r: number of columns in each block.
-        strategy: ``"random"``: the columns that ``APLA(columns=r, seed=seed)`` draws. ``"largest_norm"``: the largest
-        network: a plain network; neither it nor its gradients, training mode and running statistics change.
+        strategy: ``"random"``: the columns that ``APLA(columns=r, seed=seed)`` draws. ``"largest_norm"``: those with
+            the largest L2 norms of the pretrained weights. ``"largest_gradient"``: those with the largest L2 norms of
+            the gradient of ``loss``.
         seed: of the random draw.
         loss: for ``"largest_gradient"``, a function of the network in eval mode that returns the scalar loss of a
             probe batch.

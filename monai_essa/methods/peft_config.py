@@ -62,9 +62,8 @@ class _OneOrMore:
         return ListOf(self.each, longest=1000).check(value, where) if many else self.one.check(value, where)
 
 
-_LAYERS = _OneOrMore(
-    _Pattern(), Text(r"[A-Za-z0-9_.]+")
-)  # text is matched in full, list entries match the ends of names
+# Text is matched in full; the entries of a list match the ends of names.
+_LAYERS = _OneOrMore(_Pattern(), Text(r"[A-Za-z0-9_.]+"))
 _INDEX, _LAYER_LIST = Number(0, 4096, whole=True), _Pattern(r"(?:^|.*?\.)", r"\.(?P<idx>\d+)\.")
 _BY_LAYER = MapOf(Number(0, 4096), _Pattern(r"(.*\.)?(", ")$"), longest=1000)
 _STEPS, _SEED, _REAL = Number(0, 10**9, whole=True), Number(0, 2**63 - 1, whole=True), Number(-1e9, 1e9)
