@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -54,6 +55,21 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 # Files that may be shorter than a topic: the commands, which are one file each, and a file that label.md copies.
 SHORT = {"__main__.py", "label/torchvision_operators.py"}
+
+
+# Attribute and tensor names of MONAI's network classes, which only anatomy/ may spell out in texts.
+NETWORK_NAMES = re.compile(
+    r"swinViT|\bvit\\?\.(?!pt\b)|patch_embed\w*\\?\.|\battn\b|\bqkv\b|linear[12]|convInit|conv_init|down_layers|up_layers"
+    r"|cls_token|position_emb|pos_embed|relative_position|cross_attn|conv_final|encoder1|decoder[1-5]|norm1|out_proj"
+)
+# Modules that copy or extend classes of MONAI, or build their networks, and import these classes by name.
+USES_MONAI_CLASSES = {
+    "efficiency": "copies the forward passes of exact classes",
+    "cost/stock_training.py": "is the stock recipe that costs are compared with",
+    "cost/table.py": "builds the networks of the table",
+    "methods/adaptformer.py": "extends the MLP",
+    "methods/vpt.py": "extends the transformer block",
+}
 
 
 def part_of_file(path: Path) -> str:
@@ -135,6 +151,35 @@ def test_a_file_is_a_topic_and_a_room_has_at_most_ten_of_them() -> None:
     assert not [path for path in short if str(path) not in SHORT and path.parts[0] != "cli"]
     rooms = Counter(str(path.parent) for path in topics)
     assert not {room: files for room, files in rooms.items() if files > 10 and room != "cli"}
+
+
+def texts(path: Path) -> Iterator[str]:
+    """Each string literal of a module but for its docstrings."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    docstrings = {node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in docstrings:
+            yield node.value
+
+
+def test_only_anatomy_spells_out_names_inside_of_networks() -> None:
+    found = {path: [text for text in texts(path) if NETWORK_NAMES.search(text)] for path in MODULES}
+    assert sum(map(len, found.values())) > 30, "the pattern finds nothing, so the test holds nothing"
+    outside = {str(path.relative_to(ROOT)): names for path, names in found.items() if part_of_file(path) != "anatomy"}
+    assert not {path: names for path, names in outside.items() if names}, "move these names into a table of anatomy/"
+
+
+def test_only_anatomy_imports_network_classes() -> None:
+    importing = {
+        str(path.relative_to(PACKAGE))
+        for path in MODULES
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ImportFrom) and re.match(r"monai\.networks\.(nets|blocks)", node.module or "")
+        if any(alias.name[0].isupper() for alias in node.names)
+    }
+    rooms = ("anatomy", "efficiency")
+    named = {path.partition("/")[0] if path.startswith(rooms) else path for path in importing}
+    assert named - {"anatomy"} == USES_MONAI_CLASSES.keys()
 
 
 def test_the_tests_stand_in_the_rooms_of_what_they_test() -> None:

@@ -18,7 +18,8 @@ import torch
 import torch.nn as nn
 from monai.networks.nets import UNETR, MaskedAutoEncoderViT, SegResNet, SegResNetDS, SwinUNETR, UNet, ViT, ViTAutoEnc
 
-from monai_essa.adapters.adaptation import adapt, adaptation_of, disable_adapter, merge
+from monai_essa.adapters.adaptation import adapt, disable_adapter, merge
+from monai_essa.adapters.adapted import adaptation_of
 from monai_essa.adapters.file import load_adapter, save_adapter
 from monai_essa.adapters.summary import summary
 from monai_essa.anatomy import classification_network

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Checks around a change of a network: which tensors may be claimed, and everything as it was if a step fails."""
+"""Check which tensors may be claimed before a network is changed, and restore the network if a step fails."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def claimed_tensors(network: nn.Module, methods: Sequence[AdaptationMethod]) -> 
     """Name the tensors that methods train, act on or add.
 
     Raises:
-        TypeError: if the class of the network is unknown, so that nobody can say what is its encoder.
+        TypeError: if the class of the network is unknown, so that its encoder is unknown too.
         ValueError: if the network is lean (lean comes after ``adapt``), a method other than HeadOnly matches nothing,
             or two methods claim one tensor.
     """
@@ -52,8 +52,8 @@ def also_train_names(network: nn.Module, patterns: Sequence[str], claims: set[st
         claims: what the methods claim.
 
     Raises:
-        ValueError: if a pattern is no regular expression or may take for ever to match (it may come from a file), or
-            matches nothing, a claimed tensor or a parameter that no forward pass reaches.
+        ValueError: if a pattern is not a regular expression or may take forever to match (it may come from a file), or
+            if it matches nothing, a claimed tensor or a parameter that no forward pass reaches.
     """
     if isinstance(patterns, str):
         raise ValueError(f"also_train must be a list of patterns, got the text {patterns!r}")
@@ -77,10 +77,10 @@ def also_train_names(network: nn.Module, patterns: Sequence[str], claims: set[st
 
 @contextmanager
 def unchanged_on_error(network: nn.Module) -> Iterator[None]:
-    """Within the block a network may be changed; if an error leaves the block, the network is as it was.
+    """Restore a network that is changed within the block if an error leaves the block.
 
     Args:
-        network: any module. The very same module objects come back, each with its attributes and hooks.
+        network: any module. The same module objects are restored, each with its attributes and hooks.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(2, 2))
@@ -102,7 +102,7 @@ def unchanged_on_error(network: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def on_trial(network: nn.Module) -> Iterator[None]:
-    """Within the block the parameters have shapes but no storage, so that a change can be tried; then all is undone.
+    """Try a change of a network: its parameters have no storage within the block, and everything is undone after it.
 
     Example:
         >>> net = nn.Linear(2, 2)

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""How two adapter files differ: methods, base, and each tensor."""
+"""Compare two adapter files: methods, base, and each tensor."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class TensorDifference:
     """One tensor that both files hold.
 
     Attributes:
-        name: in the files.
+        name: in both files.
         shape: in the first file.
-        relative: |B - A| / |A| in the Frobenius norm, 0 for equal tensors; for indices the share that differs; None
-            if the shapes differ.
+        relative: |B - A| / |A| in the Frobenius norm, 0 for equal tensors; for indices the share that differs; None if
+            the shapes differ.
     """
 
     name: str
@@ -36,15 +36,15 @@ class TensorDifference:
 
 @dataclass(frozen=True)
 class AdapterDifference:
-    """What two adapter files have in common and what not.
+    """What two adapter files have in common and where they differ.
 
     Attributes:
-        methods: one line.
-        base: one line.
-        tensors: those that both hold, by name.
-        only_first: names that only the first holds.
-        only_second: names that only the second holds.
-        total: |B - A| / |A| over all values of ``tensors`` of equal shape; indices do not count.
+        methods: comparison of the methods, in one line.
+        base: comparison of the bases, in one line.
+        tensors: the tensors that are in both files.
+        only_first: names that are only in the first file.
+        only_second: names that are only in the second file.
+        total: |B - A| / |A| over all values of ``tensors`` of equal shape, without indices.
     """
 
     methods: str

@@ -1,14 +1,15 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Adapter files: the tensors that may differ from the pretrained network, and what is needed to trust them.
+"""Save and load adapter files: the tensors that may differ from the pretrained network, and a record to trust them.
 
-A safetensors file. Tensors of the encoder are named relative to it (``encoder:blocks.0.attn.out_proj.weight``), so that
-an adapter moves from a ViT to a UNETR; others keep their full name (``network:out.conv.conv.bias``). One metadata
-entry, ``monai_essa``, holds JSON, format 2: methods and their values, also_train, network class, versions, the
-preprocessing card; of the base a sha256 of each encoder tensor that the file does not hold, what its layers are
-(:func:`~monai_essa.adapters.identity.encoder_facts`) and the grid of its position embeddings; and two checksums, of the
-file's own tensors and of the record. Format 1, which has neither the facts nor the checksums, is read with a warning.
+An adapter file is a safetensors file. Tensors of the encoder are named relative to it
+(``encoder:blocks.0.attn.out_proj.weight``), so that an adapter moves from a ViT to a UNETR; others keep their full name
+(``network:out.conv.conv.bias``). One metadata entry, ``monai_essa``, holds the record as JSON, format 2: the methods
+and their values, also_train, network class, versions and preprocessing card; for the base, a sha256 of each encoder
+tensor that the file does not hold, the settings of its layers (:func:`~monai_essa.adapters.identity.encoder_facts`) and
+the grid of its position embeddings; and two checksums, of the file's own tensors and of the record. Format 1, which has
+neither the settings nor the checksums, is read with a warning.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ from safetensors.torch import save
 
 from monai_essa import __version__
 from monai_essa import methods as library
-from monai_essa.adapters.adaptation import adapt, enabled_adaptation, is_adapted, method_shapes
+from monai_essa.adapters.adaptation import adapt, method_shapes
+from monai_essa.adapters.adapted import enabled_adaptation, is_adapted
 from monai_essa.adapters.claims import unchanged_on_error
 from monai_essa.adapters.identity import (
     base_identity,
@@ -68,7 +70,7 @@ class AdapterFile:
     record: dict[str, Any]
 
     def methods(self, classes: Sequence[type] = ()) -> tuple[AdaptationMethod, ...]:
-        """Rebuild the methods: those of :mod:`monai_essa.methods`, or of the classes given. No name is imported.
+        """Rebuild the methods from :mod:`monai_essa.methods` or from ``classes``; nothing is imported by name.
 
         Raises:
             ValueError: if a method is neither of the library nor among ``classes``, or refuses its values.
@@ -91,20 +93,21 @@ class AdapterFile:
 
 
 def save_adapter(network: nn.Module, path: str | Path, preprocessing: Mapping[str, Any] | None = None) -> Path:
-    """Write every tensor that may differ from the pretrained network, and the record that guards it.
+    """Write every tensor that may differ from the pretrained network, and the record that protects them.
 
-    The file is written under a temporary name, synced, then renamed: a reader sees the old file or the whole new one.
+    The file is written under a temporary name, synced, then renamed, so a reader sees either the old file or the
+    complete new one.
 
     Args:
         network: an adapted network; one that ``torch.compile`` or a parallel wrapper holds is seen through.
-        path: where to write; ``.safetensors`` by custom.
-        preprocessing: the card: spacing (mm), axcodes, intensity, label names. JSON values.
+        path: where to write; the usual suffix is ``.safetensors``.
+        preprocessing: the card, as JSON values: spacing (mm), axcodes, intensity, label names; default: empty.
 
     Returns:
         The path.
 
     Raises:
-        ValueError: if the network is not adapted, a tensor holds NaN or infinity, or the card is more than plain
+        ValueError: if the network is not adapted, a tensor holds NaN or infinity, or the card holds other than plain
             values. Nothing is written then, and an earlier file stays as it is.
     """
     path, record, network = Path(path), enabled_adaptation(network), unwrapped(network)
@@ -133,8 +136,8 @@ def read_adapter(path: str | Path) -> AdapterFile:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is damaged, not an adapter, or of a newer format, or holds values that no training
-            leaves behind.
+        ValueError: if the file is damaged, not an adapter or of a newer format, or if it holds values that cannot come
+            from training.
     """
     header = read_header(path)
     try:
@@ -159,21 +162,21 @@ def load_adapter(
     also_train: Sequence[str] | None = None,
     methods: Sequence[type] = (),
 ) -> nn.Module:
-    """Put an adapter file onto its base: adapt a fresh base by the file's own methods, or swap on an adapted network.
+    """Load an adapter file: adapt a fresh base by the file's own methods, or swap the values of an adapted network.
 
     Args:
         network: the base network with its pretrained weights, or one that is adapted by the same methods; one that
             ``torch.compile`` or a parallel wrapper holds is seen through.
         path: a file of :func:`save_adapter`, of this network's class or of one with the same encoder.
-        part: ``"all"``, or ``"method"`` for the methods' tensors alone (stages hand over so: the next one trains its
-            own decoder and head); what was left is logged.
+        part: ``"all"``, or ``"method"`` for the methods' tensors only, as between stages, of which the next one trains
+            its own decoder and head; the names of the other tensors are logged.
         also_train: on a fresh base, what trains beside the methods from here on; default: with ``part="all"`` what the
-            file says, with ``part="method"`` nothing. Unless it is given, ``part="all"`` refuses a file that lacks a
+            file records, with ``part="method"`` nothing. With the default, ``part="all"`` refuses a file that lacks a
             tensor which learns in the network.
-        methods: classes of methods that are not the library's own.
+        methods: classes of methods in the file that do not belong to the library.
 
     Returns:
-        The same network object, adapted, holding the file's values.
+        The same network object, adapted, with the values of the file.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -197,17 +200,17 @@ def adapt_by_file(
     also_train: Sequence[str] | None = None,
     methods: Sequence[type] = (),
 ) -> dict[str, torch.Tensor]:
-    """Adapt a base by the methods of a file, unless it is adapted by them; no value of the file is written yet.
+    """Adapt a base by the methods of a file, unless it is adapted by them already; the values are not written yet.
 
     Args:
-        network: as for :func:`load_adapter`, and likewise ``part``, ``also_train`` and ``methods``.
-        file: of :func:`read_adapter`.
+        network: as in :func:`load_adapter`, and likewise ``part``, ``also_train`` and ``methods``.
+        file: the result of :func:`read_adapter`.
 
     Returns:
-        The values that are to be written, by their names in the network.
+        The values to write, by name in the network.
 
     Raises:
-        ValueError: as :func:`load_adapter` says. The network is then exactly as it was.
+        ValueError: under the conditions of :func:`load_adapter`. The network is then exactly as it was.
     """
     inner, chosen, where = unwrapped(network), file.methods(methods), str(file.path)
     with unchanged_on_error(inner), _naming(file.path, "it does not fit this network"):
@@ -238,7 +241,7 @@ def _library_methods() -> list[type]:
 
 @contextmanager
 def _naming(path: Path, what: str) -> Iterator[None]:
-    """Make one line that names the file of whatever a record's values set off."""
+    """Turn any error that the values of a record cause into one line that names the file."""
     try:
         yield
     except (ValueError, TypeError, OverflowError, MemoryError, RuntimeError, AttributeError, LookupError) as error:
@@ -252,7 +255,7 @@ def _method_entry(method: Any) -> dict[str, Any]:
     if not dataclasses.is_dataclass(method):
         raise ValueError(f"{type(method).__name__} must be a frozen dataclass of plain values to be written to a file")
     values = {field.name: getattr(method, field.name) for field in dataclasses.fields(method)}
-    # Through JSON at once, so that what is kept in memory and what is read back compare equal.
+    # Converted through JSON here, so that entries in memory and entries from a file compare equal.
     entry: dict[str, Any] = json.loads(json.dumps({"name": type(method).__name__, "values": values}))
     return entry
 
@@ -267,7 +270,7 @@ def _check_same_methods(network: nn.Module, file: AdapterFile) -> None:
 
 
 def _check_sizes(network: nn.Module, file: AdapterFile, methods: Sequence[AdaptationMethod]) -> None:
-    """Compare what the methods would make of the network with what the file holds, before a byte of it is allocated."""
+    """Compare what the methods would add to the network with what the file holds, before memory is allocated."""
     shapes = method_shapes(network, methods)
     if shapes is not None:
         made = {file_name(network, name): tensor for name, tensor in shapes.items()}

@@ -1,26 +1,23 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What makes a base the right one for an adapter file: checksums of its tensors and facts that shape its function."""
+"""Check that a base is the right one for an adapter file, by checksums of its tensors and settings of its layers."""
 
 from __future__ import annotations
 
 import logging
 import math
-import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn as nn
-from monai.networks.layers import DropPath, SkipConnection
-from torch.nn.modules.dropout import _DropoutNd
 
-from monai_essa.adapters.adaptation import base_tensors
+from monai_essa.adapters.adapted import base_tensors
+from monai_essa.anatomy.layer_facts import layer_fact, network_fact
 from monai_essa.anatomy.parts import dead_parameters, encoder_prefix, part_of
-from monai_essa.anatomy.positions import kept_grid
+from monai_essa.anatomy.positions import is_position_table, kept_grid
 from monai_essa.files import sha256
 from monai_essa.methods.method import AdaptationMethod, AdapterLayer
 
@@ -38,29 +35,11 @@ __all__ = [
     "sha256_of_all",
 ]
 
-_POSITIONS = "position_embeddings"
 _logger = logging.getLogger(__name__)
-# Attributes that change what a module of torch or MONAI computes although no tensor shows it. What only matters in
-# training (dropout, momentum), costs no change of the function (checkpointing, flash attention, inplace) or follows
-# from shapes is left out.
-_TELLING = (
-    *("num_heads", "dim_head", "causal", "window_size", "shift_size", "patch_size"),
-    *("eps", "num_groups", "track_running_stats"),
-    *("kernel_size", "stride", "padding", "output_padding", "dilation", "groups", "padding_mode"),
-    *("negative_slope", "alpha", "beta", "threshold", "lambd", "approximate", "lower", "upper", "min_val", "max_val"),
-    *("scale_factor", "size", "mode", "align_corners", "output_size", "ceil_mode", "count_include_pad"),
-    *("proj_type", "pattern", "axes_lengths", "start_dim", "end_dim", "upscale_factor"),
-)
-# The same for a whole network: SwinUNETR normalises the maps that its encoder hands over, or not.
-_TELLING_OF_NETWORK = ("normalize",)
-# Modules that compute nothing in eval mode.
-_NEUTRAL = (nn.Identity, _DropoutNd, DropPath)
-# Modules that only hold others. Which class holds them differs between a network and the encoder cut out of it.
-_HOLDERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, SkipConnection)
 
 
 def file_name(network: nn.Module, name: str) -> str:
-    """Name a tensor as an adapter file does: ``encoder:`` and the name within the encoder, or ``network:`` and all.
+    """Return the name of a tensor in an adapter file: ``encoder:`` and its name there, or ``network:`` and its name.
 
     Example:
         >>> from monai.networks.nets import UNETR
@@ -80,7 +59,7 @@ def network_name(network: nn.Module, name: str) -> str:
 
 
 def base_fingerprint(network: nn.Module, held: Collection[str]) -> dict[str, str]:
-    """Return a sha256 of each tensor of the base's encoder that an adapter file does not hold, by its name there.
+    """Return a sha256 of each tensor of the base's encoder that an adapter file does not hold, by name in the file.
 
     Parameters and buffers count; parameters that no forward pass reaches do not.
 
@@ -92,7 +71,7 @@ def base_fingerprint(network: nn.Module, held: Collection[str]) -> dict[str, str
 
 
 def base_identity(network: nn.Module, held: Collection[str]) -> dict[str, Any]:
-    """Return the fields of a record that tell the base: fingerprint, facts and the grids of position embeddings.
+    """Return the fields of a record that identify the base: fingerprint, facts and grids of position embeddings.
 
     Args:
         network: plain or adapted.
@@ -106,16 +85,16 @@ def base_identity(network: nn.Module, held: Collection[str]) -> dict[str, Any]:
 
 
 def check_same_base(network: nn.Module, record: Mapping[str, Any], path: Path, held: Collection[str]) -> None:
-    """Compare the base that a record tells of with that of a network, both ways.
+    """Compare the base of a record with that of a network, in both directions.
 
-    Names of tensors, what the layers are and a digest of each frozen tensor have to agree. Position embeddings are
-    compared where both grids are equal; elsewhere they were interpolated to another size of crop, which is logged.
-    A record of format 1 has no facts: a warning says what it leaves unverified.
+    The names of the tensors, the settings of the layers and a digest of each frozen tensor have to agree. Position
+    embeddings are compared if both grids are equal; otherwise they were interpolated to another crop size, which is
+    logged. A record of format 1 has no facts; a warning says what is unverified then.
 
     Args:
         network: plain or adapted.
-        record: of the file.
-        path: of the file, for messages.
+        record: of the adapter file.
+        path: of the adapter file, for messages.
         held: names of the tensors in the file.
 
     Raises:
@@ -144,7 +123,7 @@ def check_same_base(network: nn.Module, record: Mapping[str, Any], path: Path, h
 def check_same_claims(
     network: nn.Module, record: Mapping[str, Any], path: Path, methods: Sequence[AdaptationMethod]
 ) -> None:
-    """Compare the tensors that the file's methods act on with those that they would act on here.
+    """Compare the tensors that the file's methods act on with those that the methods would act on in this network.
 
     Raises:
         ValueError: if the network has other layers, such as another depth.
@@ -170,7 +149,7 @@ def sha256_of_all(tensors: Mapping[str, torch.Tensor]) -> str:
 
 
 def check_values(tensors: Mapping[str, torch.Tensor], where: str) -> None:
-    """Check that values are finite, variances and indices not below zero, and no index stands twice.
+    """Check that values are finite, that variances and indices are not negative, and that no index occurs twice.
 
     A tensor of integers with one axis holds indices, as APLA's ``columns`` do.
 
@@ -179,7 +158,7 @@ def check_values(tensors: Mapping[str, torch.Tensor], where: str) -> None:
         where: the file, for messages.
 
     Raises:
-        ValueError: if a tensor has another value; its name is said.
+        ValueError: if a tensor has another value; the message names it.
     """
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
@@ -192,13 +171,13 @@ def check_values(tensors: Mapping[str, torch.Tensor], where: str) -> None:
 
 
 def encoder_facts(network: nn.Module) -> dict[str, str]:
-    """Return what the layers of the encoder are, by their path within the encoder.
+    """Return the class and the settings of each layer of the encoder, by path within the encoder.
 
     Args:
-        network: a MONAI network, plain, adapted or lean: all three give the same.
+        network: a MONAI network; the result is the same whether it is plain, adapted or lean.
 
     Returns:
-        For each layer its class and settings; what concerns the whole network stands under ``network CLASS``.
+        A line of text for each layer; settings of the whole network are under ``network CLASS``.
 
     Example:
         >>> from monai.networks.nets import ViT
@@ -211,15 +190,15 @@ def encoder_facts(network: nn.Module) -> dict[str, str]:
     for path, module in _plain_modules(network, "", dead_parameters(network)):
         name = path.removeprefix(prefix)
         inside = path.startswith(prefix) and name and part_of(network, f"{path}.") == "encoder"
-        # Without a tensor and right below the encoder stands what the decoder shares, such as SegResNet's activation.
-        if inside and ("." in name or module.state_dict()) and (fact := _fact(module)):
+        # A module without tensors right below the encoder is shared with the decoder, such as SegResNet's activation.
+        if inside and ("." in name or module.state_dict()) and (fact := layer_fact(module)):
             facts[name] = fact
-    whole = _settings(network, _TELLING_OF_NETWORK)
+    whole = network_fact(network)
     return facts | ({f"network {type(network).__name__}": whole} if whole else {})
 
 
 def position_grid(network: nn.Module, tokens: int) -> list[int]:
-    """Return the grid of position embeddings, or the number of tokens alone where a network does not keep its grid."""
+    """Return the grid of position embeddings, or only the number of tokens if the network does not keep its grid."""
     return list(kept_grid(network) or (tokens,))
 
 
@@ -236,12 +215,12 @@ def _position_grids(network: nn.Module) -> dict[str, list[int]]:
     return {
         name: position_grid(network, tensor.shape[1])
         for name, tensor in _encoder_tensors(network).items()
-        if name.endswith(_POSITIONS)
+        if is_position_table(name)
     }
 
 
 def _other_grids(network: nn.Module, record: Mapping[str, Any]) -> dict[str, str]:
-    """Say which position embeddings are of another grid than the file's; format 1 has no digest of them."""
+    """Describe the position embeddings whose grid differs from that of the file; format 1 has no digest of them."""
     skipped = {}
     theirs = record.get("positions", {})
     for name, grid in _position_grids(network).items():
@@ -255,7 +234,7 @@ def _other_grids(network: nn.Module, record: Mapping[str, Any]) -> dict[str, str
 def _check_names(network: nn.Module, record: Mapping[str, Any], path: Path, ours: set[str]) -> None:
     theirs = set(record["fingerprint"])
     if "facts" not in record:  # format 1 left position embeddings out
-        ours = {name for name in ours if not name.endswith(_POSITIONS)}
+        ours = {name for name in ours if not is_position_table(name)}
     _refuse_one_sided(ours, theirs, network, record, path)
 
 
@@ -274,7 +253,7 @@ def _refuse_one_sided(
 
 def _check_facts(network: nn.Module, record: Mapping[str, Any], path: Path) -> None:
     ours, theirs = encoder_facts(network), record["facts"]
-    # Networks of two classes share an encoder, and what concerns the whole network is then no matter of both.
+    # Settings of the whole network are compared for the same class only: two classes may share an encoder.
     names = {name for name in ours.keys() | theirs.keys() if not name.startswith("network ")} | (ours.keys() & theirs)
     differ = sorted(name for name in names if ours.get(name) != theirs.get(name))
     if differ:
@@ -294,7 +273,7 @@ def _other_base(record: Mapping[str, Any], path: Path, why: str) -> ValueError:
 
 
 def _plain_modules(module: nn.Module, path: str, dead: frozenset[str]) -> Iterator[tuple[str, nn.Module]]:
-    """Walk the modules as they were before adapt, without those that no forward pass reaches."""
+    """Yield the modules as they were before adapt, without those that no forward pass reaches."""
     plain = module.plain() if isinstance(module, AdapterLayer) else module
     if path:
         yield path, plain
@@ -303,32 +282,3 @@ def _plain_modules(module: nn.Module, path: str, dead: frozenset[str]) -> Iterat
         own = [f"{inner}.{parameter}" for parameter, _ in child.named_parameters()]
         if not own or not dead.issuperset(own):
             yield from _plain_modules(child, inner, dead)
-
-
-def _fact(module: nn.Module) -> str:
-    if isinstance(module, _NEUTRAL):
-        return ""
-    if isinstance(module, _HOLDERS):
-        order = [name for name, child in module.named_children() if not isinstance(child, _NEUTRAL)]
-        # A numbered sequence is in the order of its numbers; MONAI's ADN is in that of its argument.
-        named = isinstance(module, nn.Sequential) and len(order) > 1 and not all(name.isdigit() for name in order)
-        return f"order={','.join(order)}" if named else ""
-    # In eval mode, the classes of a batch norm are one.
-    kind = re.sub(r"^(Sync)?BatchNorm(\dd)?$", "BatchNorm", type(module).__name__)
-    return f"{kind} {_settings(module, _TELLING)}".rstrip()
-
-
-def _settings(module: nn.Module, names: Iterable[str]) -> str:
-    values = {name: _text(vars(module).get(name)) for name in names}
-    return " ".join(f"{name}={text}" for name, text in values.items() if text)
-
-
-def _text(value: Any) -> str:
-    """Write a plain setting, "" for None and for what is no setting."""
-    if isinstance(value, Mapping):
-        return ",".join(f"{name}:{_text(item)}" for name, item in sorted(value.items()))
-    if isinstance(value, (tuple, list)):
-        return ",".join(_text(item) for item in value)
-    if isinstance(value, np.generic):
-        value = value.item()
-    return str(value) if isinstance(value, (bool, int, float, str)) else ""

@@ -1,11 +1,11 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Several adapters on one network, switched in memory: one is active, of the others only their own tensors are kept.
+"""Keep several adapters on one network and switch them in memory: one is active, the others keep only their tensors.
 
-The base is shared. Switching undoes ``adapt`` for the active adapter, exactly, and adapts the base by the methods of
-the other one, so that any two methods can take turns. The parameters that a method added are the same objects whenever
-their adapter is active: an optimizer that was built for an adapter goes on with it after others had their turn.
+The base is shared. Switching undoes ``adapt`` exactly for the active adapter and adapts the base with the methods of
+the other one, so any two methods can take turns. The parameters that a method added are the same objects whenever their
+adapter is active, so an optimizer that was built for an adapter stays valid after others were active.
 """
 
 from __future__ import annotations
@@ -17,16 +17,15 @@ from pathlib import Path
 import torch
 import torch.nn as nn
 
-from monai_essa.adapters.adaptation import (
+from monai_essa.adapters.adaptation import adapt, unadapt
+from monai_essa.adapters.adapted import (
     Adaptation,
     KeptAdapter,
-    adapt,
     adaptation_of,
     enabled_adaptation,
     is_adapted,
     mark_parts,
     refuse_parallel,
-    unadapt,
 )
 from monai_essa.adapters.claims import unchanged_on_error
 from monai_essa.adapters.file import adapt_by_file, load_adapter, read_adapter
@@ -38,15 +37,16 @@ __all__ = ["active_adapter", "adapter_names", "add_adapter", "remove_adapter", "
 
 
 def adapter_names(network: nn.Module) -> tuple[str, ...]:
-    """Return the names of the adapters of a network in the order that they were added; none for a plain network.
+    """Return the names of the adapters of a network in the order in which they were added; none for a plain network.
 
-    The adapter of :func:`monai_essa.adapters.adaptation.adapt` or :func:`monai_essa.adapters.file.load_adapter` has the name ``"default"``.
+    The adapter of :func:`~monai_essa.adapters.adaptation.adapt` or :func:`~monai_essa.adapters.file.load_adapter` is
+    called ``"default"``.
     """
     return tuple(adaptation_of(network).adapters) if is_adapted(network) else ()
 
 
 def active_adapter(network: nn.Module) -> str:
-    """Return the name of the adapter that the network computes with, and that is trained, saved and merged.
+    """Return the name of the active adapter: the one that the network uses, trains, saves and merges.
 
     Raises:
         ValueError: if the network is not adapted.
@@ -61,23 +61,23 @@ def add_adapter(
     also_train: Sequence[str] | None = None,
     methods: Sequence[type] = (),
 ) -> nn.Module:
-    """Add an adapter under a name. In place; the first of a plain network is active, others wait for ``set_adapter``.
+    """Add a named adapter in place. The first one of a plain network is active, others wait for ``set_adapter``.
 
     Args:
         network: the base with its pretrained weights, plain or adapted; one that ``torch.compile`` or a parallel
             wrapper holds is seen through.
         name: any text that no other adapter of the network has.
-        adapter: a file of :func:`monai_essa.adapters.file.save_adapter`, or a method or several for a new adapter.
-        also_train: patterns of what trains beside the methods; default: what the file says, for a method nothing.
-        methods: classes of methods in the file that are not the library's own.
+        adapter: a file of :func:`~monai_essa.adapters.file.save_adapter`, or one or more methods for a new adapter.
+        also_train: patterns of what trains beside the methods; default: for a file what it records, else nothing.
+        methods: classes of methods in the file that do not belong to the library.
 
     Returns:
         The same network object. Unless the adapter is its first, it computes what it computed before.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the name is taken, or as :func:`monai_essa.adapters.adaptation.adapt` and :func:`monai_essa.adapters.file.load_adapter` say. The
-            network is then exactly as it was.
+        ValueError: if the name is taken, or under the conditions of :func:`~monai_essa.adapters.adaptation.adapt` and
+            :func:`~monai_essa.adapters.file.load_adapter`. The network is then exactly as it was.
 
     Example:
         >>> from monai.networks.nets import ViT
@@ -107,15 +107,15 @@ def add_adapter(
 
 
 def set_adapter(network: nn.Module, name: str) -> nn.Module:
-    """Make another adapter of the network the active one. In place, from memory, and exactly.
+    """Make another adapter of the network the active one, in place and from memory.
 
-    The network then computes, bit for bit, what it would with this adapter alone. Call it between two training steps:
-    gradients are dropped. An optimizer steps the parameters that it was built with, so build one for each adapter,
-    after ``set_adapter``, and use it while that adapter is active. Methods that train tensors of the base, such as
-    BitFit, share these parameters; their values are exchanged.
+    The network then computes, bit for bit, what it would with this adapter alone. Call it between two training steps,
+    because gradients are dropped. An optimizer updates the parameters that it was built with, so build one for each
+    adapter after ``set_adapter``, and use it while that adapter is active. Methods that train tensors of the base, such
+    as BitFit, share these parameters; their values are exchanged.
 
-    Tensors follow the network to another device or number format when they become active. References to layers of a
-    method go stale, the network's own do not. A compiled network is compiled anew.
+    Tensors follow the network to another device or number format when their adapter becomes active. References to the
+    layers of a method become stale; those to the network's own layers do not. A compiled network is compiled again.
 
     Args:
         network: a network with adapters; one that ``torch.compile`` or DataParallel wraps is seen through.
@@ -126,8 +126,8 @@ def set_adapter(network: nn.Module, name: str) -> nn.Module:
 
     Raises:
         ValueError: if there is no adapter of that name, the network is lean or in DistributedDataParallel, within
-            :func:`monai_essa.adapters.adaptation.disable_adapter`, or another encoder was loaded since the adapter was active. The network
-            is then exactly as it was.
+            :func:`~monai_essa.adapters.adaptation.disable_adapter`, or another encoder was loaded since the adapter was
+            active. The network is then exactly as it was.
     """
     record, inner = enabled_adaptation(network), unwrapped(network)
     _check_name(network, record, name)
@@ -150,7 +150,7 @@ def set_adapter(network: nn.Module, name: str) -> nn.Module:
 
 
 def remove_adapter(network: nn.Module, name: str) -> nn.Module:
-    """Remove an adapter and free its tensors; the network without its last adapter is its plain base. In place.
+    """Remove an adapter in place and free its tensors; a network without its last adapter is its plain base.
 
     Args:
         network: a network with adapters.
@@ -199,7 +199,7 @@ def _made_on(
     also_train: Sequence[str] | None,
     methods: Sequence[type],
 ) -> KeptAdapter:
-    """Make an adapter on a twin of the base; nothing is written to the tensors that the twin shares."""
+    """Make an adapter on a twin of the base, without writing to the tensors that the twin shares."""
     values = {}
     if isinstance(adapter, (str, Path)):
         values = adapt_by_file(twin, read_adapter(adapter), also_train=also_train, methods=methods)
@@ -224,7 +224,7 @@ def _base_twin(network: nn.Module) -> nn.Module:
 
 
 def _kept(network: nn.Module) -> KeptAdapter:
-    """Gather what there is to keep of the active adapter; no tensor is copied."""
+    """Collect what has to be kept of the active adapter, without copying tensors."""
     record, tensors = adaptation_of(network), network.state_dict(keep_vars=True)
     return KeptAdapter(
         methods=record.methods,
@@ -236,7 +236,7 @@ def _kept(network: nn.Module) -> KeptAdapter:
 
 
 def _put_on(network: nn.Module, kept: KeptAdapter) -> None:
-    """Adapt the base by the methods of an adapter, and put its tensors in place of those that were made."""
+    """Adapt the base with the methods of an adapter, and put its tensors in place of the new ones."""
     inner = unwrapped(network)
     devices = {parameter.device for parameter in inner.parameters()}
     with torch.random.fork_rng([device for device in devices if device.type == "cuda"]):  # what is drawn is not used
@@ -256,7 +256,7 @@ def _put_on(network: nn.Module, kept: KeptAdapter) -> None:
 
 
 def _converted(tensor: torch.Tensor, device: torch.device, before: torch.dtype, now: torch.dtype) -> torch.Tensor:
-    """Convert a tensor as the network was since it was kept; a format of its own stays unless the network's changed."""
+    """Convert a tensor as the network was converted since; a tensor in its own format keeps it if the network did."""
     follows = before != now and tensor.is_floating_point()
     return tensor.data.to(device, now if follows else tensor.dtype)
 

@@ -1,11 +1,11 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The header of an adapter file: which tensors it holds, and the record that guards them.
+"""Read and check the header of an adapter file: which tensors it holds, and the record that protects them.
 
-A file that somebody sends is data of unknown origin. Every field of the record has a declared type and range, every
-entry of the header is compared with the size of the file, and nothing is imported, evaluated or allocated here. The
-module needs neither torch nor MONAI, so that ``monai-essa adapter info`` answers at once.
+A received file is data of unknown origin. Every field of the record has a declared type and range, every entry of the
+header is compared with the size of the file, and nothing is imported, evaluated or allocated here. The module needs
+neither torch nor MONAI, so that ``monai-essa adapter info`` answers at once.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ __all__ = [
     "FORMAT_VERSION",
     "KEY",
     "AdapterHeader",
-    "TensorEntry",
+    "StoredTensor",
     "check_card",
     "check_record",
     "methods_text",
@@ -61,7 +61,7 @@ _DIGEST = Text(r"[0-9a-f]{64}", 64)
 
 @dataclass(frozen=True)
 class _Plain:
-    """Plain values as JSON has them: nothing, flags, finite numbers, lines of text, and lists and mappings of these."""
+    """Plain JSON values: null, flags, finite numbers, lines of text, and lists and mappings of these."""
 
     def check(self, value: Any, where: str, depth: int = 0) -> Any:
         """Return the value."""
@@ -82,7 +82,7 @@ class _Plain:
 
 @dataclass(frozen=True)
 class _Pattern:
-    """A regular expression that cannot take for ever."""
+    """A regular expression that cannot take forever to match."""
 
     def check(self, value: Any, where: str) -> str:
         """Return the pattern."""
@@ -91,7 +91,7 @@ class _Pattern:
 
 @dataclass(frozen=True)
 class _Card:
-    """The preprocessing card: plain values that may stand in a configuration, and a spacing in millimetres."""
+    """The preprocessing card: plain values that are safe in a configuration, and a spacing in millimetres."""
 
     def check(self, value: Any, where: str) -> dict[str, Any]:
         """Return the card."""
@@ -129,8 +129,8 @@ _RECORDS = {
 
 
 @dataclass(frozen=True)
-class TensorEntry:
-    """Number format, as safetensors names it, and shape of a tensor in a file."""
+class StoredTensor:
+    """The number format, as safetensors names it, and the shape of a tensor in a file."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -138,10 +138,10 @@ class TensorEntry:
 
 @dataclass(frozen=True)
 class AdapterHeader:
-    """What the header of an adapter file says: its tensors, by name, and the record."""
+    """The content of the header of an adapter file: its tensors by name, and the record."""
 
     path: Path
-    tensors: dict[str, TensorEntry]
+    tensors: dict[str, StoredTensor]
     record: dict[str, Any]
 
 
@@ -156,7 +156,7 @@ def read_header(path: str | Path) -> AdapterHeader:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is damaged, not an adapter, of a newer format, or a field is not what it has to be.
+        ValueError: if the file is damaged, not an adapter or of a newer format, or a field has a wrong type or range.
     """
     path = Path(path)
     if not path.is_file():
@@ -181,7 +181,7 @@ def check_record(record: Any, where: str) -> dict[str, Any]:
     """Return the record of an adapter file, every field checked.
 
     Args:
-        record: as it came from JSON.
+        record: the parsed JSON.
         where: the file, for messages.
 
     Raises:
@@ -201,24 +201,24 @@ def check_record(record: Any, where: str) -> dict[str, Any]:
 
 
 def seal_record(record: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Return a checked record of the present format with its own checksum, ready to be written.
+    """Return a checked record of the current format with its own checksum, ready to be written.
 
     Raises:
-        ValueError: if a field is not what a reader would take.
+        ValueError: if a reader would refuse a field.
     """
     content = dict(record) | {"format_version": FORMAT_VERSION}
     return check_record(content | {"record_sha256": _digest(content)}, where)
 
 
 def check_card(card: Mapping[str, Any] | None, where: str) -> dict[str, Any]:
-    """Return a preprocessing card as JSON has it, or raise before a training rather than when its result is saved.
+    """Return a preprocessing card as JSON values, checked so that an error shows before training and not after it.
 
     Args:
         card: spacing (mm), axcodes, intensity, label names; None for an empty one.
-        where: what the message names.
+        where: the start of the message.
 
     Raises:
-        ValueError: if a value is not plain, not finite or would be more than data in a configuration.
+        ValueError: if a value is not plain, not finite or would be evaluated in a configuration.
 
     Example:
         >>> check_card({"spacing": (1.0, 1.0, 2.5), "labels": {1: "liver"}}, "card")
@@ -246,7 +246,7 @@ def methods_text(record: Mapping[str, Any]) -> str:
 
 
 def _read_json_header(path: Path) -> tuple[dict[str, Any], int]:
-    """Read the JSON header, and count the bytes of data after it."""
+    """Return the JSON header and the number of bytes of data after it."""
     with path.open("rb") as file:
         start, size = file.read(8), os.fstat(file.fileno()).st_size
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
@@ -281,13 +281,13 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no number")
 
 
-def _entries(header: Mapping[str, Any], data_bytes: int, path: Path) -> dict[str, TensorEntry]:
-    """Check that the tensors fill the data without a gap or an overlap, as safetensors asks for."""
+def _entries(header: Mapping[str, Any], data_bytes: int, path: Path) -> dict[str, StoredTensor]:
+    """Check that the tensors fill the data without a gap or an overlap, as safetensors requires."""
     entries, spans = {}, []
     for name, entry in header.items():
         _TENSOR.check(name, f"{path}, the name of a tensor")
         spans.append(_span(name, entry, path))
-        entries[name] = TensorEntry(entry["dtype"], tuple(entry["shape"]))
+        entries[name] = StoredTensor(entry["dtype"], tuple(entry["shape"]))
     end = 0
     for start, stop in sorted(spans):
         if start != end:
@@ -314,7 +314,7 @@ def _span(name: str, entry: Any, path: Path) -> tuple[int, int]:
     return start, stop
 
 
-def _check_complete(tensors: Mapping[str, TensorEntry], record: Mapping[str, Any], path: Path) -> None:
+def _check_complete(tensors: Mapping[str, StoredTensor], record: Mapping[str, Any], path: Path) -> None:
     missing = set(record["method_tensors"]) - set(tensors)
     if missing:
         raise ValueError(f"{path} lacks '{min(missing)}' ({len(missing)} tensors); it was not saved whole")

@@ -1,10 +1,10 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The tensors of an adapter as a dictionary: taken out of an adapted network, checked, and put into one.
+"""Take the tensors of an adapter out of an adapted network as a dictionary, check them, and put them into another.
 
-They have the names of adapter files, ``encoder:blocks.0.attn.out_proj.rows`` or ``network:out.conv.conv.bias``, so that
-an encoder's adapter goes from a ViT to a UNETR.
+They are named as in adapter files, ``encoder:blocks.0.attn.out_proj.rows`` or ``network:out.conv.conv.bias``, so that
+the adapter of an encoder moves from a ViT to a UNETR.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Mapping
 import torch
 import torch.nn as nn
 
-from monai_essa.adapters.adaptation import enabled_adaptation
+from monai_essa.adapters.adapted import enabled_adaptation
 from monai_essa.adapters.identity import check_values, file_name, network_name
 from monai_essa.anatomy.parts import unwrapped
 
@@ -33,16 +33,16 @@ _STATE = "the adapter state"
 
 
 def adapter_state_dict(network: nn.Module) -> dict[str, torch.Tensor]:
-    """Return the tensors that :func:`monai_essa.adapters.file.save_adapter` stores, as copies on the CPU, by their names in a file.
+    """Return the tensors that :func:`~monai_essa.adapters.file.save_adapter` stores, by name in a file, as CPU copies.
 
-    They are every tensor that may differ from the pretrained network: what learns, indices, and buffers of layers that
-    learn. Of several adapters on one network, those of the active one are returned.
+    These are all tensors that may differ from the pretrained network: what learns, indices, and buffers of layers that
+    learn. If the network has several adapters, the tensors of the active one are returned.
 
     Args:
         network: an adapted network; one that ``torch.compile`` or a parallel wrapper holds is seen through.
 
     Raises:
-        ValueError: if the network is not adapted, or within :func:`monai_essa.adapters.adaptation.disable_adapter`.
+        ValueError: if the network is not adapted, or within :func:`~monai_essa.adapters.adaptation.disable_adapter`.
 
     Example:
         >>> from monai.networks.nets import ViT
@@ -60,23 +60,23 @@ def adapter_state_dict(network: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def load_adapter_state_dict(network: nn.Module, state: Mapping[str, torch.Tensor], part: str = "all") -> nn.Module:
-    """Put the tensors of an adapter into a network that is adapted by the same methods. In place.
+    """Put the tensors of an adapter, in place, into a network that is adapted by the same methods.
 
-    A dictionary has no record of its base as a file has: whoever passes it on sees to it that both networks have the
-    same pretrained weights. Values are copied into the parameters, so an optimizer goes on with them.
+    Unlike a file, a dictionary has no record of its base: make sure that both networks have the same pretrained
+    weights. Values are copied into the parameters, so an existing optimizer stays valid.
 
     Args:
         network: an adapted network; one that ``torch.compile`` or a parallel wrapper holds is seen through.
         state: of :func:`adapter_state_dict`.
-        part: ``"all"``: the state has to hold every tensor that may differ from the base here, and no other.
-            ``"method"``: the methods' tensors alone are loaded, and a decoder or a head keeps its own.
+        part: ``"all"``: the state has to hold every tensor that may differ from the base here, and no others.
+            ``"method"``: only the methods' tensors are loaded, and a decoder or a head keeps its values.
 
     Returns:
         The same network object.
 
     Raises:
-        ValueError: if the network is not adapted, or a tensor is missing, unknown, of another shape, not finite, or an
-            index out of range. The network is then exactly as it was.
+        ValueError: if the network is not adapted, if a tensor is missing, unknown, of another shape or not finite, or
+            if an index is out of range. The network is then exactly as it was.
 
     Example:
         >>> from monai.networks.nets import ViT
@@ -103,7 +103,7 @@ def load_adapter_state_dict(network: nn.Module, state: Mapping[str, torch.Tensor
 
 
 def check_part(part: str) -> None:
-    """Check the name of what is loaded.
+    """Check the argument ``part``.
 
     Raises:
         ValueError: if it is neither ``"all"`` nor ``"method"``.
@@ -115,12 +115,12 @@ def check_part(part: str) -> None:
 def fitting_tensors(
     network: nn.Module, tensors: Mapping[str, torch.Tensor], method_tensors: Collection[str], where: str
 ) -> dict[str, torch.Tensor]:
-    """Return tensors by their names in an adapted network, once all of them fit.
+    """Return tensors by name in an adapted network, after checking that all of them fit.
 
     Args:
-        network: adapted, and not changed.
-        tensors: by their names in a file.
-        method_tensors: names of the methods' tensors there; they have to be those that the methods have here.
+        network: an adapted network, which is not changed.
+        tensors: by name in the file.
+        method_tensors: names of the methods' tensors in the file, which have to be the ones in the network.
         where: the file, for messages.
 
     Raises:
@@ -141,10 +141,10 @@ def fitting_tensors(
 
 
 def check_method_tensors(here: Collection[str], theirs: Collection[str], where: str) -> None:
-    """Check that the methods' tensors are the same on both sides.
+    """Check that the names of the methods' tensors are the same on both sides.
 
     Raises:
-        ValueError: if one is on one side only.
+        ValueError: if one of them is on one side only.
     """
     lacking, unknown = set(here) - set(theirs), set(theirs) - set(here)
     if lacking:
@@ -154,10 +154,10 @@ def check_method_tensors(here: Collection[str], theirs: Collection[str], where: 
 
 
 def check_fits(name: str, theirs: torch.Tensor, here: torch.Tensor | None, where: str) -> None:
-    """Check that a tensor has a place of its shape, and of its number format unless both are floating-point.
+    """Check that the network has a tensor of this shape, and of this number format unless both are floating-point.
 
     Raises:
-        ValueError: if it has not.
+        ValueError: if it does not.
     """
     if here is None or here.shape != theirs.shape:
         has = "no such tensor" if here is None else f"shape {tuple(here.shape)}"
@@ -168,10 +168,10 @@ def check_fits(name: str, theirs: torch.Tensor, here: torch.Tensor | None, where
 
 
 def check_all_learned(network: nn.Module, held: Iterable[str], where: str) -> None:
-    """Check that there is a value for all that learns here: what is lacking would stay as another adapter left it.
+    """Check that there is a value for every tensor that learns here; others would stay as another adapter left them.
 
     Raises:
-        ValueError: if a tensor that may differ from the base here is not among those that are held.
+        ValueError: if a tensor that may differ from the base here is not among ``held``.
     """
     here = {file_name(network, name) for name in enabled_adaptation(network).changing}
     lacking = sorted(here - set(held))
@@ -183,7 +183,7 @@ def check_all_learned(network: nn.Module, held: Iterable[str], where: str) -> No
 
 
 def copy_in(network: nn.Module, named: Mapping[str, torch.Tensor]) -> None:
-    """Write values, by the names that they have in the network, into its tensors."""
+    """Copy values, by name in the network, into its tensors."""
     state = network.state_dict()
     with torch.no_grad():
         for name, tensor in named.items():
@@ -201,7 +201,7 @@ def _check_tensors(state: Mapping[str, torch.Tensor]) -> None:
 
 
 def _check_indices(state: Mapping[str, torch.Tensor], named: Mapping[str, torch.Tensor], where: str) -> None:
-    """Check that indices point to rows of the weight beside them."""
+    """Check that indices point to rows of the weight in the same module."""
     for name, tensor in named.items():
         weight = state.get(f"{name.rpartition('.')[0]}.weight")
         if weight is None or tensor.is_floating_point() or tensor.dim() != 1 or not len(tensor):

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Count what learns and what an adapter file will hold."""
+"""Count the parameters that learn, and the bytes of the adapter file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch.nn as nn
 
-from monai_essa.adapters.adaptation import adaptation_of
+from monai_essa.adapters.adapted import adaptation_of
 from monai_essa.anatomy.parts import part_of, unwrapped
 
 __all__ = ["Summary", "summary"]
@@ -19,8 +19,8 @@ __all__ = ["Summary", "summary"]
 class Summary:
     """Trainable and total parameters of each part of a network, and the size of its adapter file in bytes.
 
-    ``print(summary(network))`` writes one line, in the words of peft's ``print_trainable_parameters``;
-    :meth:`table` lists encoder, decoder and head apart.
+    ``print(summary(network))`` prints one line in the form of peft's ``print_trainable_parameters``; :meth:`table`
+    lists encoder, decoder and head separately.
 
     Example:
         >>> print(Summary({"encoder": (294_912, 88_443_648)}, adapter_bytes=1_179_648))
@@ -37,7 +37,7 @@ class Summary:
 
     @property
     def total(self) -> int:
-        """Count all parameters, those that a method added included."""
+        """Count all parameters, including those that a method added."""
         return sum(total for _, total in self.parts.values())
 
     def __str__(self) -> str:
@@ -62,7 +62,7 @@ class Summary:
 
 
 def summary(network: nn.Module) -> Summary:
-    """Count trainable and total parameters of encoder, decoder and head, and what an adapter file will hold.
+    """Count trainable and total parameters of encoder, decoder and head, and the bytes of the adapter file.
 
     Args:
         network: an adapted network; one that ``torch.compile`` or a parallel wrapper holds is seen through.

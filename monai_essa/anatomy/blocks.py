@@ -1,10 +1,11 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Where MONAI keeps the parts of a transformer block: the only module that knows it.
+"""Where MONAI keeps the parts of a transformer block.
 
-Parts are found by the class of the attention module (MONAI 1.5.2 and 1.6), never by a name alone, because names lie:
-a child may be an ``nn.Identity`` placeholder, and MONAI 1.5 builds a real cross-attention that no forward pass calls.
+Parts are found by the class of the attention module (MONAI 1.5.2 and 1.6) and never by name alone, because names
+mislead: a child may be an ``nn.Identity`` placeholder, and MONAI 1.5 builds a cross-attention that no forward pass
+calls.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch.nn as nn
-from monai.networks.blocks import TransformerBlock
+from monai.networks.blocks import PatchEmbed, PatchEmbeddingBlock, TransformerBlock
 from monai.networks.blocks.crossattention import CrossAttentionBlock
 from monai.networks.blocks.selfattention import SABlock
 from monai.networks.nets.swin_unetr import SwinTransformerBlock, WindowAttention
 
-from monai_essa.anatomy.parts import check_known, dead_parameters, encoder_prefix, part_of
+from monai_essa.anatomy.parts import check_known, dead_parameters, encoder_layers, encoder_prefix, part_of
 
-__all__ = ["BlockParts", "Rows", "patch_voxels", "transformer_blocks"]
+__all__ = ["BlockParts", "Rows", "patch_embeddings", "patch_voxels", "self_attention_block", "transformer_blocks"]
 
 _ATTENTION = (SABlock, CrossAttentionBlock, WindowAttention)
 _SEPARATE = ("to_q", "to_k", "to_v")
@@ -30,7 +31,7 @@ _SEPARATE = ("to_q", "to_k", "to_v")
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows ``start:stop`` of the ``weight`` (and ``bias``) of the linear layer at ``path``: its output features."""
+    """Rows ``start:stop`` of ``weight`` and ``bias`` of the linear layer at ``path``, that is, output features."""
 
     path: str
     start: int
@@ -39,13 +40,13 @@ class Rows:
 
 @dataclass(frozen=True)
 class BlockParts:
-    """One attention layer with the parts around it, each as a full path from the network.
+    """One attention layer and the parts around it, each as a full path from the network.
 
     Attributes:
-        path: the transformer block, or the attention module itself where no transformer block holds it.
+        path: the transformer block, or the attention module itself if it is not in a transformer block.
         role: ``"encoder"`` or ``"decoder"``.
         query: rows that compute the queries; ``key`` and ``value`` likewise. A fused qkv holds them in that order.
-        output: the output projection W_O, or None where the block was built without one.
+        output: the output projection W_O; None if the block was built without one.
         mlp: the two linear layers of the MLP, or empty.
         norms: the normalisation layers that the forward pass uses.
     """
@@ -61,7 +62,7 @@ class BlockParts:
 
 
 def transformer_blocks(network: nn.Module) -> tuple[BlockParts, ...]:
-    """List the attention blocks of a network in the order of its modules; dead ones are left out.
+    """List the attention blocks of a network in the order of its modules, without those that it does not use.
 
     Args:
         network: a MONAI network, plain or adapted.
@@ -70,8 +71,7 @@ def transformer_blocks(network: nn.Module) -> tuple[BlockParts, ...]:
         One :class:`BlockParts` for each attention layer that the forward pass uses; empty for a CNN.
 
     Raises:
-        TypeError: if the class of the network is unknown, or a transformer block holds an attention class that is not
-            known here.
+        TypeError: if the class of the network is unknown, or if a transformer block holds an unknown attention class.
 
     Example:
         >>> from monai.networks.nets import ViT
@@ -103,6 +103,43 @@ def patch_voxels(network: nn.Module) -> int:
     if embedding.proj_type == "conv":
         return math.prod(embedding.patch_embeddings.weight.shape[2:])
     return math.prod(embedding.patch_embeddings[0].axes_lengths.values())
+
+
+def patch_embeddings(network: nn.Module) -> tuple[str, ...]:
+    """List the layers of the encoder that make tokens of voxels: a linear layer or a convolution.
+
+    Args:
+        network: a MONAI network, plain or adapted.
+
+    Returns:
+        Paths of the layers; empty for a CNN.
+
+    Example:
+        >>> from monai.networks.nets import ViT
+        >>> patch_embeddings(ViT(1, 32, 16, hidden_size=48, mlp_dim=96, num_layers=2, num_heads=4))
+        ('patch_embedding.patch_embeddings',)
+    """
+    kinds = PatchEmbeddingBlock, PatchEmbed
+    homes = tuple(f"{path}." for path, module in network.named_modules() if isinstance(module, kinds))
+    layers = encoder_layers(network, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d))
+    return tuple(path for path in layers if path.startswith(homes))
+
+
+def self_attention_block(hidden_size: int, num_heads: int, epsilon: float) -> TransformerBlock:
+    """Build MONAI's transformer block without the cross-attention that it would build and not use.
+
+    DistributedDataParallel would wait for gradients of these parameters.
+
+    Args:
+        hidden_size: width of the tokens; the MLP is 4 times as wide.
+        num_heads: attention heads.
+        epsilon: of both norms.
+    """
+    block = TransformerBlock(hidden_size, 4 * hidden_size, num_heads, qkv_bias=True, use_flash_attention=True)
+    block.register_module("norm_cross_attn", nn.Identity())
+    block.register_module("cross_attn", nn.Identity())
+    block.norm1.eps = block.norm2.eps = epsilon
+    return block
 
 
 def _is_attention(path: str, module: nn.Module) -> bool:

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""One view of an encoder, whichever MONAI network holds it: images in, tokens or feature maps out."""
+"""View the encoder of any MONAI network in one way: images in, tokens or feature maps out."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from typing import Any
 import torch
 import torch.nn as nn
 from monai.networks.layers import SkipConnection
-from monai.networks.nets import UNETR, MaskedAutoEncoderViT, SegResNet, SegResNetDS, SwinUNETR, UNet, ViT, ViTAutoEnc
 from monai.utils import ensure_tuple_rep
 from torch import Tensor
 
-from monai_essa.anatomy.parts import check_images, check_known, divide_shape, encoder_trunk
+from monai_essa.anatomy.parts import NETWORK_PARTS, check_images, divide_shape, encoder_trunk, parts_of
 from monai_essa.anatomy.positions import check_grid, interpolate_positions, kept_grid
 
 __all__ = [
@@ -38,16 +37,16 @@ def encoder_view(network: nn.Module, grid: Sequence[int] | None = None) -> Token
 
     Args:
         network: a ViT, UNETR, ViTAutoEnc, MaskedAutoEncoderViT (its encoder half), SwinUNETR (version 1 or 2),
-            SegResNet, SegResNetDS or UNet, 2-D or 3-D. Nothing in it is changed.
-        grid: the token grid that the network was built for, ``img_size / patch_size``; for a ViT, which does not keep
-            it, on crops of another size. :func:`keep_grid` says it once for all views.
+            SegResNet, SegResNetDS or UNet, 2-D or 3-D. It is not changed.
+        grid: the token grid that the network was built for, ``img_size / patch_size``. A ViT does not keep it, so it is
+            needed for crops of another size unless :func:`keep_grid` has set it.
 
     Returns:
-        A :class:`TokenEncoder`, or for SwinUNETR and the CNNs a :class:`FeatureMapEncoder`.
+        A :class:`TokenEncoder`, or a :class:`FeatureMapEncoder` for SwinUNETR and the CNNs.
 
     Raises:
         TypeError: if the network is of another class.
-        ValueError: if the grid is not that of the network, or the network has no position embeddings.
+        ValueError: if the grid is not that of the network, or if the network has no position embeddings.
 
     Example:
         >>> import torch
@@ -57,30 +56,30 @@ def encoder_view(network: nn.Module, grid: Sequence[int] | None = None) -> Token
         >>> view.encode(view.embed(torch.zeros(2, 1, 16, 32, 32))).shape
         torch.Size([2, 32, 48])
     """
-    for kind, view in _VIEWS.items():
-        if isinstance(network, kind):
-            return view(network) if grid is None else _with_grid(network, view(network), grid)
-    check_known(network)
-    raise TypeError(
-        f"expected one of {', '.join(kind.__name__ for kind in _VIEWS)}, got a classifier ({type(network).__name__}); "
-        "pass the network that it was made of"
-    )
+    layout = parts_of(network).layout
+    if not layout:
+        raise TypeError(
+            f"expected one of {', '.join(parts.kind.__name__ for parts in NETWORK_PARTS)}, got a classifier "
+            f"({type(network).__name__}); pass the network that it was made of"
+        )
+    view = _VIEWS[layout](network)
+    return view if grid is None else _with_grid(network, view, grid)
 
 
 @dataclass(frozen=True, eq=False)
 class TokenEncoder:
     """An encoder that turns patches into tokens: ViT, UNETR, ViTAutoEnc and the encoder of MaskedAutoEncoderViT.
 
-    It looks modules up when it is called, so that layers which an adapter replaced in place are the ones that run.
-    Letters: B images, N patches of an image, D features of a token.
+    Modules are looked up at each call, so that layers which an adapter has replaced in place are the ones that run.
+    Shapes use B for images, N for patches of an image and D for features of a token.
 
     Attributes:
         network: the network that holds the encoder; not a copy.
-        patch_size: voxels of a patch along each axis, which is the ``stride`` too.
+        patch_size: voxels of a patch along each axis, equal to ``stride``.
         in_channels: image channels.
         hidden_size: D.
-        native_grid: the token grid that the network was built for; None where nobody said it of a ViT, which does not
-            keep it.
+        native_grid: the token grid that the network was built for; None for a ViT, which does not keep it, unless
+            :func:`keep_grid` has set it.
     """
 
     network: nn.Module
@@ -114,7 +113,7 @@ class TokenEncoder:
         return divide_shape(spatial_shape, self.patch_size, self.patch_size)
 
     def embed(self, images: Tensor) -> Tensor:
-        """Embed the patches and add their positions, interpolated where the crop is not the size of the network.
+        """Embed the patches and add their positions, interpolated if the crop is not of the network's size.
 
         Args:
             images: (B, in_channels, spatial...), any spatial shape that the patch size divides.
@@ -123,8 +122,8 @@ class TokenEncoder:
             Tokens (B, N, D) in row-major order of the grid.
 
         Raises:
-            ValueError: if the images have other channels or axes, if the patch size does not divide them, or if their
-                positions have to be interpolated and nobody said from which grid.
+            ValueError: if the images have other channels or axes, if the patch size does not divide them, or if
+                positions have to be interpolated from an unknown grid.
         """
         self.check(images)
         grid = self.grid(images.shape[2:])
@@ -144,12 +143,12 @@ class TokenEncoder:
             tokens: (B, N', D), with their positions added; all of them or, as MAE does, the visible ones only.
 
         Returns:
-            Final tokens (B, N', D). A class token takes part where the network has one, and is left out here.
+            Final tokens (B, N', D). The class token, if the network has one, takes part but is not returned.
         """
         return self.encode_all(tokens)[:, -tokens.shape[1] :]
 
     def encode_all(self, tokens: Tensor) -> Tensor:
-        """Do what :meth:`encode` does, and leave the class token in front where the network has one.
+        """Run the encoder as :meth:`encode` does, and return the class token in front if the network has one.
 
         Args:
             tokens: (B, N', D).
@@ -170,11 +169,11 @@ class TokenEncoder:
 
 @dataclass(frozen=True, eq=False)
 class FeatureMapEncoder:
-    """An encoder that gives feature maps of falling resolution: the Swin transformer of SwinUNETR, or a CNN's.
+    """An encoder that returns feature maps of decreasing resolution: the Swin transformer of SwinUNETR, or a CNN's.
 
     Attributes:
         network: the network that holds the encoder; not a copy.
-        patch_size: voxels of a patch of the patch embedding along each axis; 1 for a CNN, which has none.
+        patch_size: voxels of a patch of the patch embedding along each axis; 1 for a CNN, which does not embed patches.
         in_channels: image channels.
         hidden_size: channels of the patch embedding, which is what a mask token replaces; a CNN's image channels.
         channels: channels of the deepest feature map.
@@ -197,7 +196,7 @@ class FeatureMapEncoder:
 
     @property
     def patch_embedding(self) -> nn.Module | None:
-        """The module whose output a mask token replaces; None for a CNN, where it replaces voxels of the image."""
+        """The module whose output a mask token replaces; None for a CNN, whose image voxels it replaces."""
         return getattr(encoder_trunk(self.network), "patch_embed", None)
 
     def check(self, images: Tensor) -> None:
@@ -205,17 +204,17 @@ class FeatureMapEncoder:
         check_images(images, self.in_channels, self.spatial_dims)
 
     def grid(self, spatial_shape: Sequence[int]) -> tuple[int, ...]:
-        """Give the grid of the patch embedding for this spatial shape; ValueError if the stride does not divide it."""
+        """Return the grid of the patch embedding for this shape; ValueError if the stride does not divide the shape."""
         return divide_shape(spatial_shape, self.patch_size, self.stride)
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """Give the feature maps, finest first.
+        """Return the feature maps, finest first.
 
         Args:
             images: (B, in_channels, spatial...), any spatial shape that the stride divides.
 
         Returns:
-            The output of each stage, (B, C_i, spatial_i...); before them, for SwinUNETR, the patch embedding.
+            The output of each stage, (B, C_i, spatial_i...), for SwinUNETR with the patch embedding in front.
 
         Raises:
             ValueError: if the images have other channels or axes, or the stride does not divide them.
@@ -233,7 +232,7 @@ def segresnet_encoder(network: Any) -> FeatureMapEncoder:
 
 
 def segresnet_ds_encoder(network: Any) -> FeatureMapEncoder:
-    """View the encoder of a SegResNetDS; with anisotropic scales the stride differs by axis."""
+    """View the encoder of a SegResNetDS; with anisotropic scales the stride differs between axes."""
     channels = network.init_filters * 2 ** (len(network.blocks_down) - 1)
     steps = tuple(int(step) for step in network.shape_factor())
     return _view(network, network.encoder.conv_init.in_channels, channels, steps, _segresnet_ds_maps)
@@ -248,7 +247,7 @@ def unet_encoder(network: Any) -> FeatureMapEncoder:
 
 
 def unet_levels(network: Any) -> Iterator[nn.Module]:
-    """Go down a UNet: the layer of each level, and last the bottom. Each level holds the next in a skip connection."""
+    """Yield the layers of a UNet from its first level to the bottom; each level holds the next in a skip connection."""
     level = network.model
     while isinstance(level, nn.Sequential) and len(level) == 3 and isinstance(level[1], SkipConnection):
         yield level[0]
@@ -288,7 +287,7 @@ def _swin_maps(network: nn.Module, images: Tensor) -> list[Tensor]:
 
 
 def _same_grid(count: int, grid: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the crop's grid where a ViT has as many positions, as its own forward pass does; never guess another."""
+    """Return the crop's grid if a ViT has as many positions, as its forward pass does; never guess another grid."""
     if count == math.prod(grid):
         return grid
     raise ValueError(
@@ -319,13 +318,11 @@ def _unet_maps(network: Any, images: Tensor) -> list[Tensor]:
     return maps
 
 
-_VIEWS: dict[type[nn.Module], Callable[[Any], TokenEncoder | FeatureMapEncoder]] = {
-    ViT: _view_tokens,
-    UNETR: _view_tokens,
-    ViTAutoEnc: _view_tokens,
-    MaskedAutoEncoderViT: _view_tokens,
-    SwinUNETR: _view_swin,
-    SegResNet: segresnet_encoder,
-    SegResNetDS: segresnet_ds_encoder,
-    UNet: unet_encoder,
+# By the layout that the table of network classes names.
+_VIEWS: dict[str, Callable[[Any], TokenEncoder | FeatureMapEncoder]] = {
+    "tokens": _view_tokens,
+    "swin": _view_swin,
+    "segresnet": segresnet_encoder,
+    "segresnet_ds": segresnet_ds_encoder,
+    "unet": unet_encoder,
 }

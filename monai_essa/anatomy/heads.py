@@ -1,8 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-
-"""A classifier out of any MONAI network's encoder: pooling, norm and a linear layer behind it, all of stock classes."""
+"""Make a classifier of the encoder of a MONAI network: pooling, norm and a linear layer behind it, of stock classes."""
 
 from __future__ import annotations
 
@@ -12,11 +11,11 @@ from typing import Any
 import torch
 import torch.nn as nn
 from monai.networks.layers import SkipConnection
-from monai.networks.nets import MaskedAutoEncoderViT, SegResNet, UNet, ViT, ViTAutoEnc
+from monai.networks.nets import SegResNet, UNet, ViT
 from torch import Tensor
 
 from monai_essa.anatomy.encoders import TokenEncoder, encoder_view
-from monai_essa.anatomy.parts import encoder_trunk
+from monai_essa.anatomy.parts import encoder_trunk, parts_of
 from monai_essa.anatomy.positions import keep_grid, kept_grid
 
 __all__ = ["classification_network"]
@@ -25,21 +24,21 @@ _POOLINGS = ("mean", "attention", "flatten")
 
 
 def classification_network(network: nn.Module, num_classes: int, pooling: str = "mean") -> nn.Sequential:
-    r"""Put a pooling, a LayerNorm and a linear layer behind the encoder of a MONAI network. In place.
+    r"""Put a pooling, a LayerNorm and a linear layer behind the encoder of a MONAI network, in place.
 
     Its logits are :math:`W\,\mathrm{LN}(\sum_n a_n t_n) + b` over the N final tokens t of the encoder, or the positions
-    of its deepest feature map. ``"mean"``: :math:`a_n = 1/N`; a ViT with a class token (``classification=True``) gives
-    that token alone instead. ``"attention"``: :math:`a = \mathrm{softmax}(t\,w + c)` with a learned w (Ilse et al.
-    2018, arXiv 1802.04712, equation 8 without its hidden layer). ``"flatten"``, for a ViT: no sum, but all tokens side
-    by side, (N D) features, so that the linear layer knows where each one is; it then fits one image size only.
+    of its deepest feature map. ``"mean"``: :math:`a_n = 1/N`; for a ViT with a class token (``classification=True``)
+    that token alone is used. ``"attention"``: :math:`a = \mathrm{softmax}(t\,w + c)` with a learned w (Ilse et al.
+    2018, arXiv 1802.04712, equation 8 without its hidden layer). ``"flatten"``, for a ViT: all tokens side by side,
+    (N D) features without a sum, so that the linear layer knows the place of each token; it then fits one image size.
 
-    Only MONAI and torch classes are in it; forward hooks join them. Its state dict therefore loads into an
-    ``nn.Sequential`` built without this library, as the bundle's inference.yaml does.
+    It consists of MONAI and torch classes only, joined by forward hooks. Its state dict therefore loads into an
+    ``nn.Sequential`` that is built without this library, as in the inference.yaml of the bundle.
 
     Args:
-        network: a ViT, UNETR, SwinUNETR, SegResNet, SegResNetDS or UNet. Its encoder becomes a part of the
-            result, tensors shared, and from then on gives tokens: use the result instead of it.
-        num_classes: logits of an image.
+        network: a ViT, UNETR, SwinUNETR, SegResNet, SegResNetDS or UNet. Its encoder becomes a part of the result,
+            shares its tensors and returns tokens from then on: use the result instead of the network.
+        num_classes: number of logits of an image.
         pooling: ``"mean"``, ``"attention"`` or ``"flatten"``.
 
     Returns:
@@ -61,7 +60,7 @@ def classification_network(network: nn.Module, num_classes: int, pooling: str = 
     """
     if pooling not in _POOLINGS:
         raise ValueError(f"pooling must be one of {', '.join(_POOLINGS)}, got {pooling!r}")
-    if isinstance(network, (MaskedAutoEncoderViT, ViTAutoEnc)):
+    if not parts_of(network).runs_alone:
         raise TypeError(
             f"the encoder of a {type(network).__name__} has no forward of its own: load its weights into a ViT"
         )
@@ -80,7 +79,7 @@ def classification_network(network: nn.Module, num_classes: int, pooling: str = 
 
 
 def _pool(pooling: str, features: int) -> nn.Module:
-    """Build the pooling; the tokens of "flatten" lie side by side as they come, (B, N, D) to (B, N D)."""
+    """Build the pooling; "flatten" lays the tokens side by side in their order, (B, N, D) to (B, N D)."""
     if pooling == "flatten":
         return nn.Flatten()
     pool = nn.Identity() if pooling == "mean" else nn.Linear(features, 1)
@@ -89,7 +88,7 @@ def _pool(pooling: str, features: int) -> nn.Module:
 
 
 def _token_count(network: Any) -> int:
-    """Count the tokens of a ViT, class token included, for the image size that it was built for."""
+    """Count the tokens of a ViT, including its class token, for the image size that it was built for."""
     trunk: Any = encoder_trunk(network)
     if not isinstance(trunk, ViT):
         raise ValueError(
@@ -100,7 +99,7 @@ def _token_count(network: Any) -> int:
 
 
 def _encoder(network: Any) -> nn.Module:
-    """Give the encoder as a module of its own, with the names that it has in the network."""
+    """Return the encoder as a module of its own, with the names that it has in the network."""
     if isinstance(network, ViT) and hasattr(network, "classification_head"):
         del network.classification_head
     if isinstance(network, SegResNet):
@@ -113,7 +112,7 @@ def _encoder(network: Any) -> nn.Module:
 
 
 def _way_down(level: nn.Module) -> nn.Module:
-    """Leave the skip connections and the way up out of a UNet's level; the names of what stays do not change."""
+    """Remove the skip connections and the way up from a level of a UNet; the other names do not change."""
     if not (isinstance(level, nn.Sequential) and len(level) == 3 and isinstance(level[1], SkipConnection)):
         return level  # the bottom
     inner: Any = level[1].submodule
@@ -125,7 +124,7 @@ def _sequence(**parts: nn.Module) -> nn.Sequential:
 
 
 def _tokens(encoder: nn.Module, inputs: Any, output: Any) -> Tensor:
-    """Take the tokens of a ViT's (tokens, hidden states), or the last map of a list, as (B, N, D)."""
+    """Return the tokens of a ViT's (tokens, hidden states), or the last map of a list, as (B, N, D)."""
     features: Tensor = output[-1] if isinstance(output, list) else output[0] if isinstance(output, tuple) else output
     return features.flatten(2).transpose(1, 2) if features.dim() > 3 else features
 

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""How families of weight files name their tensors. A new family is a new table here, and nothing else."""
+"""How families of weight files name their tensors: one table for each family, and nothing else."""
 
 from __future__ import annotations
 
@@ -20,17 +20,16 @@ class KeyMap:
     Args:
         name: of the family.
         renames: (pattern, replacement) for :func:`re.sub`, all applied in order.
-        ignored: (pattern, reason) of tensors that a MONAI network does without; full match on renamed names.
+        ignored: (pattern, reason) of tensors that a MONAI network does not need; full match on renamed names.
         optional: (pattern, reason) of encoder tensors that a network may have although the file lacks them; full match
             on renamed names.
         folds: (pattern, replacement) of per-feature scales (LayerScale), full match on renamed names; the replacement
             names the linear layer before it, whose weight rows and bias entries are multiplied by the scale.
-        prefix_tokens: entries of the position embedding before the grid's (class token, registers), left out.
-        norm_eps: epsilon of the family's layer norms, or None where it is not known. The network's stays as it is, and
-            the report says where the two differ.
+        norm_eps: epsilon of the family's layer norms, or None if it is unknown. The network's epsilon does not change;
+            the report says if the two differ.
 
     Example:
-        >>> timm = KeyMap("timm", renames=((r"\.mlp\.fc([12])\.", r".mlp.linear\1."),), prefix_tokens=1)
+        >>> timm = KeyMap("timm", renames=((r"\.mlp\.fc([12])\.", r".mlp.linear\1."),))
         >>> timm.rename("blocks.0.mlp.fc1.weight")
         'blocks.0.mlp.linear1.weight'
     """
@@ -40,25 +39,24 @@ class KeyMap:
     ignored: tuple[tuple[str, str], ...] = ()
     optional: tuple[tuple[str, str], ...] = ()
     folds: tuple[tuple[str, str], ...] = ()
-    prefix_tokens: int = 0
     norm_eps: float | None = None
 
     def rename(self, key: str) -> str:
-        """Return the MONAI name of a key of the file, whose prefix is already gone."""
+        """Return the MONAI name of a key of the file without its prefix."""
         for pattern, replacement in self.renames:
             key = re.sub(pattern, replacement, key)
         return key
 
     def why_ignored(self, name: str) -> str | None:
-        """Return the reason why a renamed tensor is not needed, or None where no rule says so."""
+        """Return the reason why a renamed tensor is not needed, or None if no rule covers it."""
         return _reason(self.ignored, name)
 
     def why_optional(self, name: str) -> str | None:
-        """Return the reason why a network may have a tensor that the file lacks, or None where no rule says so."""
+        """Return the reason why a network may have a tensor that the file lacks, or None if no rule covers it."""
         return _reason(self.optional, name)
 
     def folds_into(self, name: str) -> str | None:
-        """Return the path of the linear layer that takes a renamed scale in, or None where the tensor is no scale."""
+        """Return the path of the linear layer that takes a renamed scale, or None if the tensor is not a scale."""
         matches = ((re.fullmatch(pattern, name), layer) for pattern, layer in self.folds)
         return next((match.expand(layer) for match, layer in matches if match), None)
 
@@ -67,7 +65,7 @@ def _reason(rules: tuple[tuple[str, str], ...], name: str) -> str | None:
     return next((reason for pattern, reason in rules if re.fullmatch(pattern, name)), None)
 
 
-# MONAI up to 1.5 builds a cross-attention that nothing calls, and 1.6 still builds its norm.
+# MONAI up to 1.5 builds a cross-attention that is never called, and 1.6 still builds its norm.
 _DEAD = (r".*\b(norm_)?cross_attn\..*", "cross-attention that MONAI built and never used")
 
 MONAI = KeyMap(

@@ -1,10 +1,10 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What lean training leaves on a module: a forward pass of its own, and frozen weights in fewer bits.
+"""What lean training leaves on a module: its own forward pass, and frozen weights in fewer bits.
 
-Both sit beside the module's own attributes, so classes and state-dict keys stay as they are, and both come off again.
-It lies below ``adapt`` because :func:`monai_essa.adapters.adaptation.merge` and adapter files want the plain network.
+Both are kept beside the module's own attributes, so classes and state-dict keys do not change, and both can be removed.
+They are in this room because :func:`monai_essa.adapters.adaptation.merge` and adapter files need the plain network.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _CONVERTED = "_apply"  # through which nn.Module.to(), double() and the like con
 
 
 class LeanForward(functools.partial[Any]):
-    """The forward pass that a module has while it is lean: a function with the module as its first argument.
+    """The forward pass of a lean module: a function with the module as its first argument.
 
     Example:
         >>> layer = nn.Linear(2, 2)
@@ -35,18 +35,18 @@ class LeanForward(functools.partial[Any]):
     """
 
     def put_on(self) -> None:
-        """Give the forward pass to the module."""
+        """Replace the forward pass of the module."""
         vars(self.args[0])["forward"] = self
 
 
 def store_frozen(module: nn.Module, dtype: torch.dtype) -> None:
-    """Store the frozen ``weight`` of a layer in fewer bits; the value that it had is kept on the CPU.
+    """Store the frozen ``weight`` of a layer in fewer bits; the original value is kept on the CPU.
 
-    The kept value follows the module to another number format: after ``network.double()`` the weight is the exact one
-    in double precision, as if it had never been stored otherwise.
+    The kept value follows the module to another number format: after ``network.double()`` the weight is exactly what it
+    would be in double precision had it never been stored in fewer bits.
 
     Args:
-        module: a layer whose ``weight`` does not learn; one that is stored so already is left alone.
+        module: a layer whose ``weight`` does not learn; one that is stored in fewer bits already is not changed.
         dtype: for example ``torch.bfloat16``.
     """
     weight = module.weight
@@ -59,10 +59,10 @@ def store_frozen(module: nn.Module, dtype: torch.dtype) -> None:
 
 
 def check_still_frozen(module: nn.Module) -> None:
-    """Check, before a forward pass, that a weight that is stored in fewer bits does not learn.
+    """Check before a forward pass that a weight that is stored in fewer bits does not learn.
 
     Raises:
-        RuntimeError: if it learns since: its steps would be lost when the full-precision value comes back.
+        RuntimeError: if it learns: its updates would be lost when the full-precision value is restored.
     """
     if _KEPT in vars(module) and module.weight.requires_grad and torch.is_grad_enabled():
         raise RuntimeError(
@@ -77,7 +77,7 @@ def check_not_lean(network: nn.Module, step: str) -> None:
 
     Args:
         network: any module.
-        step: what has to come before lean training, for the message.
+        step: name of the step that has to come before lean training, for the message.
 
     Raises:
         ValueError: if a module of it is lean.
@@ -93,7 +93,7 @@ def check_not_lean(network: nn.Module, step: str) -> None:
 
 
 def plain_state(network: nn.Module) -> dict[str, torch.Tensor]:
-    """Return the state dict with frozen weights as they were before they were stored in fewer bits.
+    """Return the state dict with the original values of frozen weights that are stored in fewer bits.
 
     Example:
         >>> layer = nn.Linear(2, 2).requires_grad_(False)
@@ -108,7 +108,7 @@ def plain_state(network: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def take_lean_off(network: nn.Module) -> None:
-    """Give every module its own forward pass and its frozen weight in full precision back; in place."""
+    """Restore, in place, the forward pass and the full-precision weight of every module."""
     for module in network.modules():
         if _is_lean(module):
             del vars(module)["forward"]
@@ -129,7 +129,7 @@ def _restore(module: nn.Module) -> None:
 
 
 def _follow_converted(module: nn.Module, convert: Callable[[torch.Tensor], torch.Tensor], *args: Any) -> nn.Module:
-    """Convert the kept value with the module; a weight that is no longer in fewer bits is restored."""
+    """Convert the kept value with the module, and restore a weight that is no longer in fewer bits."""
     before = module.weight.dtype
     type(module)._apply(module, convert, *args)
     weight, hook = vars(module)[_KEPT]
@@ -147,7 +147,7 @@ def _stored(network: nn.Module) -> Iterator[tuple[str, nn.Module, tuple[torch.Te
 
 
 def _follow_loaded(module: nn.Module, state: dict[str, torch.Tensor], prefix: str, *_: object) -> None:
-    """A state dict that is loaded while the weight is stored in fewer bits brings the new full-precision value."""
+    """Take the new full-precision value from a state dict that is loaded while the weight is in fewer bits."""
     new = state.get(f"{prefix}weight")
     stored: torch.Tensor = module.weight  # type: ignore[assignment]
     if new is not None and new.shape == stored.shape and not torch.equal(new.to(stored), stored):

@@ -1,15 +1,15 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What the parameter names of a network say: its encoder, decoder and head, and the layers of the encoder.
+"""Where the encoder, decoder and head of MONAI's networks (1.5.2 and 1.6) are: one table row for each network class.
 
-How MONAI's networks (1.5.2 and 1.6) name their parts; :mod:`monai_essa.anatomy.blocks` knows the parts of a block.
+:mod:`monai_essa.anatomy.blocks` knows the parts of a transformer block.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,49 +25,159 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 __all__ = [
+    "NETWORK_PARTS",
+    "NetworkParts",
     "check_images",
     "check_known",
     "dead_parameters",
+    "decoder_pattern",
     "divide_shape",
     "encoder_layers",
     "encoder_prefix",
     "encoder_trunk",
     "part_of",
+    "parts_of",
     "undone_layers",
     "unwrapped",
 ]
 
 _TOKENS = r"(patch_embedding|blocks|norm)\.|cls_token$"
 _CLASSIFIER_CHILDREN = ("encoder", "pool", "head_norm", "head")
-# Encoders that are no module of their own in their network are a Sequential in a classifier, with these children.
+# Encoders that are not a module of their own in their network become a Sequential with these children in a classifier.
 _GATHERED = ({"convInit", "down_layers"}, {"convInit", "dropout", "down_layers"}, {"model"})
+
+
+@dataclass(frozen=True)
+class NetworkParts:
+    """What this package knows of a network class; its subclasses are known with it.
+
+    Attributes:
+        kind: the class.
+        layout: how the encoder is called: a key of the table of views in :mod:`monai_essa.anatomy.encoders`; empty if
+            nothing can be made of it.
+        prefix: of all names of the encoder, and of no others; empty if the encoder is not a module of its own.
+        head: pattern for the start of the names of the output layer.
+        encoder: pattern for the start of the names of the encoder, after the prefix. Everything else is the decoder, so
+            that what a subclass adds is never taken for a part of the encoder.
+        output: path of the output layer, which reads the features of the decoder; empty if the network has no decoder
+            that can predict an image.
+        token_grid: reads the grid that the position embeddings were made for; None if the network does not keep it.
+        runs_alone: True if the encoder has a forward pass of its own, so that it can be cut out of the network.
+        hidden_states: True if the forward pass returns (output, outputs of the blocks).
+    """
+
+    kind: type[nn.Module]
+    layout: str
+    prefix: str = ""
+    head: str = ""
+    encoder: str = ""
+    output: str = ""
+    token_grid: Callable[[Any], Iterable[int]] | None = None
+    runs_alone: bool = True
+    hidden_states: bool = False
+
+
+def _divided_grid(network: Any) -> Iterable[int]:
+    return (image // patch for image, patch in zip(network.img_size, network.patch_size, strict=True))
+
+
+# A new class is a new row; a subclass of a class goes before it.
+NETWORK_PARTS: tuple[NetworkParts, ...] = (
+    NetworkParts(ViT, "tokens", head=r"classification_head\.", encoder=_TOKENS, hidden_states=True),
+    NetworkParts(
+        UNETR, "tokens", prefix="vit.", head=r"out\.", output="out", token_grid=lambda network: network.feat_size
+    ),
+    NetworkParts(
+        ViTAutoEnc,
+        "tokens",
+        head=r"conv3d_transpose_1\.",
+        encoder=_TOKENS,
+        token_grid=_divided_grid,
+        runs_alone=False,
+        hidden_states=True,
+    ),
+    NetworkParts(
+        MaskedAutoEncoderViT,
+        "tokens",
+        head=r"decoder_pred\.",
+        encoder=_TOKENS,
+        token_grid=_divided_grid,
+        runs_alone=False,
+    ),
+    NetworkParts(SwinUNETR, "swin", prefix="swinViT.", head=r"out\.", output="out"),
+    NetworkParts(
+        SegResNet, "segresnet", head=r"conv_final\.", encoder=r"(convInit|down_layers)\.", output="conv_final"
+    ),
+    NetworkParts(SegResNetDS, "segresnet_ds", prefix="encoder.", head=r"up_layers\.\d+\.head\."),
+    # The levels of a UNet are nested: each is (down, skip connection around the next level, up). The first "up" is the
+    # head.
+    NetworkParts(UNet, "unet", head=r"model\.2\.", encoder=r"model\.(?!(1\.submodule\.)*2\.)"),
+)
+_CLASSIFIER = NetworkParts(nn.Sequential, "", prefix="encoder.")  # of classification_network
+
+
+def parts_of(network: nn.Module) -> NetworkParts:
+    """Return what is known of the class of a network, plain or adapted.
+
+    Raises:
+        TypeError: if the class is unknown, as :func:`check_known` says.
+
+    Example:
+        >>> parts_of(SegResNet(init_filters=8, blocks_down=(1, 1), blocks_up=(1,))).output
+        'conv_final'
+    """
+    for parts in NETWORK_PARTS:
+        if isinstance(network, parts.kind):
+            return parts
+    if _is_classifier(network):
+        return _CLASSIFIER
+    raise TypeError(
+        f"expected a {', '.join(parts.kind.__name__ for parts in NETWORK_PARTS)} or the result of "
+        f"classification_network, got {type(network).__name__}; pass the network itself, not a container around it, or "
+        "make its class a subclass of the one that it extends"
+    )
+
+
+def decoder_pattern(network: nn.Module) -> str:
+    """Return a pattern that matches in full the parameter names outside the encoder, for ``also_train``.
+
+    Raises:
+        TypeError: if the class of the network is unknown, as :func:`check_known` says.
+
+    Example:
+        >>> pattern = decoder_pattern(UNETR(1, 2, 32, 4, 48, 96, 4, spatial_dims=2))
+        >>> [bool(re.fullmatch(pattern, name)) for name in ("vit.norm.weight", "out.conv.conv.bias")]
+        [False, True]
+    """
+    parts = parts_of(network)
+    return rf"(?!{re.escape(parts.prefix)}(?:{parts.encoder})).*"
 
 
 def check_known(network: nn.Module) -> None:
     """Check that the parts of a network are known, by its class or a base of its class.
 
-    Known are MONAI's networks with an encoder that this package can name, and what
-    :func:`monai_essa.anatomy.classification_network` returns. Guessing would train or load the wrong tensors.
+    Known are the classes of :data:`NETWORK_PARTS` and the result of
+    :func:`monai_essa.anatomy.classification_network`. Guessing would train or load the wrong tensors.
 
     Args:
         network: plain or adapted.
 
     Raises:
-        TypeError: if it is of another class; the message lists those that are known.
+        TypeError: if it is of another class; the message lists the known ones.
 
     Example:
         >>> check_known(SegResNet(init_filters=8, blocks_down=(1, 1), blocks_up=(1,)))
     """
-    _parts(network)
+    parts_of(network)
 
 
 def unwrapped(network: nn.Module) -> nn.Module:
-    """Return the network that ``torch.compile``, DataParallel or DistributedDataParallel wraps, or else itself.
+    """Return the network inside ``torch.compile``, DataParallel or DistributedDataParallel, or the network itself.
 
-    A wrapper puts ``_orig_mod.`` or ``module.`` before every name; adapters and weight files know the names within.
+    A wrapper puts ``_orig_mod.`` or ``module.`` before every name; adapters and weight files use the names inside.
 
     Args:
-        network: any module; it is not changed. Wrappers around wrappers are seen through too.
+        network: any module; it is not changed. Nested wrappers are seen through too.
 
     Example:
         >>> import torch
@@ -85,16 +195,16 @@ def unwrapped(network: nn.Module) -> nn.Module:
 
 
 def encoder_prefix(network: nn.Module) -> str:
-    """Return the prefix of the encoder's parameter names: ``"vit."``, ``"swinViT."``, or ``""`` for a bare encoder.
+    """Return the prefix of the encoder's parameter names, such as ``"vit."``; ``""`` for a bare encoder.
 
     Raises:
         TypeError: if the class of the network is unknown, as :func:`check_known` says.
     """
-    return _parts(network).prefix
+    return parts_of(network).prefix
 
 
 def part_of(network: nn.Module, name: str) -> str:
-    """Tell whether a parameter belongs to the ``"encoder"``, the ``"decoder"`` or the ``"head"`` of its network.
+    """Return the part of its network that a parameter belongs to: ``"encoder"``, ``"decoder"`` or ``"head"``.
 
     Raises:
         TypeError: if the class of the network is unknown, as :func:`check_known` says.
@@ -104,14 +214,14 @@ def part_of(network: nn.Module, name: str) -> str:
         >>> part_of(net, "vit.norm.weight"), part_of(net, "out.conv.conv.bias")
         ('encoder', 'head')
     """
-    parts = _parts(network)
+    parts = parts_of(network)
     if name.startswith(parts.prefix) and re.match(parts.encoder, name.removeprefix(parts.prefix)):
         return "encoder"
     return "head" if re.match(parts.head, name) else "decoder"
 
 
 def encoder_layers(network: nn.Module, kinds: tuple[type[nn.Module], ...]) -> tuple[str, ...]:
-    """List the paths of the encoder's layers of some classes that have parameters of their own and are used.
+    """List the encoder's layers of some classes that have parameters of their own and that the forward pass uses.
 
     Args:
         network: a MONAI network, plain or adapted.
@@ -141,9 +251,9 @@ def encoder_layers(network: nn.Module, kinds: tuple[type[nn.Module], ...]) -> tu
 
 
 def undone_layers(network: nn.Module) -> frozenset[str]:
-    """Name the convolutions whose scale and shift per channel an instance norm without parameters takes back at once.
+    """Return the convolutions whose scale and shift per channel are undone by an instance norm without parameters.
 
-    A bias there, or a factor on the output, changes nothing: MONAI's UNet is built so by default.
+    A bias of the convolution, or a factor on its output, changes nothing. MONAI's UNet is built this way by default.
 
     Example:
         >>> net = UNet(2, 1, 2, channels=(4, 8), strides=(2,))
@@ -159,7 +269,7 @@ def undone_layers(network: nn.Module) -> frozenset[str]:
 
 
 def dead_parameters(network: nn.Module) -> frozenset[str]:
-    """Name the parameters that no forward pass reaches: MONAI's cross-attention parts in blocks built without it."""
+    """Return the parameters that no forward pass reaches: cross-attention in blocks that were built without it."""
     dead = tuple(
         f"{path}.{child}."
         for path, block in network.named_modules()
@@ -170,12 +280,12 @@ def dead_parameters(network: nn.Module) -> frozenset[str]:
 
 
 def encoder_trunk(network: nn.Module) -> Any:
-    """Return the encoder that a network holds (``network.vit``, ``network.swinViT``), or the network itself."""
+    """Return the encoder of a network (``network.vit``, ``network.swinViT``), or the network itself."""
     return network.get_submodule(encoder_prefix(network).rstrip("."))
 
 
 def check_images(images: Tensor, in_channels: int, spatial_dims: int) -> None:
-    """Raise a ValueError unless the images are (B, in_channels, spatial...) with that many spatial axes."""
+    """Raise a ValueError unless the images are (B, in_channels, spatial...) with ``spatial_dims`` spatial axes."""
     if images.dim() != spatial_dims + 2 or images.shape[1] != in_channels:
         raise ValueError(
             f"expected images (B, {in_channels}, and {spatial_dims} spatial axes), got {tuple(images.shape)}; "
@@ -194,22 +304,6 @@ def divide_shape(spatial_shape: Sequence[int], patch_size: Sequence[int], multip
     return tuple(size // patch for size, patch in zip(shape, patch_size, strict=True))
 
 
-@dataclass(frozen=True)
-class _Parts:
-    """How a network class names its parts.
-
-    Attributes:
-        prefix: of all names of the encoder, and of nothing else; empty where the encoder is no module of its own.
-        head: pattern for the start of a name of the output layer.
-        encoder: pattern for the start of a name of the encoder, after the prefix. All else is the decoder, so that what
-            a subclass adds is never taken for a part of the encoder.
-    """
-
-    prefix: str
-    head: str
-    encoder: str = ""
-
-
 def _convolutions_with_norms(module: nn.Module) -> Iterator[tuple[str, nn.Module | None]]:
     if isinstance(module, Convolution):
         yield "conv", getattr(getattr(module, "adn", None), "N", None)
@@ -217,38 +311,11 @@ def _convolutions_with_norms(module: nn.Module) -> Iterator[tuple[str, nn.Module
         yield from ((f"conv{i}.conv", getattr(module, f"norm{i}", None)) for i in (1, 2, 3))
 
 
-def _parts(network: nn.Module) -> _Parts:
-    for kind, parts in _PARTS.items():
-        if isinstance(network, kind):
-            return parts
-    if _is_classifier(network):
-        return _CLASSIFIER
-    raise TypeError(
-        f"expected a {', '.join(kind.__name__ for kind in _PARTS)} or the result of classification_network, "
-        f"got {type(network).__name__}; pass the network itself, not a container around it, or make its class a "
-        "subclass of the one that it extends"
-    )
-
-
 def _is_classifier(network: nn.Module) -> bool:
-    """Tell by structure, since a classifier is of stock classes only and may come from a bundle's inference.yaml."""
+    """Recognise a classifier by its structure: it consists of stock classes and may come from an inference.yaml."""
     children = dict(network.named_children())
     if type(network) is not nn.Sequential or tuple(children) != _CLASSIFIER_CHILDREN:
         return False
     encoder = children["encoder"]
     gathered = type(encoder) is nn.Sequential and {name for name, _ in encoder.named_children()} in _GATHERED
     return gathered or isinstance(encoder, (ViT, SwinTransformer, SegResEncoder))
-
-
-_PARTS: dict[type[nn.Module], _Parts] = {
-    ViT: _Parts("", head=r"classification_head\.", encoder=_TOKENS),
-    ViTAutoEnc: _Parts("", head=r"conv3d_transpose_1\.", encoder=_TOKENS),
-    MaskedAutoEncoderViT: _Parts("", head=r"decoder_pred\.", encoder=_TOKENS),
-    UNETR: _Parts("vit.", head=r"out\."),
-    SwinUNETR: _Parts("swinViT.", head=r"out\."),
-    SegResNet: _Parts("", head=r"conv_final\.", encoder=r"(convInit|down_layers)\."),
-    SegResNetDS: _Parts("encoder.", head=r"up_layers\.\d+\.head\."),
-    # Its levels are nested: each is (down, skip connection around the next level, up). The first "up" is the head.
-    UNet: _Parts("", head=r"model\.2\.", encoder=r"model\.(?!(1\.submodule\.)*2\.)"),
-}
-_CLASSIFIER = _Parts("encoder.", head="")

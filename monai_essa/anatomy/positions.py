@@ -1,24 +1,36 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The token grid that position embeddings were made for: kept on the network, said in files, left for another one."""
+"""The token grid that position embeddings were made for: keep it, write it into files, interpolate to another."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch.nn as nn
 import torch.nn.functional as F
-from monai.networks.nets import UNETR, MaskedAutoEncoderViT, ViTAutoEnc
 from torch import Tensor
 
-from monai_essa.anatomy.parts import encoder_trunk
+from monai_essa.anatomy.parts import encoder_trunk, parts_of
 
-__all__ = ["check_grid", "interpolate_positions", "keep_grid", "kept_grid", "state_with_grid"]
+__all__ = [
+    "POSITIONS",
+    "check_grid",
+    "has_positions",
+    "interpolate_positions",
+    "is_position_table",
+    "keep_grid",
+    "kept_grid",
+    "state_with_grid",
+]
 
+POSITIONS = "patch_embedding.position_embeddings"
+"""The position embeddings of an encoder, by their canonical name."""
+_TABLES = re.compile(r"(.*\.)?(position_embeddings|decoder_pos_embedding)")
 _MODES = {2: "bicubic", 3: "trilinear"}
 _GRID = "_monai_essa_grid"
 
@@ -26,17 +38,17 @@ _GRID = "_monai_essa_grid"
 def interpolate_positions(positions: Tensor, source: Sequence[int], target: Sequence[int]) -> Tensor:
     """Resample position embeddings from the grid they were made for to the grid of another crop.
 
-    Bicubic in 2-D, as is usual for vision transformers (Dosovitskiy et al. 2021, arXiv 2010.11929, section 3.2, and the
-    code of its successors); trilinear in 3-D, where torch has no cubic form. The field of view is stretched: the first
-    and last token keep their place at the border.
+    Interpolation is bicubic in 2-D, as usual for vision transformers (Dosovitskiy et al. 2021, arXiv 2010.11929,
+    section 3.2, and the code of its successors), and trilinear in 3-D, for which torch has no cubic form. The field of
+    view is stretched: the first and last token stay at the border.
 
     Args:
         positions: embeddings (1, N, D), N the product of ``source``; tokens in row-major order.
         source: grid of the embeddings.
-        target: grid wanted.
+        target: grid of the result.
 
     Returns:
-        Embeddings (1, N', D), N' the product of ``target``; the very tensor given where the grids agree.
+        Embeddings (1, N', D), N' the product of ``target``; the same tensor if the grids agree.
 
     Raises:
         ValueError: if the number of embeddings is not that of the source grid.
@@ -60,9 +72,9 @@ def interpolate_positions(positions: Tensor, source: Sequence[int], target: Sequ
 
 
 def keep_grid(network: nn.Module, grid: Sequence[int]) -> None:
-    """Keep on a network the token grid that it was built for: a ViT forgets its ``img_size``. In place.
+    """Keep, in place, the token grid that a network was built for: a ViT does not store its ``img_size``.
 
-    The count of its position embeddings does not tell the grid: 64 of them are (4, 4, 4), (8, 4, 2) or (16, 2, 2).
+    The number of position embeddings does not show the grid: 64 of them may be (4, 4, 4), (8, 4, 2) or (16, 2, 2).
     Copies of the network keep the grid too; its state dict does not change.
 
     Args:
@@ -83,16 +95,30 @@ def keep_grid(network: nn.Module, grid: Sequence[int]) -> None:
 
 
 def kept_grid(network: nn.Module) -> tuple[int, ...] | None:
-    """Return the token grid that a network was built for; None where it keeps none, or has no position embeddings."""
-    if isinstance(network, UNETR):
-        return tuple(network.feat_size)
-    if isinstance(network, (ViTAutoEnc, MaskedAutoEncoderViT)):
-        return tuple(image // patch for image, patch in zip(network.img_size, network.patch_size, strict=True))
+    """Return the token grid that a network was built for; None if it keeps none or has no position embeddings."""
+    read = parts_of(network).token_grid
+    if read is not None:
+        return tuple(read(network))
     return getattr(getattr(encoder_trunk(network), "patch_embedding", None), _GRID, None)
 
 
+def has_positions(encoder: nn.Module) -> bool:
+    """Tell whether an encoder embeds patches with positions, as ViTs do and Swin and the CNNs do not."""
+    return hasattr(encoder, "patch_embedding")
+
+
+def is_position_table(name: str) -> bool:
+    """Tell whether a tensor holds position embeddings of a grid, for an encoder or a decoder.
+
+    Example:
+        >>> is_position_table("vit.patch_embedding.position_embeddings"), is_position_table("norm.weight")
+        (True, False)
+    """
+    return _TABLES.fullmatch(name) is not None
+
+
 def check_grid(network: nn.Module, grid: Sequence[int]) -> tuple[int, ...]:
-    """Return a grid as a tuple; ValueError unless it can be the one that the network was built for."""
+    """Return a grid as a tuple; ValueError if the network cannot have been built for it."""
     grid, kept = tuple(grid), kept_grid(network)
     embedding = encoder_trunk(network).patch_embedding
     count, axes = embedding.position_embeddings.shape[1], _axes(embedding)
@@ -112,10 +138,10 @@ def _axes(embedding: Any) -> int:
 
 
 def state_with_grid(network: nn.Module, state: Mapping[str, Tensor]) -> OrderedDict[str, Tensor]:
-    """Return a state dict that says in its metadata which grid its position embeddings were made for.
+    """Return a state dict whose metadata holds the grid that its position embeddings were made for.
 
-    Names, values and ``load_state_dict`` stay as they are: the grid stands beside the version numbers that torch keeps
-    for each module. ``load_weights`` reads it from a file of ``torch.save``.
+    Names, values and ``load_state_dict`` do not change: the grid is kept beside the version number that torch has for
+    each module. ``load_weights`` reads it from a file of ``torch.save``.
 
     Args:
         network: the network of the state dict.
@@ -126,7 +152,7 @@ def state_with_grid(network: nn.Module, state: Mapping[str, Tensor]) -> OrderedD
     """
     stated: OrderedDict[str, Tensor] = OrderedDict(state)
     grid = kept_grid(network)
-    tables = (name for name in state if name.endswith("patch_embedding.position_embeddings"))
+    tables = (name for name in state if name.endswith(POSITIONS))
     metadata: dict[str, Any] = {name.rpartition(".")[0]: {"version": 1, "grid": list(grid)} for name in tables if grid}
     if metadata:
         stated._metadata = metadata  # type: ignore[attr-defined]

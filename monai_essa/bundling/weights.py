@@ -14,7 +14,8 @@ import torch
 import torch.nn as nn
 from monai.bundle import ConfigParser
 
-from monai_essa.adapters.adaptation import adaptation_of, merge
+from monai_essa.adapters.adaptation import merge
+from monai_essa.adapters.adapted import adaptation_of
 from monai_essa.adapters.file import load_adapter
 from monai_essa.anatomy import state_with_grid
 from monai_essa.anatomy.parts import dead_parameters, part_of

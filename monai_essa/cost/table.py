@@ -17,6 +17,7 @@ import torch.nn as nn
 from monai.networks.nets import UNETR, SegResNet, SwinUNETR, ViT
 
 from monai_essa.adapters.adaptation import adapt
+from monai_essa.anatomy.parts import decoder_pattern
 from monai_essa.cost.meter import Optimizer, StepCost, fused_adamw, step_cost
 from monai_essa.cost.record import autocast_dtype, cost_record, use_recipe
 from monai_essa.cost.stock_training import StockSegmentation, foreach_adamw
@@ -37,7 +38,6 @@ __all__ = [
 ]
 
 _CLASSES = 2
-_DECODER = r"(?!vit\.|swinViT\.|down_layers\.|convInit\.).*"
 NETWORKS: dict[str, Callable[[int], nn.Module]] = {
     "vit_s": lambda size: ViT(1, size, 16, hidden_size=384, mlp_dim=1536, num_heads=6, qkv_bias=True),
     "vit_b": lambda size: ViT(1, size, 16, qkv_bias=True),
@@ -214,7 +214,7 @@ def _row(work: CostWork, name: str, method: AdaptationMethod, recipe: str, stock
     network = NETWORKS[work.network](work.size)
     if labelled and isinstance(network, ViT):
         raise ValueError(f"expected a network with a decoder for segmentation, got {work.network}; use unetr_b")
-    adapt(network, method, also_train=[_DECODER] if labelled else [])
+    adapt(network, method, also_train=[decoder_pattern(network)] if labelled else [])
     objective = use_recipe(_objective(work, network), recipe, work.precision)
     shape = (work.batch, *[work.size] * 3)
     labels = (torch.empty(shape, dtype=torch.int64, device="meta"),) if labelled else ()

@@ -12,11 +12,13 @@ from pathlib import Path
 import torch
 import torch.nn as nn
 
-from monai_essa.adapters.adaptation import adapt, adaptation_of
+from monai_essa.adapters.adaptation import adapt
+from monai_essa.adapters.adapted import adaptation_of
 from monai_essa.adapters.file import load_adapter
 from monai_essa.adapters.summary import summary
 from monai_essa.anatomy import encoder_view, keep_grid
 from monai_essa.anatomy.parts import dead_parameters, encoder_trunk, part_of
+from monai_essa.anatomy.positions import has_positions
 from monai_essa.data.loading.keyed import key
 from monai_essa.methods import AdaptationMethod, FullTuning
 from monai_essa.methods.apla import APLALinear
@@ -300,7 +302,7 @@ def _loaded(
 def _token_grid(network: nn.Module, img_size: Sequence[int] | None) -> tuple[int, ...] | None:
     """Count the tokens of a crop along each axis; None for Swin and the CNNs, which have no position embeddings."""
     trunk = encoder_trunk(network)
-    if img_size is None or not hasattr(trunk, "patch_embedding"):
+    if img_size is None or not has_positions(trunk):
         return None
     return encoder_view(trunk).grid(img_size)
 

@@ -14,13 +14,9 @@ from monai.optimizers import WarmupCosineSchedule
 from torch.optim import Optimizer
 
 from monai_essa.adapters.identity import sha256_of
+from monai_essa.anatomy.tensor_names import is_token_or_position
 
 __all__ = ["FrozenCheck", "frozen_tensors", "parameter_groups", "warmup_cosine"]
-
-# Embeddings and tokens are values, not weights of a linear map: decay would pull them to zero.
-_NO_DECAY = frozenset(
-    {"cls_token", "mask_token", "mask_tokens", "position_embeddings", "prompts", "relative_position_bias_table"}
-)
 
 
 def parameter_groups(
@@ -54,7 +50,7 @@ def parameter_groups(
     for name, parameter in objective.named_parameters():
         if not parameter.requires_grad:
             continue
-        decays = parameter.ndim > 1 and name.rpartition(".")[2] not in _NO_DECAY
+        decays = parameter.ndim > 1 and not _is_value(name)
         rates = (lr * head_lr_factor if id(parameter) in head else lr, weight_decay if decays else 0.0)
         groups.setdefault(rates, []).append(parameter)
     if not groups:
@@ -155,3 +151,8 @@ class FrozenCheck:
 def _head_parameters(objective: nn.Module) -> list[nn.Parameter]:
     head_parameters = getattr(objective, "head_parameters", None)
     return head_parameters() if callable(head_parameters) else []
+
+
+def _is_value(name: str) -> bool:
+    """Tell whether a tensor holds embeddings or tokens, which decay would pull to zero, and not weights of a layer."""
+    return is_token_or_position(name) or name.rpartition(".")[2] == "prompts"

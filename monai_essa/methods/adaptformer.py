@@ -32,15 +32,15 @@ class AdaptFormer:
 
     .. math:: y = MLP(x) + s \, (drop(ReLU(x W_{down} + b_{down})) W_{up} + b_{up})
 
-    with x the normalised input of the MLP, as in the paper's formula (its official code takes x before the norm).
-    :math:`W_{down}` starts Kaiming-uniform, :math:`W_{up}` and both biases at zero, so that the network starts at its
-    base. Everything else stays frozen. The ReLU keeps it from being merged: export the adapted network.
+    with x the normalised input of the MLP, as in the paper's formula (its official code uses x before the norm).
+    :math:`W_{down}` starts Kaiming-uniform, :math:`W_{up}` and both biases start at zero, so that the network starts at
+    its base. Everything else stays frozen. It cannot be merged because of the ReLU: export the adapted network.
 
     Args:
-        bottleneck: width of the bottleneck; the paper's is 64.
-        scale: s, the weight of the bottleneck's output; the paper's is 0.1.
-        dropout: share of the bottleneck that is dropped in training; the paper's formula has none, its official code
-            0.1.
+        bottleneck: width of the bottleneck; 64 as in the paper.
+        scale: s, the weight of the bottleneck's output; 0.1 as in the paper.
+        dropout: share of the bottleneck that is dropped in training; 0.1 as in the official code, while the paper's
+            formula has no dropout.
 
     Raises:
         ValueError: if a value is out of its range.
@@ -63,11 +63,11 @@ class AdaptFormer:
         check_dropout(self)
 
     def claims(self, network: nn.Module) -> set[str]:
-        """Name the tensors that are added to the MLP of every encoder block."""
+        """Return the names of the tensors that are added to the MLP of every encoder block."""
         return {f"{path}.{name}" for path in _mlps(network) for name in _ADDED}
 
     def inject(self, network: nn.Module) -> set[str]:
-        """Replace each MLP by :class:`AdaptFormerMLP` and name the tensors of its bottleneck."""
+        """Replace each MLP by :class:`AdaptFormerMLP` and return the names of its new tensors."""
         for path in _mlps(network):
             mlp: Any = network.get_submodule(path)
             network.set_submodule(path, AdaptFormerMLP(mlp, self.bottleneck, self.scale, self.dropout))
@@ -77,7 +77,7 @@ class AdaptFormer:
 class AdaptFormerMLP(MLPBlock):
     """MONAI's MLP with a bottleneck beside it; the MLP's children keep their names.
 
-    The four tensors that it adds are parameters, not layers, so that no other method takes them for the network's own.
+    The four tensors that it adds are parameters and not layers, so that other methods do not match them.
 
     Args:
         mlp: the pretrained MLP; its tensors are shared, not copied.
@@ -123,7 +123,7 @@ class AdaptFormerMLP(MLPBlock):
         )
 
     def extra_repr(self) -> str:
-        """Say the size of the bottleneck, its weight and its dropout."""
+        """Return the size of the bottleneck, its weight and its dropout."""
         size = f"bottleneck={len(self.adaptformer_down)}, scale={self.adaptformer_scale}"
         return f"{size}, dropout={self.adaptformer_dropout}"
 

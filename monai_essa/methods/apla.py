@@ -28,7 +28,7 @@ Columns = int | float | Mapping[Any, Sequence[int]] | None
 
 
 class BlockColumns(dict[str, tuple[int, ...]]):
-    """Columns by block, in a form that hashes, as a frozen dataclass of plain values has to, and that JSON takes."""
+    """Columns by block as a dictionary that can be hashed, as a frozen dataclass requires, and written as JSON."""
 
     def __hash__(self) -> int:  # type: ignore[override]
         return hash(frozenset(self.items()))
@@ -36,21 +36,21 @@ class BlockColumns(dict[str, tuple[int, ...]]):
 
 @dataclass(frozen=True)
 class APLA:
-    """Attention Projection Layer Adaptation (arXiv 2503.11335, section 3): of every encoder block only W_O learns.
+    """Attention Projection Layer Adaptation (arXiv 2503.11335, section 3): only W_O of every encoder block learns.
 
-    With attention output :math:`x` and :math:`y = x W_O + b`, the chosen columns of :math:`W_O` and the entries of
-    :math:`b` that belong to them are trained from their pretrained values; everything else stays frozen. A column of
+    With attention output :math:`x` and :math:`y = x W_O + b`, the chosen columns of :math:`W_O` and the corresponding
+    entries of :math:`b` are trained from their pretrained values; everything else stays frozen. A column of
     :math:`W_O` is an output feature, hence a **row** of ``nn.Linear.weight``.
 
     Args:
-        columns: which columns learn. None: all of W_O, with no new module (the paper's "full"). An int: that many,
-            drawn at random for each block. A float in (0, 1]: that fraction. A mapping from the block's position
-            among the encoder blocks, or its path, to column indices; blocks that are not named stay frozen. It is kept
-            with text for names and tuples for indices, so that what YAML or JSON says is equal to what Python says.
+        columns: which columns learn. None: all of W_O, without a new module ("full" in the paper). An int: that many,
+            drawn at random for each block. A float in (0, 1]: that fraction. A mapping: from the block's position
+            among the encoder blocks, or its path, to column indices; blocks that are not named stay frozen. A mapping
+            is stored with names as text and indices as tuples, so that values from YAML, JSON and Python are equal.
         seed: of the ``torch.Generator`` that draws the columns.
 
     Raises:
-        ValueError: if ``columns`` is none of these, or the seed is no whole number.
+        ValueError: if ``columns`` is of another form, or the seed is not a whole number.
 
     Example:
         >>> from monai.networks.nets import ViT
@@ -68,12 +68,12 @@ class APLA:
         check_value(self, "seed", Number(0, 2**63 - 1, whole=True))
 
     def claims(self, network: nn.Module) -> set[str]:
-        """Name weight and bias of W_O in every encoder block that learns."""
+        """Return the names of weight and bias of W_O in every encoder block that learns."""
         paths = [path for path, _ in self._targets(network)]
         return {f"{path}.{name}" for path in paths for name, _ in network.get_submodule(path).named_parameters()}
 
     def inject(self, network: nn.Module) -> set[str]:
-        """Replace W_O by :class:`APLALinear` where only some columns learn; with ``columns=None`` change nothing."""
+        """Replace W_O by :class:`APLALinear` if only some columns learn; change nothing for ``columns=None``."""
         if self.columns is None:
             return self.claims(network)
         learning = set()
@@ -97,9 +97,9 @@ class APLA:
 
 
 class APLALinear(nn.Module):
-    """A linear layer of which only some output features learn, in one matrix product and without a copy of the rest.
+    """A linear layer of which only some output features learn, with one matrix product and no copy of the others.
 
-    It has all attributes and hooks of the layer whose place it takes, and none of its class: no other method finds it.
+    It has all attributes and hooks of the layer that it replaces, but another class, so other methods do not match it.
     ``weight`` and ``bias`` keep their names and pretrained values and are never written to. ``rows`` (r, in) and
     ``row_biases`` (r,) hold the learned values of the output features ``columns`` (r,), a saved buffer.
 
@@ -143,7 +143,7 @@ class APLALinear(nn.Module):
         return layer
 
     def extra_repr(self) -> str:
-        """Say the layer's size and how many of its output features learn."""
+        """Return the layer's size and the number of output features that learn."""
         return f"in_features={self.weight.shape[1]}, out_features={self.weight.shape[0]}, columns={len(self.columns)}"
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
@@ -152,7 +152,7 @@ class APLALinear(nn.Module):
 
     @torch.no_grad()
     def _follow_new_base(self, state: Mapping[str, Any], prefix: str) -> None:
-        """When a plain state dict is loaded, the learned rows start from the new weight, as they did at injection."""
+        """Restart the learned rows from the new weight when a plain state dict is loaded."""
         if f"{prefix}rows" in state:
             return
         for name, rows in (("weight", self.rows), ("bias", self.row_biases)):
@@ -162,15 +162,15 @@ class APLALinear(nn.Module):
 
 
 def as_autocast_would(*tensors: Any) -> tuple[Any, ...]:
-    """Cast the tensors of an operation as autocast does, for a custom autograd function, which it cannot see.
+    """Cast the tensors of an operation as autocast does, for a custom autograd function, which autocast does not cover.
 
-    Autograd casts the gradients back. As in torch, float64 stays what it is.
+    Autograd casts the gradients back. As in torch, float64 tensors are not cast.
 
     Args:
-        tensors: floating-point tensors of one device, or None.
+        tensors: floating-point tensors on one device, or None.
 
     Returns:
-        The same tensors; within autocast those of fp32 and fewer bits in its number format.
+        The same tensors; within autocast, those of fp32 and fewer bits are cast to its number format.
 
     Example:
         >>> with torch.autocast("cpu", torch.bfloat16):
@@ -185,7 +185,7 @@ def as_autocast_would(*tensors: Any) -> tuple[Any, ...]:
 
 
 class _RowsLinear(torch.autograd.Function):
-    """y = x W'^T + b' where W' is W with the learned rows; gradients for x and the learned rows only."""
+    """Compute y = x W'^T + b', where W' is W with the learned rows; gradients for x and the learned rows only."""
 
     @staticmethod
     def forward(

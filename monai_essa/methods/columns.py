@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Which columns of W_O learn: chosen by chance, by the pretrained weights or by a probe batch; and the index file."""
+"""Choose the columns of W_O that learn, at random, by the pretrained weights or by a probe batch; index files."""
 
 from __future__ import annotations
 
@@ -26,25 +26,27 @@ Loss = Callable[[nn.Module], torch.Tensor]
 def choose_columns(
     network: nn.Module, r: int, strategy: str = "random", seed: int = 0, loss: Loss | None = None
 ) -> dict[str, list[int]]:
-    """Choose r columns of W_O in each encoder block, to be given to ``APLA(columns=...)``.
+    """Choose r columns of W_O in each encoder block, for ``APLA(columns=...)``.
 
     A column of W_O is an output feature, hence a row of ``nn.Linear.weight``. The choice is the same on all ranks of
-    ``torch.distributed``: gradients are averaged over them first. Of equals the lower index is taken.
+    ``torch.distributed``, because gradients are averaged over them first. Ties go to the lower index.
 
     Args:
-        network: a plain network; it is left as it was, gradients, training mode and running statistics included.
-        r: columns in each block.
-        strategy: ``"random"``: what ``APLA(columns=r, seed=seed)`` draws. ``"largest_norm"``: the largest L2 norms of
-            the pretrained column. ``"largest_gradient"``: the largest L2 norms of the gradient of ``loss``.
+        network: a plain network; it is not changed, and neither are its gradients, mode and running statistics.
+        r: number of columns in each block.
+        strategy: ``"random"``: the columns that ``APLA(columns=r, seed=seed)`` draws. ``"largest_norm"``: those with
+            the largest L2 norms of the pretrained weights. ``"largest_gradient"``: those with the largest L2 norms of
+            the gradient of ``loss``.
         seed: of the random draw.
-        loss: for ``"largest_gradient"``: takes the network, in eval mode, and gives the scalar loss of a probe batch.
+        loss: for ``"largest_gradient"``, a function of the network in eval mode that returns the scalar loss of a
+            probe batch.
 
     Returns:
-        For the path of each encoder block the chosen indices in ascending order.
+        The chosen indices in ascending order, by the path of each encoder block.
 
     Raises:
-        ValueError: if the strategy is unknown, r does not fit, ``loss`` is missing or no finite scalar that depends on
-            every W_O, or the network has no transformer block with an output projection.
+        ValueError: if the strategy is unknown, r does not fit, ``loss`` is missing or does not return a finite scalar
+            that depends on every W_O, or the network has no transformer block with an output projection.
 
     Example:
         >>> from monai.networks.nets import ViT
@@ -72,7 +74,7 @@ def choose_columns(
 
 
 def write_columns(columns: Mapping[str, Sequence[int]], path: str | Path) -> Path:
-    """Write an index file: JSON, for each block the list of its columns. An old file is replaced whole.
+    """Write an index file, which is JSON with a list of columns for each block; an existing file is replaced.
 
     Returns:
         The path.
@@ -86,11 +88,11 @@ def read_columns(path: str | Path) -> dict[str, list[int]]:
     """Read an index file, for ``APLA(columns=read_columns(path))``.
 
     Returns:
-        For each block, named by its path or its position ("0"), the indices as they stand in the file.
+        The indices in the file, by the path or the position ("0") of each block.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is no JSON object of lists of indices.
+        ValueError: if the file is not a JSON object of lists of indices.
     """
     try:
         columns = json.loads(Path(path).read_text(encoding="utf-8"))

@@ -33,14 +33,13 @@ class LoRA:
     .. math:: y = W x + b + \frac{\alpha}{r} B A x, \quad A \in R^{r \times in},\ B \in R^{out \times r}
 
     A starts Kaiming-uniform, as in the official code (the paper says Gaussian), and B at zero, so that the network
-    starts at its base. Queries, keys and values have an A
-    and a B each, also where MONAI fuses them in one qkv layer.
+    starts at its base. Queries, keys and values each have their own A and B, even if MONAI fuses them in one qkv layer.
 
     Args:
         rank: r, at most the narrower side of the layer: its outputs, or its inputs times the size of its kernel.
         alpha: the update is scaled by alpha / rank.
-        targets: of ``"q"``, ``"k"``, ``"v"``, ``"o"`` (W_O) and ``"mlp"`` (both layers) in every block, and ``"conv"``,
-            every 2-D and 3-D convolution without groups, for CNNs. The paper adapts q and v.
+        targets: one or more of ``"q"``, ``"k"``, ``"v"``, ``"o"`` (W_O) and ``"mlp"`` (both layers) in every block, and
+            ``"conv"``, every 2-D and 3-D convolution without groups, for CNNs. The paper adapts q and v.
         dropout: on the input of A, in training only.
 
     Raises:
@@ -63,18 +62,18 @@ class LoRA:
         check_value(self, "rank", Number(1, whole=True))
         check_above_zero(self, "alpha")
         check_value(self, "targets", ListOf(Choice(_TARGETS), shortest=1))
-        object.__setattr__(self, "targets", tuple(dict.fromkeys(self.targets)))  # a YAML list is as good as a tuple
+        object.__setattr__(self, "targets", tuple(dict.fromkeys(self.targets)))  # a list from YAML equals a tuple
         check_dropout(self)
 
     def claims(self, network: nn.Module) -> set[str]:
-        """Name the weight of each layer that gets an update; its bias stays free for another method."""
+        """Return the name of the weight of each updated layer; its bias stays free for another method."""
         paths = [*self._layers(network), *self._convolutions(network)]
         for path in paths:
             _check_rank(self.rank, path, network.get_parameter(f"{path}.weight"))
         return {f"{path}.weight" for path in paths}
 
     def inject(self, network: nn.Module) -> set[str]:
-        """Replace each target by :class:`LoRALinear` or :class:`LoRAConv` and name its A and B."""
+        """Replace each target by :class:`LoRALinear` or :class:`LoRAConv` and return the names of its A and B."""
         layers, convolutions = self._layers(network), self._convolutions(network)
         learning = set()
         for path, updates in layers.items():
@@ -114,7 +113,7 @@ class LoRA:
 class LoRALinear(nn.Module):
     """A frozen linear layer with low-rank updates of one or more ranges of its output features.
 
-    It has all attributes and hooks of the layer whose place it takes, and none of its class: no other method finds it.
+    It has all attributes and hooks of the layer that it replaces, but another class, so other methods do not match it.
 
     Args:
         linear: the pretrained layer; its tensors are shared, not copied.
@@ -174,14 +173,14 @@ class LoRALinear(nn.Module):
         return layer
 
     def extra_repr(self) -> str:
-        """Say the layer's size and what the updates act on."""
+        """Return the layer's size and the targets of its updates."""
         return f"in_features={self.weight.shape[1]}, out_features={self.weight.shape[0]}, updates={list(self.updates)}"
 
 
 class LoRAConv(nn.Module):
-    r"""A frozen convolution plus a narrow one of the same kernel and geometry, followed by a 1x1 one.
+    r"""A frozen convolution plus a narrow one of the same kernel and geometry that is followed by a 1x1 one.
 
-    It has all attributes and hooks of the layer whose place it takes, and none of its class: no other method finds it.
+    It has all attributes and hooks of the layer that it replaces, but another class, so other methods do not match it.
 
     .. math:: y = W * x + b + \frac{\alpha}{r} B * (A * x), \quad A \in R^{r \times in \times k^d},\
               B \in R^{out \times r \times 1^d}
@@ -193,7 +192,7 @@ class LoRAConv(nn.Module):
         dropout: on the input of A, in training only.
 
     Raises:
-        ValueError: if the convolution has groups or pads with something else than zeros.
+        ValueError: if the convolution has groups or does not pad with zeros.
 
     Example:
         >>> layer = LoRAConv(nn.Conv3d(2, 8, 3, padding=1), rank=2, alpha=4)
@@ -237,7 +236,7 @@ class LoRAConv(nn.Module):
         return layer
 
     def extra_repr(self) -> str:
-        """Say the layer's size and the rank."""
+        """Return the layer's size and the rank."""
         return f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, rank={len(self.lora_A)}"
 
 

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a PEFT method must offer, the layer protocol, and how an adapter layer takes the place of a plain one."""
+"""The protocols of PEFT methods and their layers, and how an adapter layer replaces a plain one."""
 
 from __future__ import annotations
 
@@ -23,46 +23,46 @@ __all__ = [
 ]
 
 _OWN_DICTS = ("_parameters", "_buffers", "_modules")
-_BOUND = "forward"  # a forward pass that lean training put on the module runs that module, and no other
+_BOUND = "forward"  # a forward pass that lean training put on a module runs that module only
 
 
 class NotMergeable(RuntimeError):
-    """Raised by an adapter layer that cannot be folded into the plain layer that it stands for."""
+    """Raised by an adapter layer that cannot be folded into the plain layer that it replaced."""
 
 
 class AdaptationMethod(Protocol):
     """A parameter-efficient method: a frozen dataclass of plain values that says which tensors learn.
 
-    A method knows networks and their blocks; it knows nothing of objectives, data or files.
+    A method depends on networks and their blocks, and not on objectives, data or files.
     """
 
     def claims(self, network: nn.Module) -> set[str]:
-        """Name the plain tensors that the method trains or acts on; two methods never share one."""
+        """Return the names of the plain tensors that the method trains or acts on; two methods never share one."""
 
     def inject(self, network: nn.Module) -> set[str]:
-        """Place the adapter layers, in place, and name the tensors that learn. Never sets ``requires_grad``."""
+        """Insert the adapter layers, in place, and return the names of what learns. Never set ``requires_grad``."""
 
 
 @runtime_checkable
 class AdapterLayer(Protocol):
-    """A layer that stands where a plain one stood, with ``weight`` and ``bias`` under the same names, frozen.
+    """A layer that replaces a plain one, with frozen ``weight`` and ``bias`` under the same names.
 
-    The tensors that it adds sit beside them, so that a plain state dict loads with only the new names missing.
+    The tensors that it adds are beside them, so that a plain state dict loads with only the new names missing.
     """
 
     def plain(self) -> nn.Module:
-        """Return the layer that stood here, sharing the frozen tensors."""
+        """Return the layer that was here before, sharing the frozen tensors."""
 
     def merged(self) -> nn.Module:
         """Return a plain layer with tensors of its own that computes what this layer computes in eval mode.
 
         Raises:
-            NotMergeable: if no plain layer does.
+            NotMergeable: if no plain layer computes this.
         """
 
 
 def check_value(method: AdaptationMethod, name: str, check: Check) -> None:
-    """Check a value of a method at its construction, and keep it in the form that the check returns.
+    """Check a value of a method at its construction, and store it in the form that the check returns.
 
     Raises:
         ValueError: if the value does not fit; the message names the method and the value.
@@ -83,7 +83,7 @@ def check_above_zero(method: AdaptationMethod, name: str) -> None:
 
 
 def check_dropout(method: AdaptationMethod, name: str = "dropout") -> None:
-    """Check that a value of a method is a share in [0, 1): with 1 nothing would be left to learn from.
+    """Check that a value of a method is a share in [0, 1); with 1 nothing would be left to learn from.
 
     Raises:
         ValueError: if it is not.
@@ -94,15 +94,15 @@ def check_dropout(method: AdaptationMethod, name: str = "dropout") -> None:
 
 
 def adopt(layer: nn.Module, original: nn.Module) -> None:
-    """Initialise an adapter layer with all that a module holds: the same tensors, children, hooks and settings.
+    """Initialise an adapter layer with everything that a module holds: the same tensors, children, hooks and settings.
 
-    State-dict keys, attributes such as ``in_features`` and hooks of the user stay as they were; tensors and children
-    that the adapter adds or replaces from here on do not reach the original. Hooks belong to both: one that is
-    registered or removed on either is on both.
+    State-dict keys, attributes such as ``in_features`` and the user's hooks do not change; tensors and children that
+    the adapter adds or replaces later do not reach the original. Hooks are shared: registering or removing one on
+    either layer does so on both.
 
     Args:
-        layer: the adapter layer, in its constructor; in place of ``super().__init__()``.
-        original: the module whose place it takes; not changed.
+        layer: the adapter layer; call this in its constructor instead of ``super().__init__()``.
+        original: the module that it replaces; not changed.
 
     Example:
         >>> class Doubled(nn.Linear):
@@ -120,7 +120,7 @@ def adopt(layer: nn.Module, original: nn.Module) -> None:
 
 
 def original_of(layer: nn.Module, kind: type[nn.Module], added: tuple[str, ...]) -> nn.Module:
-    """Build the module that an adapter layer stands for, sharing its present tensors, children and hooks.
+    """Build the module that an adapter layer replaced, sharing its current tensors, children and hooks.
 
     Args:
         layer: a layer that called :func:`adopt`.

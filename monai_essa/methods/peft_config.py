@@ -1,11 +1,11 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a config of the peft package may say here: plain values about layers, and nothing that peft would open.
+"""Check configs of the peft package: only plain values about layers are allowed, and nothing that peft would open.
 
-A config comes out of adapter files, too. In peft some fields name a module that is imported (``megatron_core``), a file
-that is unpickled (``corda_config``, ``lora_ga_config``) or patterns that may be matched for ever. So a config is read
-by the tables below, field by field, before peft sees it.
+A config may come from an adapter file. In peft, some fields name a module that is imported (``megatron_core``), a file
+that is unpickled (``corda_config``, ``lora_ga_config``) or a pattern that may take forever to match. Each field is
+therefore checked by the tables below before peft reads the config.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from monai_essa.outside import NAME, Check, Choice, Flag, ListOf, MapOf, Number,
 
 __all__ = ["peft_config", "peft_package", "plain_values"]
 
-# The types that work layer by layer and import, open and compile nothing: read in the sources of peft 0.18 to 0.21.
+# The types that work layer by layer and import, open and compile nothing: from the sources of peft 0.18 to 0.21.
 _TYPES = (
     *("ADALORA", "ADAMSS", "BEFT", "C3A", "DEFT", "DELORA", "FOURIERFT", "GLORA", "GRALORA", "HIRA", "HRA", "IA3"),
     *("LN_TUNING", "LOHA", "LOKR", "LORA", "MISS", "OFT", "OSF", "PSOFT", "RANDLORA", "ROAD", "SHIRA", "WAVEFT"),
 )
-_ABOUT_PEFT = ("peft_version", "inference_mode")  # nothing about the method
-# What peft would do outside of its layers, and how to say it here.
+_ABOUT_PEFT = ("peft_version", "inference_mode")  # not about the method
+# What peft would do outside its layers, and how to do it here.
 _ELSEWHERE = {
     "modules_to_save": "name these tensors in also_train",
     "bias": "add BitFit() or name the biases in also_train",
@@ -40,7 +40,7 @@ _ELSEWHERE = {
 
 @dataclass(frozen=True)
 class _Pattern:
-    """A regular expression that peft puts between two others and matches against names of layers."""
+    """A regular expression that peft puts between two others and matches against the names of layers."""
 
     before: str = ""
     after: str = ""
@@ -52,7 +52,7 @@ class _Pattern:
 
 @dataclass(frozen=True)
 class _OneOrMore:
-    """A value by itself, or a list of values."""
+    """One value, or a list of values."""
 
     one: Check
     each: Check
@@ -62,7 +62,8 @@ class _OneOrMore:
         return ListOf(self.each, longest=1000).check(value, where) if many else self.one.check(value, where)
 
 
-_LAYERS = _OneOrMore(_Pattern(), Text(r"[A-Za-z0-9_.]+"))  # a text is matched in full, names are ends of names
+# Text is matched in full; the entries of a list match the ends of names.
+_LAYERS = _OneOrMore(_Pattern(), Text(r"[A-Za-z0-9_.]+"))
 _INDEX, _LAYER_LIST = Number(0, 4096, whole=True), _Pattern(r"(?:^|.*?\.)", r"\.(?P<idx>\d+)\.")
 _BY_LAYER = MapOf(Number(0, 4096), _Pattern(r"(.*\.)?(", ")$"), longest=1000)
 _STEPS, _SEED, _REAL = Number(0, 10**9, whole=True), Number(0, 2**63 - 1, whole=True), Number(-1e9, 1e9)
@@ -120,14 +121,14 @@ def peft_package() -> ModuleType:
 
 
 def plain_values(config: Any) -> dict[str, Any]:
-    """Return the values of a config that differ from peft's defaults, each one checked.
+    """Return the checked values of a config that differ from peft's defaults.
 
     Args:
         config: a config of peft, or its values as a mapping with ``peft_type``.
 
     Raises:
         ImportError: if peft is not installed.
-        ValueError: if the type is none that works by layers, or a value is no plain one of these layers. The line
+        ValueError: if the type does not work layer by layer, or a field is unknown or has a wrong value. The message
             names the field.
     """
     values = _as_json(config)
@@ -162,7 +163,7 @@ def peft_config(values: Mapping[str, Any]) -> Any:
 
 
 def _as_json(config: Any) -> dict[str, Any]:
-    """Bring values into the form in which files keep them: sets become sorted lists, enums their text."""
+    """Convert values to their form in files: sets to sorted lists, enums to text."""
     values = config.to_dict() if hasattr(config, "to_dict") else config
     if not isinstance(values, Mapping):
         raise ValueError(f"config must be a config of peft or a mapping of its values, got {shown(config)}")

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torch.nn as nn
 
-from monai_essa.anatomy.parts import dead_parameters, encoder_prefix, part_of
+from monai_essa.anatomy.parts import dead_parameters, encoder_prefix, encoder_trunk, part_of
 from monai_essa.methods.method import NotMergeable
 from monai_essa.methods.peft_config import peft_config, peft_package, plain_values
 
@@ -28,21 +28,21 @@ _REFUSALS = (ArithmeticError, AssertionError, AttributeError, LookupError, NotIm
 
 @dataclass(frozen=True)
 class PeftLibrary:
-    """A method of the peft package on layers of the encoder: LoRA, DoRA, IA3 and those that work by layers like them.
+    """A method of the peft package on layers of the encoder: LoRA, DoRA, IA3 and others that work layer by layer.
 
-    peft makes the layers and computes in them; their names, files and merging are those of this package.
-    Whether the network starts at its base is up to the config: by peft's defaults it does with LoRA, DoRA and IA3.
+    peft makes the layers and computes in them; this package defines their names, files and merging. The config decides
+    whether the network starts at its base; with peft's defaults it does for LoRA, DoRA and IA3.
 
     Args:
-        config: a config of peft, or its values as a mapping with ``peft_type``. Kept as plain values: those that differ
-            from peft's defaults, which must be plain values of a type that works by layers: peft would import or open
-            what some others name. ``target_modules`` is matched by peft against names **within the encoder**
+        config: a config of peft, or its values as a mapping with ``peft_type``. The values that differ from peft's
+            defaults are stored. Only plain values of types that work layer by layer are allowed, because peft would
+            import or open what others name. peft matches ``target_modules`` against names **within the encoder**
             (``blocks.0.attn.qkv``), so that a config moves from a ViT to a UNETR.
 
     Raises:
         ImportError: if peft is not installed.
-        ValueError: if the config has a type or a field that is none of these, peft refuses it, or it trains more than
-            the layers of peft.
+        ValueError: if the config has another type or field, if peft refuses it, or if it trains more than the layers of
+            peft.
 
     Example:
         >>> from monai.networks.nets import ViT
@@ -58,15 +58,15 @@ class PeftLibrary:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "config", plain_values(self.config))
-        peft_config(self.config)  # what peft refuses, it refuses now
+        peft_config(self.config)  # raises now if peft refuses it
 
     def claims(self, network: nn.Module) -> set[str]:
-        """Name the weight of each layer that peft's own matching finds in the encoder; biases stay free.
+        """Return the name of the weight of each layer that peft matches in the encoder; biases stay free.
 
         Raises:
-            ValueError: if no layer is found, or something that is no used layer of the encoder.
+            ValueError: if nothing is matched, or something that is not a layer in use of the encoder.
         """
-        prefix, encoder, dead = encoder_prefix(network), _encoder(network), dead_parameters(network)
+        prefix, encoder, dead = encoder_prefix(network), encoder_trunk(network), dead_parameters(network)
         targets, kind = self.config["target_modules"], type(network).__name__
         found = self._matches(encoder)
         if not found:
@@ -84,15 +84,15 @@ class PeftLibrary:
         return {f"{prefix}{path}.weight" for path in found}
 
     def inject(self, network: nn.Module) -> set[str]:
-        """Let peft make its layers on a copy, put them in as :class:`PeftLayer`, and name what peft trains in them.
+        """Let peft make its layers on a copy, insert them as :class:`PeftLayer`, and return the names of what learns.
 
         Raises:
             ValueError: if peft refuses a layer, or its initialisation alters pretrained weights.
         """
-        prefix, encoder = encoder_prefix(network), _encoder(network)
+        prefix, encoder = encoder_prefix(network), encoder_trunk(network)
         paths = sorted(name.removeprefix(prefix).removesuffix(".weight") for name in self.claims(network))
         scratch = _copy_of(encoder, paths)
-        # peft makes its tensors on the CPU and moves them; on a network without storage nothing is to be allocated.
+        # peft makes its tensors on the CPU and moves them; on a network without storage, nothing may be allocated.
         shapes_only = any(parameter.is_meta for parameter in scratch.parameters())
         try:
             with torch.device("meta") if shapes_only else nullcontext():
@@ -117,10 +117,10 @@ class PeftLibrary:
 
 
 class PeftLayer(nn.Module):
-    """Holds a layer of the peft package such that ``weight`` and ``bias`` keep their path.
+    """Hold a layer of the peft package so that ``weight`` and ``bias`` keep their path.
 
     peft itself moves them to ``base_layer.weight`` and ``base_layer.bias``. Here they stay, with peft's own containers
-    (``lora_A``, ``ia3_l``, ...) beside them. The peft layer computes, but is no child: it would add the other names.
+    (``lora_A``, ``ia3_l``, ...) beside them. The peft layer computes but is not a child, which would add its names.
 
     Args:
         layer: a tuner layer of the peft package with one adapter; its tensors are shared, not copied.
@@ -143,7 +143,7 @@ class PeftLayer(nn.Module):
         base = layer.get_base_layer()
         self.peft_layer: Any
         object.__setattr__(self, "peft_layer", layer)
-        # One dictionary for both: who replaces a tensor here (torch.func, torch.export) replaces it where it computes.
+        # Shared, so that a tensor that is replaced here (torch.func, torch.export) is replaced in the peft layer.
         self._parameters = base._parameters
         self._buffers = base._buffers
         for name, child in layer.named_children():
@@ -157,17 +157,17 @@ class PeftLayer(nn.Module):
         return self.peft_layer(x)
 
     def train(self, mode: bool = True) -> PeftLayer:
-        """Set the mode of the peft layer too: some of them ask for their own flag."""
+        """Set the mode of the peft layer too, because some layers check their own flag."""
         super().train(mode)
         self.peft_layer.train(mode)
         return self
 
     def plain(self) -> nn.Module:
-        """Give the pretrained layer, sharing its tensors."""
+        """Return the pretrained layer, sharing its tensors."""
         return self.peft_layer.get_base_layer()
 
     def merged(self) -> nn.Module:
-        """Give a plain layer into which peft has merged the adapter.
+        """Return a plain layer into which peft has merged the adapter.
 
         Raises:
             NotMergeable: if peft cannot.
@@ -184,17 +184,13 @@ class PeftLayer(nn.Module):
         return twin.get_base_layer()
 
     def extra_repr(self) -> str:
-        """Say which layer of peft computes, on which plain layer."""
+        """Return the class of the peft layer and its plain layer."""
         kind = type(self.peft_layer)
         return f"{kind.__module__}.{kind.__name__} on {self.plain()}"
 
 
-def _encoder(network: nn.Module) -> nn.Module:
-    return network.get_submodule(encoder_prefix(network).rstrip("."))
-
-
 def _copy_of(encoder: nn.Module, paths: list[str]) -> nn.Module:
-    """Copy the tensors of these layers only; the others, which peft does not touch, keep their storage."""
+    """Copy an encoder with its own tensors in these layers; the others, which peft does not use, are shared."""
     copied = {id(tensor) for path in paths for tensor in encoder.get_submodule(path).parameters()}
     shared = {
         id(tensor): nn.Parameter(tensor.detach(), tensor.requires_grad)
@@ -216,7 +212,7 @@ def _check_unaltered(scratch: nn.Module, encoder: nn.Module, paths: list[str]) -
 
 
 def _learned(layer: PeftLayer) -> set[str]:
-    """What peft made trainable in its own containers."""
+    """Return the names of what peft made trainable in its own containers."""
     return {
         f"{child}.{name}"
         for child, module in layer.named_children()
@@ -226,7 +222,7 @@ def _learned(layer: PeftLayer) -> set[str]:
 
 
 def _follow_new_base(layer: Any, state: dict[str, torch.Tensor], prefix: str, *_: object) -> None:
-    """When a plain state dict is loaded, DoRA's magnitudes start from the new weight, as they did at injection."""
+    """Restart DoRA's magnitudes from the new weight when a plain state dict is loaded."""
     vectors = getattr(layer, "lora_magnitude_vector", None)
     weight = state.get(f"{prefix}weight")
     if not vectors or weight is None or f"{prefix}lora_magnitude_vector.default.weight" in state:
@@ -234,7 +230,7 @@ def _follow_new_base(layer: Any, state: dict[str, torch.Tensor], prefix: str, *_
     twin = copy.deepcopy(layer.peft_layer)
     base = twin.get_base_layer()
     if weight.shape != base.weight.shape:
-        return  # the loading itself says so
+        return  # torch itself raises the error
     base.weight.data = weight.detach().to(base.weight)
     matrices = {name: getattr(twin, name)["default"].weight for name in ("lora_A", "lora_B")}
     magnitude = twin.lora_magnitude_vector["default"]

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Methods that add no tensor and train a selection of the network's own: biases, norms, one component, all or none."""
+"""Methods that train a selection of the network's own tensors: biases, norms, one component, all or none."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn as nn
-from monai.networks.blocks import PatchEmbed, PatchEmbeddingBlock
 from torch.nn.modules.batchnorm import _NormBase
 
-from monai_essa.anatomy.blocks import BlockParts, Rows, transformer_blocks
+from monai_essa.anatomy.blocks import BlockParts, Rows, patch_embeddings, transformer_blocks
 from monai_essa.anatomy.parts import dead_parameters, encoder_layers, part_of, undone_layers
 from monai_essa.methods.apla import APLALinear
 from monai_essa.methods.method import check_value
@@ -27,18 +26,18 @@ _COMPONENTS = (*_PROJECTIONS, "o", "mlp_in", "mlp_out", "norms", "patch_embeddin
 
 @dataclass(frozen=True)
 class BitFit:
-    """Bias tuning (arXiv 2106.10199, section 3): of the encoder only the biases of its layers learn.
+    """Bias tuning (arXiv 2106.10199, section 3): only the biases of the encoder's layers learn.
 
-    Biases of linear layers, convolutions and norms count. Position embeddings and class tokens are no biases; Swin's
-    ``relative_position_bias_table`` is none either: it is added to attention scores, not to the output of a layer.
-    Left out is a bias that changes nothing, because an instance norm without parameters takes it back. A batch norm
-    whose bias learns updates its running statistics in training too. Nothing has to be merged.
+    These are the biases of linear layers, convolutions and norms. Position embeddings, class tokens and Swin's
+    ``relative_position_bias_table`` do not count: the table is added to attention scores and not to the output of a
+    layer. A bias that is undone by an instance norm without parameters is left out. A batch norm whose bias learns also
+    updates its running statistics in training. Nothing has to be merged.
 
     Args:
-        norms: the weights of the normalisation layers learn as well.
+        norms: True to train the weights of the normalisation layers too.
 
     Raises:
-        TypeError: if norms is a text.
+        TypeError: if ``norms`` is text.
 
     Example:
         >>> from monai.networks.nets import ViT
@@ -54,7 +53,7 @@ class BitFit:
         switch("norms", self.norms)
 
     def claims(self, network: nn.Module) -> set[str]:
-        """Name the biases of the encoder, and with ``norms`` the weights of its normalisation layers."""
+        """Return the names of the encoder's biases, and with ``norms`` of the weights of its normalisation layers."""
         idle = {*dead_parameters(network), *(f"{path}.bias" for path in undone_layers(network))}
         biases = {
             name
@@ -64,16 +63,16 @@ class BitFit:
         return biases | NormTuning().claims(network) if self.norms else biases
 
     def inject(self, network: nn.Module) -> set[str]:
-        """Change nothing: what the method claims learns as it is."""
+        """Change nothing: the claimed tensors learn as they are."""
         return self.claims(network)
 
 
 @dataclass(frozen=True)
 class NormTuning:
-    """Of the encoder only weight and bias of its normalisation layers learn, the final norm included.
+    """Only weight and bias of the encoder's normalisation layers learn, including the final norm.
 
-    Layer, group, batch and instance norms count where they have parameters. A batch norm that learns also updates its
-    running statistics in training, as in any training; they are part of the adapter file. Nothing has to be merged.
+    These are layer, group, batch and instance norms with parameters. A batch norm that learns also updates its running
+    statistics in training; they are part of the adapter file. Nothing has to be merged.
 
     Example:
         >>> from monai.networks.nets import ViT
@@ -84,7 +83,7 @@ class NormTuning:
     """
 
     def claims(self, network: nn.Module) -> set[str]:
-        """Name the parameters of the encoder's normalisation layers."""
+        """Return the names of the parameters of the encoder's normalisation layers."""
         return {
             f"{path}.{name}"
             for path in encoder_layers(network, _NORMS)
@@ -92,21 +91,21 @@ class NormTuning:
         }
 
     def inject(self, network: nn.Module) -> set[str]:
-        """Change nothing: what the method claims learns as it is."""
+        """Change nothing: the claimed tensors learn as they are."""
         return self.claims(network)
 
 
 @dataclass(frozen=True)
 class ComponentTuning:
-    """Of the encoder exactly one kind of layer learns, in every block, from its pretrained values (arXiv 2503.11335).
+    """One kind of layer learns in every block of the encoder, from its pretrained values (arXiv 2503.11335).
 
-    Where MONAI fuses queries, keys and values in one layer, only the rows of the one that is asked for learn, with
-    their biases; merging puts them back.
+    If MONAI fuses queries, keys and values in one layer, only the rows of the chosen component learn, with their
+    biases; merging puts them back.
 
     Args:
         component: ``"q"``, ``"k"``, ``"v"``, ``"o"`` (W_O, as ``APLA()``), ``"mlp_in"``, ``"mlp_out"``, ``"norms"``
             (as ``NormTuning()``) or ``"patch_embedding"``: the layer that makes tokens of voxels, without position
-            embeddings. A CNN has none of these but norms.
+            embeddings. A CNN has only norms.
 
     Example:
         >>> from monai.networks.nets import ViT
@@ -122,13 +121,13 @@ class ComponentTuning:
         check_value(self, "component", Choice(_COMPONENTS))
 
     def claims(self, network: nn.Module) -> set[str]:
-        """Name weight and bias of each layer of this kind."""
+        """Return the names of weight and bias of each layer of this kind."""
         if self.component == "norms":
             return NormTuning().claims(network)
         return {name for rows in self._targets(network) for name in _own_parameters(network, rows.path)}
 
     def inject(self, network: nn.Module) -> set[str]:
-        """Replace a layer by :class:`APLALinear` where only some of its rows learn; else change nothing."""
+        """Replace a layer by :class:`APLALinear` if only some of its rows learn; else change nothing."""
         if self.component == "norms":
             return self.claims(network)
         learning = set()
@@ -144,7 +143,7 @@ class ComponentTuning:
 
     def _targets(self, network: nn.Module) -> list[Rows]:
         if self.component == "patch_embedding":
-            return [_whole(network, path) for path in _patch_embeddings(network)]
+            return [_whole(network, path) for path in patch_embeddings(network)]
         blocks = [block for block in transformer_blocks(network) if block.role == "encoder"]
         if self.component in _PROJECTIONS:
             return [getattr(block, _PROJECTIONS[self.component]) for block in blocks]
@@ -158,7 +157,7 @@ class ComponentTuning:
 
 @dataclass(frozen=True)
 class FullTuning:
-    """Train every parameter of the encoder that can learn; decoder and head follow ``also_train``, as for any method.
+    """Train every parameter of the encoder that can learn; ``also_train`` decides on decoder and head as always.
 
     Fixed position embeddings (sine and cosine) and parameters that no forward pass reaches stay frozen.
 
@@ -171,7 +170,7 @@ class FullTuning:
     """
 
     def claims(self, network: nn.Module) -> set[str]:
-        """Name the encoder's parameters that can learn."""
+        """Return the names of the encoder's parameters that can learn."""
         fixed = dead_parameters(network)
         return {
             name
@@ -180,13 +179,13 @@ class FullTuning:
         }
 
     def inject(self, network: nn.Module) -> set[str]:
-        """Change nothing: what the method claims learns as it is."""
+        """Change nothing: the claimed tensors learn as they are."""
         return self.claims(network)
 
 
 @dataclass(frozen=True)
 class HeadOnly:
-    """Train nothing but what ``also_train`` names: a frozen encoder under a trained head or decoder."""
+    """Train only what ``also_train`` names: a head or a decoder on a frozen encoder."""
 
     def claims(self, network: nn.Module) -> set[str]:
         """Claim no tensor."""
@@ -203,11 +202,3 @@ def _whole(network: nn.Module, path: str) -> Rows:
 
 def _own_parameters(network: nn.Module, path: str) -> set[str]:
     return {f"{path}.{name}" for name, _ in network.get_submodule(path).named_parameters(recurse=False)}
-
-
-def _patch_embeddings(network: nn.Module) -> list[str]:
-    """The linear layer or convolution within MONAI's patch embeddings: ViT's "conv" and "perceptron", and Swin's."""
-    kinds = PatchEmbeddingBlock, PatchEmbed
-    homes = tuple(f"{path}." for path, module in network.named_modules() if isinstance(module, kinds))
-    layers = encoder_layers(network, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d))
-    return [path for path in layers if path.startswith(homes)]

@@ -31,14 +31,14 @@ class SSF:
     .. math:: y \leftarrow \gamma \odot y + \beta
 
     with a :math:`\gamma` and a :math:`\beta` for each output channel of every linear layer, 2-D or 3-D convolution and
-    norm that has parameters: in a ViT the places of the official code, which are the patch embedding, qkv, W_O, both
-    layers of the MLP and all norms, the final one included. Everything else stays frozen, the running statistics of
-    batch norms included.
+    norm that has parameters. In a ViT these are the places of the official code: the patch embedding, qkv, W_O, both
+    layers of the MLP and all norms, including the final one. Everything else stays frozen, including the running
+    statistics of batch norms.
 
-    Two things differ from the official code. They start at 1 and 0, not at :math:`N(1, 0.02^2)` and
-    :math:`N(0, 0.02^2)`, so that the network starts at its base. A layer without bias gets no :math:`\beta`, so that
-    merging changes no key; MONAI builds qkv so unless ``qkv_bias=True``. Left out are convolutions whose scale and
-    shift a parameterless instance norm takes back at once.
+    Two things differ from the official code. :math:`\gamma` and :math:`\beta` start at 1 and 0, and not at
+    :math:`N(1, 0.02^2)` and :math:`N(0, 0.02^2)`, so that the network starts at its base. A layer without bias has no
+    :math:`\beta`, so that merging does not change keys; MONAI builds qkv without bias unless ``qkv_bias=True``.
+    Convolutions whose scale and shift are undone by an instance norm without parameters are left out.
 
     Example:
         >>> from monai.networks.nets import ViT
@@ -49,12 +49,12 @@ class SSF:
     """
 
     def claims(self, network: nn.Module) -> set[str]:
-        """Name weight and bias of each layer whose output is scaled and shifted."""
+        """Return the names of weight and bias of each layer whose output is scaled and shifted."""
         paths = _layers(network)
         return {f"{path}.{name}" for path in paths for name, _ in network.get_submodule(path).named_parameters()}
 
     def inject(self, network: nn.Module) -> set[str]:
-        """Replace each layer by :class:`SSFLayer` and name its scale and shift."""
+        """Replace each layer by :class:`SSFLayer` and return the names of its scale and shift."""
         learning = set()
         for path in _layers(network):
             layer = SSFLayer(network.get_submodule(path))
@@ -66,8 +66,8 @@ class SSF:
 class SSFLayer(nn.Module):
     """A frozen layer whose output is scaled and shifted per channel.
 
-    It has all attributes of the layer whose place it takes, ``weight``, ``normalized_shape`` and running statistics
-    among them, and none of its class: one class serves linear layers, convolutions and norms.
+    It has all attributes of the layer that it replaces, such as ``weight``, ``normalized_shape`` and running
+    statistics, but its own class: one class serves linear layers, convolutions and norms.
 
     Args:
         layer: the pretrained layer; its tensors are shared, not copied.
@@ -88,10 +88,10 @@ class SSFLayer(nn.Module):
         self.ssf_shift = None if self.bias is None else nn.Parameter(torch.zeros_like(self.ssf_scale))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Compute the layer, in eval mode whatever the network's, then scale * y + shift along the channels of y."""
-        # The layer is made anew from the present tensors: a second copy kept here would go stale. Its hooks are ours.
+        """Compute the layer, always in eval mode, then scale * y + shift along the channels of y."""
+        # The layer is rebuilt from the current tensors, because a copy kept here would go stale. Its hooks run on self.
         y = self.plain().eval().forward(x)
-        # Under autocast y may be of lower precision: casting keeps its type; autograd casts the gradients back.
+        # Under autocast y may have lower precision and keeps its type; autograd casts the gradients back.
         scale = self._along_channels(self.ssf_scale, y)
         if self.ssf_shift is None:
             return y * scale
@@ -113,7 +113,7 @@ class SSFLayer(nn.Module):
         return layer
 
     def extra_repr(self) -> str:
-        """Say which layer it is."""
+        """Return the class and size of the plain layer."""
         return f"{self.kind.__name__}: {self.plain().extra_repr()}"
 
     def _along_channels(self, values: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

@@ -15,10 +15,9 @@ from typing import Any, NoReturn
 import torch
 import torch.nn as nn
 from monai.networks.blocks import TransformerBlock
-from monai.networks.nets import ViT, ViTAutoEnc
 
 from monai_essa.anatomy.blocks import patch_voxels, transformer_blocks
-from monai_essa.anatomy.parts import encoder_prefix
+from monai_essa.anatomy.parts import encoder_trunk, parts_of
 from monai_essa.methods.method import NotMergeable, adopt, check_value, original_of
 from monai_essa.outside import Number, switch
 
@@ -32,27 +31,27 @@ class VPT:
     .. math:: [\_, x_i] = L_i([P_i, x_{i-1}]) \ \text{(deep)}, \qquad [Z_i, x_i] = L_i([Z_{i-1}, x_{i-1}]),\ Z_0 = P
         \ \text{(shallow)}
 
-    Prompts enter in front of all tokens, the class token included, and are gone when the encoder hands its tokens on,
-    so that a UNETR keeps its grid: also from the hidden states that it takes as skips. Every block attends over all
-    tokens alike, hence their place does not matter. Prompts do not decay (:func:`monai_essa.engines.parameter_groups`).
+    Prompts enter in front of all tokens, including the class token, and are removed before the encoder returns its
+    tokens and hidden states, so that a UNETR keeps its grid. Every block attends over all tokens equally, so the place
+    of the prompts does not matter. Prompts do not decay (:func:`monai_essa.engines.parameter_groups`).
 
-    Prompts start as in the official code, which takes the bound of a Xavier-uniform patch embedding of RGB images, and
-    so does this one whatever the channels of the images are:
+    Prompts start as in the official code, within the bound of a Xavier-uniform patch embedding of RGB images, for
+    images of any number of channels:
 
     .. math:: P \sim U(-b, b), \quad b = \sqrt{6 / (3\,|patch| + D)}, \quad |patch| \text{ voxels of a patch}
 
-    **The adapted network does not start at its base**: prompts take a share of the attention from the first step on.
-    It cannot be merged either: export the adapted network.
+    **The adapted network does not start at its base**, because prompts receive attention from the first step on. It
+    cannot be merged either: export the adapted network.
 
     Args:
-        tokens: prompts of a block, fewer than the tokens of an image (with MAE: than the visible ones).
-        deep: new prompts for every block, dropped after it (VPT-Deep), or prompts for the first block that pass through
-            all of them and are dropped after the last (VPT-Shallow).
+        tokens: number of prompts of a block, fewer than the tokens of an image (with MAE, fewer than the visible ones).
+        deep: True: new prompts for every block, dropped after it (VPT-Deep). False: prompts for the first block that
+            pass through all blocks and are dropped after the last (VPT-Shallow).
 
     Raises:
-        TypeError: if deep is a text.
-        ValueError: if tokens is below 1; by :func:`monai_essa.adapt`, if a block attends within windows (SwinUNETR),
-            causally or with relative positions, where prompts have no place.
+        TypeError: if ``deep`` is text.
+        ValueError: if ``tokens`` is below 1; in ``adapt``, if a block attends within windows (SwinUNETR),
+            causally or with relative positions.
 
     Example:
         >>> from monai_essa import adapt
@@ -70,21 +69,21 @@ class VPT:
         switch("deep", self.deep)
 
     def claims(self, network: nn.Module) -> set[str]:
-        """Name the prompts of every encoder block, or of the first."""
+        """Return the names of the prompts of every encoder block, or of the first."""
         paths = _blocks(network)
         return {f"{path}.prompts" for path in (paths if self.deep else paths[:1])}
 
     def inject(self, network: nn.Module) -> set[str]:
-        """Replace the blocks that prompts enter or leave by :class:`PromptedBlock` and name the prompts."""
+        """Replace the blocks that prompts enter or leave by :class:`PromptedBlock` and return the prompts' names."""
         paths, bound = _blocks(network), _bound(network)
         for path in paths if self.deep else dict.fromkeys((paths[0], paths[-1])):
             enter = self.tokens if self.deep or path == paths[0] else 0
             leave = self.tokens if self.deep or path == paths[-1] else 0
             block: Any = network.get_submodule(path)
             network.set_submodule(path, PromptedBlock(block, enter, leave, bound))
-        trunk = network.get_submodule(encoder_prefix(network).rstrip("."))
-        if not self.deep and isinstance(trunk, (ViT, ViTAutoEnc)):
-            # Before other hooks, which expect what a ViT gives: a classifier takes the tokens from it.
+        trunk = encoder_trunk(network)
+        if not self.deep and parts_of(trunk).hidden_states:
+            # Before other hooks, which expect the output of a ViT, such as that of a classifier.
             trunk.register_forward_hook(_strip_hidden_states, prepend=True)
         return self.claims(network)
 
@@ -94,9 +93,9 @@ class PromptedBlock(TransformerBlock):
 
     Args:
         block: the pretrained block; its tensors are shared, not copied.
-        enter: prompts of its own that are put in front of the tokens; 0 for none.
-        leave: tokens at the front that are dropped from its output.
-        bound: prompts start uniform between minus this and this.
+        enter: number of the block's own prompts, which are put in front of the tokens; 0 for none.
+        leave: number of tokens at the front that are dropped from the output.
+        bound: prompts start uniform in (-bound, bound).
 
     Example:
         >>> block = PromptedBlock(TransformerBlock(24, 48, 4), enter=3, leave=3, bound=0.1)
@@ -117,7 +116,7 @@ class PromptedBlock(TransformerBlock):
         """Run the block on prompts and tokens; x (B, N, D) -> (B, N + enter - leave, D).
 
         Raises:
-            ValueError: if there are as many prompts as tokens, or more, or an attention mask.
+            ValueError: if there are not fewer prompts than tokens, or if an attention mask is passed.
         """
         if attn_mask is not None:
             raise ValueError(
@@ -147,12 +146,13 @@ class PromptedBlock(TransformerBlock):
         )
 
     def extra_repr(self) -> str:
-        """Say how many prompts enter and leave."""
+        """Return how many prompts enter and leave."""
         return f"enter={0 if self.prompts is None else len(self.prompts)}, leave={self.leave}"
 
 
 def _bound(network: nn.Module) -> float:
-    width = network.get_parameter(f"{_blocks(network)[0]}.norm1.weight").shape[0]
+    first = next(block for block in transformer_blocks(network) if block.role == "encoder")
+    width = network.get_parameter(f"{first.norms[0]}.weight").shape[0]
     return math.sqrt(6 / (3 * patch_voxels(network) + width))
 
 
@@ -175,9 +175,9 @@ def _no_place_for_prompts(block: nn.Module) -> str | None:
 
 
 def _strip_hidden_states(trunk: nn.Module, _: object, output: Any) -> Any:
-    """Drop passing prompts from a ViT's list of its blocks' outputs; the last block has dropped them already.
+    """Drop passing prompts from a ViT's list of the outputs of its blocks; the last block has dropped them already.
 
-    Nothing enters while the adapter is disabled: then the blocks are the plain ones and the list is left alone.
+    While the adapter is disabled, the blocks are the plain ones and the list is not changed.
     """
     passing = [block for block in trunk.modules() if isinstance(block, PromptedBlock) and block.prompts is None]
     if not passing:

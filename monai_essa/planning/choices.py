@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from monai_essa.anatomy.tensor_names import architecture_of
 from monai_essa.planning.facts import SiteFacts
 from monai_essa.weights.file import read_weight_file
 
@@ -32,11 +33,6 @@ _SIDE = 96  # voxels of a patch: what public weights of MONAI's networks were tr
 _STEPS = {"vit": 16, "unetr": 16, "swin_unetr": 32, "segresnet": 16}  # voxels that a patch side is a multiple of
 _COARSEST = 1.5  # mm, the usual spacing of public CT networks
 DEFAULT_NETWORK = {"essa_ssa": "vit", "essa_segmentation": "unetr"}
-_BY_TENSOR = {  # a part of a tensor's name that only this network has
-    "swin_unetr": "relative_position_bias_table",
-    "segresnet": "down_layers.",
-    "transformer": ".attn.qkv.",
-}
 
 
 @dataclass(frozen=True)
@@ -132,8 +128,7 @@ def network_choice(stage: str, pretrained: Path | None = None, wanted: str | Non
         return Choice(wanted, f"--network {wanted}")
     if pretrained is None:
         return Choice(DEFAULT_NETWORK[stage], f"the default of {stage}")
-    names = read_weight_file(pretrained).tensors
-    kind = next((kind for kind, part in _BY_TENSOR.items() if _any_has(names, part)), None)
+    kind = architecture_of(read_weight_file(pretrained).tensors)
     if kind is None:
         raise ValueError(f"{pretrained}: expected weights of a ViT, UNETR, SwinUNETR or SegResNet; give --network")
     network = DEFAULT_NETWORK[stage] if kind == "transformer" else kind
@@ -167,7 +162,3 @@ def overlay_choices(stage: str, network: Choice, modality: Choice, pretrained: b
 
 def _by(values: Sequence[float] | np.ndarray) -> str:
     return " x ".join(f"{value:.3g}" for value in values)
-
-
-def _any_has(names: Iterable[str], part: str) -> bool:
-    return any(part in f".{name}" for name in names)

@@ -17,7 +17,7 @@ import torch
 from monai.bundle import ConfigParser
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
-from monai_essa.adapters.adaptation import adaptation_of
+from monai_essa.adapters.adapted import adaptation_of
 from monai_essa.bundling.folder import bundle_folder
 from monai_essa.bundling.yaml_text import commented, yaml_node, yaml_text
 from monai_essa.cost.meter import step_cost

@@ -1,14 +1,13 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Pretext objectives: what a network learns from when no label is there."""
+"""Pretext objectives: what a network learns from without labels."""
 
 from __future__ import annotations
 
 from monai_essa.pretext.losses import (
     PatchReconstruction,
     gather_patches,
-    gradient_difference,
     normalise_patches,
     patchify,
     scatter_patches,
@@ -26,7 +25,6 @@ __all__ = [
     "block_mask",
     "expand_mask",
     "gather_patches",
-    "gradient_difference",
     "masked_count",
     "normalise_patches",
     "patchify",

@@ -1,11 +1,10 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Patches of images and volumes, and the reconstruction loss over the masked ones."""
+"""Patches of images and volumes, and the reconstruction loss of masked patches."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,15 +12,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-__all__ = [
-    "PatchReconstruction",
-    "gather_patches",
-    "gradient_difference",
-    "normalise_patches",
-    "patchify",
-    "scatter_patches",
-    "unpatchify",
-]
+__all__ = ["PatchReconstruction", "gather_patches", "normalise_patches", "patchify", "scatter_patches", "unpatchify"]
 
 _NORMS = {"l1": 1, "l2": 2}
 _EPSILON = 1e-6
@@ -29,70 +20,61 @@ _EPSILON = 1e-6
 
 @dataclass(frozen=True)
 class PatchReconstruction:
-    r"""Mean error over the patches given, which are the masked ones: visible patches never enter.
+    r"""Mean error of predicted patches, which are the masked ones: visible patches are never passed in.
 
     With x a true patch, y its prediction (V values each) and w the weight of the patch:
 
-    .. math:: L = \frac{\sum_m w_m (e(y_m, x_m) + \lambda g(y_m, x_m))}{\sum_m w_m}
+    .. math:: L = \frac{\sum_m w_m \, e(y_m, x_m)}{\sum_m w_m}
 
     where e is the mean of :math:`|y - x|` (L1: SimMIM, Xie et al. 2022, arXiv 2111.09886, section 3.4) or of
-    :math:`(y - x)^2` (L2: MAE, He et al. 2022, arXiv 2111.06377, section 3), and g is :func:`gradient_difference`.
-    Sums are taken in fp32 at least, so autocast does not touch the loss.
+    :math:`(y - x)^2` (L2: MAE, He et al. 2022, arXiv 2111.06377, section 3). Sums are computed in fp32 at least, so
+    autocast does not affect the loss.
 
     Args:
         error: ``"l1"`` or ``"l2"``.
         normalised: compare with patches of zero mean and unit variance (:func:`normalise_patches`) in place of x.
-        gradient_weight: lambda, the weight of the gradient difference, which sharpens edges; 0 leaves it out.
 
     Raises:
-        ValueError: if ``error`` has another value or ``gradient_weight`` is negative or not finite.
+        ValueError: if ``error`` has another value.
 
     Example:
         >>> import torch
         >>> loss = PatchReconstruction("l2", normalised=True)
-        >>> loss(torch.zeros(2, 3, 512), torch.ones(2, 3, 512), patch_size=(8, 8, 8))
+        >>> loss(torch.zeros(2, 3, 512), torch.ones(2, 3, 512))
         tensor(0.)
     """
 
     error: str = "l1"
     normalised: bool = False
-    gradient_weight: float = 0.0
 
     def __post_init__(self) -> None:
         if self.error not in _NORMS:
             raise ValueError(f"expected error to be one of {sorted(_NORMS)}, got {self.error!r}")
-        if not 0 <= self.gradient_weight < math.inf:
-            raise ValueError(f"expected a finite gradient_weight of 0 or more, got {self.gradient_weight}")
 
-    def __call__(
-        self, prediction: Tensor, target: Tensor, patch_size: Sequence[int], weights: Tensor | None = None
-    ) -> Tensor:
+    def __call__(self, prediction: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
         """Compute the loss.
 
         Args:
             prediction: predicted patches (B, M, V), V = p1 * p2 * ... * C in the order of ``patchify``.
-            target: true patches (B, M, V), as they are in the image.
-            patch_size: voxels of a patch along each axis.
-            weights: (B, M), zero or more each, for example the share of foreground; None weighs all alike. All zero
-                gives a loss of zero.
+            target: true patches (B, M, V), as in the image.
+            weights: (B, M), each zero or more, for example the share of foreground; None weights all alike. The loss is
+                zero if all of them are.
 
         Returns:
             A scalar.
         """
         prediction, target = _at_least_fp32(prediction), _at_least_fp32(target)
-        # The norm keeps the residual alone for the backward pass; torch's losses keep both sides and make copies.
+        # The norm keeps only the residual for the backward pass; torch's losses keep both sides and make copies.
         residual = normalise_patches(target).sub_(prediction) if self.normalised else target - prediction
         order = _NORMS[self.error]
         errors = torch.linalg.vector_norm(residual, order, dim=-1) ** order / residual.shape[-1]  # (B, M)
-        if self.gradient_weight:
-            errors = errors + self.gradient_weight * _mean_difference(residual, patch_size)
         if weights is None:
             return errors.mean()
         total = self.total_weight(target, weights).clamp_min(torch.finfo(errors.dtype).tiny)
         return (errors * weights.to(errors)).sum() / total
 
     def total_weight(self, target: Tensor, weights: Tensor | None = None) -> Tensor:
-        """Return the denominator of the loss, which is what a batch counts beside others.
+        """Return the denominator of the loss, which is the weight of a batch among others.
 
         The loss of two batches joined is :math:`(L_1 W_1 + L_2 W_2) / (W_1 + W_2)` with W their total weights.
 
@@ -108,17 +90,17 @@ class PatchReconstruction:
         return weights.detach().to(_at_least_fp32(target)).sum()
 
     def to_voxels(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Bring predicted patches to the intensities of the image, for figures.
+        """Convert predicted patches to the intensities of the image, for figures.
 
-        A prediction of normalised patches says nothing of a patch's mean and variance: both are taken from the true
-        patch, as the figures of the MAE paper do.
+        A prediction of normalised patches does not contain a patch's mean and variance: both are taken from the true
+        patch, as in the figures of the MAE paper.
 
         Args:
             prediction: predicted patches (B, M, V).
             target: true patches (B, M, V).
 
         Returns:
-            Patches (B, M, V): the prediction itself, or prediction * std + mean where ``normalised``.
+            Patches (B, M, V): the prediction itself, or prediction * std + mean if ``normalised``.
         """
         prediction, target = _at_least_fp32(prediction), _at_least_fp32(target)
         if not self.normalised:
@@ -128,7 +110,7 @@ class PatchReconstruction:
 
 
 def normalise_patches(patches: Tensor) -> Tensor:
-    """Give each patch zero mean and unit variance over voxels and channels (MAE, section 3, "Reconstruction target").
+    """Normalise patches to zero mean and unit variance over voxels and channels (MAE, section 3).
 
     Args:
         patches: (..., V). The variance is the unbiased one and 1e-6 is added to it, as in the authors' code.
@@ -138,26 +120,6 @@ def normalise_patches(patches: Tensor) -> Tensor:
     """
     mean, std = _patch_statistics(patches)
     return (patches - mean).div_(std)
-
-
-def gradient_difference(prediction: Tensor, target: Tensor, patch_size: Sequence[int]) -> Tensor:
-    r"""Compare the finite differences of two patches: mean over the axes a of :math:`|\Delta_a y - \Delta_a x|`.
-
-    It is the gradient difference loss of Mathieu et al. 2016 (arXiv 1511.05440) with signed differences,
-    so that the direction of an edge counts. Differences stay inside a patch.
-
-    Args:
-        prediction: (B, M, V), V = p1 * p2 * ... * C.
-        target: (B, M, V).
-        patch_size: voxels of a patch along each axis; axes of one voxel have no difference and are left out.
-
-    Returns:
-        One value for each patch (B, M).
-
-    Raises:
-        ValueError: if the patch is one voxel along every axis.
-    """
-    return _mean_difference(prediction - target, patch_size)
 
 
 def patchify(images: Tensor, patch_size: Sequence[int]) -> Tensor:
@@ -205,7 +167,7 @@ def unpatchify(patches: Tensor, patch_size: Sequence[int], grid: Sequence[int]) 
 
 
 def gather_patches(images: Tensor, patch_size: Sequence[int], indices: Tensor) -> Tensor:
-    """Cut out chosen patches only: the same as indexing :func:`patchify`, without a copy of all patches.
+    """Cut out chosen patches: the same as indexing :func:`patchify`, without copying all patches.
 
     Args:
         images: (B, C, spatial...), each spatial axis a multiple of the patch size.
@@ -227,11 +189,11 @@ def gather_patches(images: Tensor, patch_size: Sequence[int], indices: Tensor) -
 
 
 def scatter_patches(images: Tensor, patches: Tensor, patch_size: Sequence[int], indices: Tensor) -> Tensor:
-    """Copy images with chosen patches replaced: the counterpart of :func:`gather_patches`.
+    """Return a copy of images with chosen patches replaced: the counterpart of :func:`gather_patches`.
 
     Args:
-        images: (B, C, spatial...); left as they are.
-        patches: (B, M, V), what to put in; cast to the type of the images.
+        images: (B, C, spatial...); not changed.
+        patches: (B, M, V), the new patches; cast to the type of the images.
         patch_size: voxels of a patch along each axis.
         indices: (B, M) patch numbers in row-major order of the grid.
 
@@ -248,14 +210,6 @@ def scatter_patches(images: Tensor, patches: Tensor, patch_size: Sequence[int], 
     cells = _cells(images, patch_size, indices)
     view[cells] = patches.to(images.dtype).unflatten(2, view.shape[1 + len(patch_size) :])
     return result
-
-
-def _mean_difference(residual: Tensor, patch_size: Sequence[int]) -> Tensor:
-    residual = residual.unflatten(-1, (*patch_size, -1))  # (B, M, p1, p2, ..., C)
-    axes = [axis + 2 for axis, size in enumerate(patch_size) if size > 1]
-    if not axes:
-        raise ValueError(f"expected a patch of two voxels or more along some axis, got {tuple(patch_size)}")
-    return torch.stack([residual.diff(dim=axis).abs().flatten(2).mean(-1) for axis in axes]).mean(0)
 
 
 def _patch_statistics(patches: Tensor) -> tuple[Tensor, Tensor]:
@@ -283,7 +237,7 @@ def _patch_grid(images: Tensor, patch_size: Sequence[int]) -> Tensor:
 
 
 def _cells(images: Tensor, patch_size: Sequence[int], indices: Tensor) -> tuple[Tensor, ...]:
-    """Index tensors of the leading axes of :func:`_patch_grid`, each (B, 1) or (B, M)."""
+    """Return the indices of patches along the leading axes of :func:`_patch_grid`, each (B, 1) or (B, M)."""
     grid = tuple(size // patch for size, patch in zip(images.shape[2:], patch_size, strict=True))
     batch = torch.arange(len(images), device=indices.device)[:, None]
     return batch, *torch.unravel_index(indices, grid)

@@ -11,21 +11,15 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn as nn
-from monai.networks.blocks import TransformerBlock
 from monai.networks.blocks.pos_embed_utils import build_sincos_position_embedding
 from monai.utils import ensure_tuple_rep
 from torch import Tensor
 
 from monai_essa.anatomy import TokenEncoder, encoder_view
+from monai_essa.anatomy.blocks import self_attention_block
 from monai_essa.pretext.losses import PatchReconstruction
-from monai_essa.pretext.masked_prediction import (
-    MaskedPrediction,
-    head_parameters,
-    plain_tensor,
-    reconstruction_images,
-    reconstruction_parts,
-)
-from monai_essa.pretext.masking import block_mask, check_ratio, gather_cells, masked_count, split_cells, units_of
+from monai_essa.pretext.masked_prediction import MaskedPrediction, MaskedReconstruction
+from monai_essa.pretext.masking import block_mask, gather_cells, masked_count, split_cells, units_of
 
 __all__ = ["MAE", "MAEDecoder", "TokenDecoder"]
 
@@ -54,24 +48,24 @@ class MAEDecoder:
 _DECODER = MAEDecoder()
 
 
-class MAE(nn.Module):
+class MAE(MaskedReconstruction):
     """Masked autoencoder (He et al. 2022, arXiv 2111.06377) for ViT encoders in 2-D and 3-D.
 
-    Patches are embedded and given their positions, most of them are dropped, the encoder runs on the rest, and a light
-    decoder predicts the dropped ones. The loss is taken on masked patches only. Which tensors of the encoder learn is
-    not decided here: gradients reach those that require them.
+    Patches are embedded with their positions, most of them are dropped, the encoder runs on the rest, and a light
+    decoder predicts the dropped ones. The loss is computed on masked patches only. The adaptation method decides which
+    tensors of the encoder learn.
 
     Args:
         encoder: a ViT, UNETR, ViTAutoEnc or MaskedAutoEncoderViT (whose own decoder is not used), plain or adapted. It
             is kept as the attribute ``encoder``, not copied.
-        mask_ratio: share of the patches to mask; 0.75 is the paper's (section 4.1).
+        mask_ratio: share of the patches to mask; 0.75 as in the paper (section 4.1).
         mask_unit: voxels of a masked block along each axis, a multiple of the patch size; None masks single patches, as
-            the paper does.
+            in the paper.
         decoder: size of the decoder; see :class:`MAEDecoder`.
         loss: comparison of masked patches; L2 on normalised patches by default (section 4.1, table 1d).
 
     Raises:
-        ValueError: if the encoder has feature maps in place of tokens (SwinUNETR), if the mask ratio is outside (0, 1),
+        ValueError: if the encoder has feature maps instead of tokens (SwinUNETR), if the mask ratio is outside (0, 1),
             if the patch size does not divide the mask unit, or if the decoder's width does not fit.
         TypeError: if the encoder is of an unknown class.
 
@@ -92,40 +86,14 @@ class MAE(nn.Module):
         decoder: MAEDecoder = _DECODER,
         loss: PatchReconstruction = _LOSS,
     ) -> None:
-        super().__init__()
-        check_ratio(mask_ratio)
+        super().__init__(encoder, mask_ratio, loss)
         view = _token_view(encoder)
         unit = view.patch_size if mask_unit is None else ensure_tuple_rep(mask_unit, view.spatial_dims)
         voxels = math.prod(view.patch_size) * view.in_channels
         self.block = units_of(unit, view.patch_size)
-        self.mask_ratio = mask_ratio
-        self.loss = loss
-        self.encoder = encoder
         self.decoder = TokenDecoder(
             view.hidden_size, voxels, view.spatial_dims, decoder.hidden_size, decoder.depth, decoder.num_heads
         )
-
-    def forward(
-        self, images: Tensor, foreground: Tensor | None = None, generator: torch.Generator | None = None
-    ) -> dict[str, Tensor]:
-        """Mask the images, predict what is masked and compare.
-
-        Args:
-            images: (B, C, spatial...), a multiple of the patch size; any size, positions are interpolated, from the
-                grid that ``keep_grid`` told a ViT.
-            foreground: weight of each voxel (B, 1, spatial...), for example 1 in the body and 0 in air; None weighs all
-                voxels alike.
-            generator: source of the mask; the same seed gives the same mask. None takes the global one of the CPU.
-
-        Returns:
-            ``loss``, a scalar, and ``weight``, the sum of the weights that it was divided by (without a foreground the
-            number of masked patches).
-
-        Raises:
-            ValueError: if the shapes of images or foreground do not fit.
-        """
-        images = plain_tensor(images)
-        return reconstruction_parts(self.predict(images, generator), images, foreground, self.loss)
 
     def predict(self, images: Tensor, generator: torch.Generator | None = None) -> MaskedPrediction:
         """Predict the masked patches of images (B, C, spatial...) as the loss sees them."""
@@ -142,39 +110,18 @@ class MAE(nn.Module):
 
         return MaskedPrediction(self.decoder(encoded, visible, masked, grid), masked, view.patch_size)
 
-    def head_parameters(self) -> list[nn.Parameter]:
-        """List what is trained beside the encoder: the decoder with its mask token."""
-        return head_parameters(self)
-
-    @torch.no_grad()
-    def reconstruct(self, images: Tensor, generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        """Show what is predicted, for figures; set ``eval()`` first where the network has dropout.
-
-        A prediction of normalised patches is brought back by prediction * std + mean of the **true** patch, as in the
-        paper's figures: its contrast and brightness are given, its structure is predicted.
-
-        Args:
-            images: (B, C, spatial...).
-            generator: source of the mask.
-
-        Returns:
-            ``original``, ``masked``, ``prediction`` and ``mask``, each (B, C, spatial...).
-        """
-        images = plain_tensor(images)
-        return reconstruction_images(self.predict(images, generator), images, self.loss)
-
 
 class TokenDecoder(nn.Module):
     """Predict masked patches from the encoded visible ones (MAE, section 3, "MAE decoder").
 
-    Encoded tokens are brought to the decoder's width and put at their place of the grid, a learned mask token stands at
-    every other place, fixed sine-cosine positions are added, and transformer blocks run over all. Positions are
-    computed for the grid of the crop, so crops of any size go through. Only masked tokens reach the output layer.
+    Encoded tokens are projected to the decoder's width and put at their places in the grid, a learned mask token fills
+    all other places, fixed sine-cosine positions are added, and transformer blocks run over all tokens. Positions are
+    computed for the grid of the crop, so any crop size works. Only masked tokens reach the output layer.
 
-    As in the official code, linear layers start Xavier-uniform with biases of zero and the mask token normal with a
+    As in the official code, linear layers start Xavier-uniform with zero biases, the mask token starts normal with a
     deviation of 0.02, norms add 1e-6 to the variance, and a class token of the encoder goes first, without a position.
-    An encoder without one, which MONAI's ViT is unless ``classification=True``, has none to pass on: the paper finds
-    that it works as well (appendix A.1).
+    MONAI's ViT has no class token unless ``classification=True``; the paper finds that this works as well (appendix
+    A.1).
 
     Args:
         in_features: width D of the encoder's tokens.
@@ -185,7 +132,7 @@ class TokenDecoder(nn.Module):
         num_heads: attention heads.
 
     Raises:
-        ValueError: if the width is no multiple of 2 * spatial_dims or of ``num_heads``.
+        ValueError: if the width is not a multiple of 2 * spatial_dims and of ``num_heads``.
     """
 
     def __init__(
@@ -200,7 +147,7 @@ class TokenDecoder(nn.Module):
         self.spatial_dims = spatial_dims
         self.mask_token = nn.Parameter(torch.empty(hidden_size))
         self.embed = nn.Linear(in_features, hidden_size)
-        self.blocks = nn.ModuleList(_block(hidden_size, num_heads) for _ in range(depth))
+        self.blocks = nn.ModuleList(self_attention_block(hidden_size, num_heads, _EPSILON) for _ in range(depth))
         self.norm = nn.LayerNorm(hidden_size, eps=_EPSILON)
         self.predict = nn.Linear(hidden_size, out_features)
         self.apply(_start_xavier_uniform)
@@ -213,7 +160,7 @@ class TokenDecoder(nn.Module):
             encoded: tokens of the visible patches (B, N - M, D), or a class token and these (B, 1 + N - M, D).
             visible: their numbers (B, N - M) in row-major order of the grid.
             masked: numbers of the patches to predict (B, M).
-            grid: patches along each axis, N in all.
+            grid: patches along each axis, N in total.
 
         Returns:
             Predicted patches (B, M, V).
@@ -245,15 +192,6 @@ def _token_view(network: nn.Module) -> TokenEncoder:
             f"all of them; use SimMIM"
         )
     return view
-
-
-def _block(hidden_size: int, num_heads: int) -> TransformerBlock:
-    block = TransformerBlock(hidden_size, 4 * hidden_size, num_heads, qkv_bias=True, use_flash_attention=True)
-    # MONAI builds these for cross-attention, which no forward pass here reaches; DDP would wait for their gradients.
-    block.register_module("norm_cross_attn", nn.Identity())
-    block.register_module("cross_attn", nn.Identity())
-    block.norm1.eps = block.norm2.eps = _EPSILON
-    return block
 
 
 def _start_xavier_uniform(layer: nn.Module) -> None:

@@ -1,10 +1,10 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Random masks over grids of any number of dimensions, the same on every device.
+"""Draw random masks over grids of any number of dimensions, the same on every device.
 
-A mask is drawn on the device where its generator lives (the CPU without one) and then moved, so one seed gives one mask
-wherever the images are. A mask for validation is a mask from a generator that the caller seeds alike each time.
+A mask is drawn on the device of its generator (the CPU without one) and then moved, so one seed gives one mask on every
+device. For validation, the caller seeds the generator equally each time.
 """
 
 from __future__ import annotations
@@ -28,17 +28,16 @@ __all__ = [
 
 
 def check_ratio(ratio: float) -> None:
-    """Raise a ValueError unless a mask ratio leaves something to see and something to predict."""
-    if not isinstance(ratio, float) or not 0 < ratio < 1:  # no whole number and no text of a command line is one
+    """Raise a ValueError unless a mask ratio is a float between 0 and 1, both excluded."""
+    if not isinstance(ratio, float) or not 0 < ratio < 1:  # refuses text from a command line
         raise ValueError(f"expected a mask ratio between 0 and 1, both left out, got {ratio}")
 
 
 def masked_count(cells: int, ratio: float) -> int:
-    r"""Count the cells to mask: :math:`\lceil ratio \cdot cells \rceil`, but at least one, and one is
-    always left visible.
+    r"""Count the cells to mask: :math:`\lceil ratio \cdot cells \rceil`, at least one, with at least one visible.
 
-    So does the official code of MAE, which keeps :math:`\lfloor (1 - ratio) \cdot cells \rfloor` cells, and that of
-    SimMIM. Where the product is a whole number, rounding errors of floats do not add a cell as they may there.
+    The count is that of the official code of MAE, which keeps :math:`\lfloor (1 - ratio) \cdot cells \rfloor` cells,
+    and of SimMIM, except that floating-point errors do not add a cell if the product is a whole number.
 
     Args:
         cells: cells of the grid.
@@ -67,20 +66,20 @@ def random_mask(
     generator: torch.Generator | None = None,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """Mask cells at random, as many in every sample (MAE, He et al. 2022, arXiv 2111.06377, section 3).
+    """Mask cells at random, equally many in every sample (MAE, He et al. 2022, arXiv 2111.06377, section 3).
 
     Args:
         batch: number of samples B; each draws its own mask.
         grid: cells along each axis.
         ratio: share to mask; see :func:`masked_count`.
-        generator: source of randomness; None takes the global one of the CPU.
-        device: where the mask is wanted; None leaves it where it was drawn.
+        generator: source of randomness; None uses the global one of the CPU.
+        device: of the result; None leaves the mask on the device of the generator.
 
     Returns:
         A boolean mask (B, grid...), True where masked.
 
     Raises:
-        ValueError: as :func:`masked_count` does.
+        ValueError: under the conditions of :func:`masked_count`.
 
     Example:
         >>> import torch
@@ -104,23 +103,23 @@ def block_mask(
     generator: torch.Generator | None = None,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """Mask whole blocks of cells at random, as many in every sample (SimMIM, arXiv 2111.09886, section 3.2).
+    """Mask whole blocks of cells at random, equally many in every sample (SimMIM, arXiv 2111.09886, section 3.2).
 
-    Large blocks make the task one of anatomy rather than of filling in from neighbours.
+    Large blocks turn the task from interpolation between neighbours into one of anatomy.
 
     Args:
         batch: number of samples B; each draws its own mask.
         grid: cells along each axis.
         ratio: share of the blocks to mask; see :func:`masked_count`.
         block: cells of a block along each axis.
-        generator: source of randomness; None takes the global one of the CPU.
-        device: where the mask is wanted; None leaves it where it was drawn.
+        generator: source of randomness; None uses the global one of the CPU.
+        device: of the result; None leaves the mask on the device of the generator.
 
     Returns:
         A boolean mask (B, grid...), True where masked.
 
     Raises:
-        ValueError: if the block does not divide the grid, or as :func:`masked_count` does.
+        ValueError: if the block does not divide the grid, or under the conditions of :func:`masked_count`.
 
     Example:
         >>> import torch
@@ -148,7 +147,7 @@ def split_cells(mask: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
     Args:
         mask: boolean (B, grid...), True in ``count`` cells of every sample.
-        count: number of masked cells M; it is given so that no device has to be waited for.
+        count: number of masked cells M, passed in so that nothing has to wait for a device.
 
     Returns:
         Indices of the visible cells (B, N - M) and of the masked cells (B, M).
@@ -164,7 +163,7 @@ def split_cells(mask: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def gather_cells(tokens: Tensor, indices: Tensor) -> Tensor:
-    """Take the tokens of chosen cells: (B, N, D) and indices (B, M) give (B, M, D)."""
+    """Return the tokens of chosen cells: (B, N, D) and indices (B, M) to (B, M, D)."""
     return tokens.gather(1, indices[..., None].expand(-1, -1, tokens.shape[-1]))
 
 

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""SimMIM: an encoder sees mask tokens in place of masked patches, and a light head reconstructs them."""
+"""SimMIM: an encoder sees mask tokens instead of masked patches, and a light head reconstructs them."""
 
 from __future__ import annotations
 
@@ -12,57 +12,39 @@ from contextlib import contextmanager
 import torch
 import torch.nn as nn
 from monai.networks.layers import Conv
-from monai.networks.nets import UNETR, SegResNet, SwinUNETR
 from monai.utils import ensure_tuple_rep
 from torch import Tensor
 
 from monai_essa.anatomy import FeatureMapEncoder, TokenEncoder, encoder_view
-from monai_essa.anatomy.parts import divide_shape
+from monai_essa.anatomy.parts import NETWORK_PARTS, divide_shape, parts_of
 from monai_essa.pretext.losses import PatchReconstruction, gather_patches, unpatchify
-from monai_essa.pretext.masked_prediction import (
-    MaskedPrediction,
-    head_parameters,
-    plain_tensor,
-    reconstruction_images,
-    reconstruction_parts,
-)
-from monai_essa.pretext.masking import (
-    check_ratio,
-    expand_mask,
-    gather_cells,
-    masked_count,
-    random_mask,
-    split_cells,
-    units_of,
-)
+from monai_essa.pretext.masked_prediction import MaskedPrediction, MaskedReconstruction
+from monai_essa.pretext.masking import expand_mask, gather_cells, masked_count, random_mask, split_cells, units_of
 
 __all__ = ["FeatureMapHead", "OwnDecoderHead", "SimMIM", "TokenHead"]
 
 _LOSS = PatchReconstruction("l1")
 _DEFAULT_UNIT = 16
-# Where a network that can decode keeps its output layer, which takes the features of the decoder.
-_OUTPUT: dict[type[nn.Module], str] = {UNETR: "out", SwinUNETR: "out", SegResNet: "conv_final"}
 
 
-class SimMIM(nn.Module):
+class SimMIM(MaskedReconstruction):
     """Simple masked image modelling (Xie et al. 2022, arXiv 2111.09886) for ViT, Swin and CNN encoders in 2-D and 3-D.
 
     Masked units of voxels are blanked in the image and their patch embeddings are replaced by a learned mask token, so
-    that no path through the network, the skip from the raw image included, sees them; a CNN embeds no patches, so the
-    token replaces the voxels themselves. The whole encoder runs, and a head predicts the voxels. The loss is taken on
-    masked voxels only. Which tensors of the encoder learn is not
-    decided here: gradients reach those that require them.
+    that no path through the network sees them, not even the skip from the raw image. A CNN does not embed patches, so
+    the token replaces its voxels. The whole encoder runs, and a head predicts the voxels. The loss is computed on
+    masked voxels only. The adaptation method decides which tensors of the encoder learn.
 
     Args:
         encoder: a ViT, UNETR, ViTAutoEnc, MaskedAutoEncoderViT, SwinUNETR, SegResNet, SegResNetDS or UNet, plain or
             adapted. It is kept as the attribute ``encoder``, not copied.
-        mask_ratio: share of the units to mask; 0.6 is the paper's (section 4.1.1).
-        mask_unit: voxels of a unit along each axis, a multiple of the patch size; None takes 16, or the next multiple
-            of the patch size. The paper masks 32 of 192 pixels, a sixth of the side; a sixth of a 96-voxel crop is 16.
+        mask_ratio: share of the units to mask; 0.6 as in the paper (section 4.1.1).
+        mask_unit: voxels of a unit along each axis, a multiple of the patch size; None uses 16, or the next multiple of
+            the patch size. The paper masks 32 of 192 pixels, a sixth of the side; a sixth of a 96-voxel crop is 16.
         handover: what the objective trains and hands over. ``"encoder"`` predicts by one linear layer (section 3.3);
             ``"encoder+decoder"`` predicts through the decoder of a UNETR, SwinUNETR or SegResNet, of which only the
-            output layer (``out``, ``conv_final``) is passed over: give the decoder to ``also_train`` and leave that
-            layer frozen, for no gradient reaches it.
+            output layer (``out``, ``conv_final``) is not used: name the decoder in ``also_train`` and leave that layer
+            frozen, because no gradient reaches it.
         loss: comparison of masked voxels; L1 by default (section 3.4).
 
     Raises:
@@ -87,38 +69,13 @@ class SimMIM(nn.Module):
         handover: str = "encoder",
         loss: PatchReconstruction = _LOSS,
     ) -> None:
-        super().__init__()
-        check_ratio(mask_ratio)
+        super().__init__(encoder, mask_ratio, loss)
         view = encoder_view(encoder)
         self.mask_unit = _unit(mask_unit, view.patch_size)
-        self.mask_ratio = mask_ratio
         self.handover = handover
-        self.loss = loss
-        self.encoder = encoder
         self.mask_token = nn.Parameter(torch.empty(view.hidden_size))
         self.head = _head(view, handover, self.mask_unit)
         nn.init.trunc_normal_(self.mask_token, std=0.02)  # as in the authors' code
-
-    def forward(
-        self, images: Tensor, foreground: Tensor | None = None, generator: torch.Generator | None = None
-    ) -> dict[str, Tensor]:
-        """Mask the images, predict what is masked and compare.
-
-        Args:
-            images: (B, C, spatial...), a multiple of the mask unit and of the encoder's stride.
-            foreground: weight of each voxel (B, 1, spatial...), for example 1 in the body and 0 in air; None weighs all
-                voxels alike.
-            generator: source of the mask; the same seed gives the same mask. None takes the global one of the CPU.
-
-        Returns:
-            ``loss``, a scalar, and ``weight``, the sum of the weights that it was divided by (without a foreground the
-            number of masked patches).
-
-        Raises:
-            ValueError: if the shapes of images or foreground do not fit.
-        """
-        images = plain_tensor(images)
-        return reconstruction_parts(self.predict(images, generator), images, foreground, self.loss)
 
     def predict(self, images: Tensor, generator: torch.Generator | None = None) -> MaskedPrediction:
         """Predict the masked patches of images (B, C, spatial...) as the loss sees them."""
@@ -143,33 +100,12 @@ class SimMIM(nn.Module):
             prediction = self.head(view, blanked, masked)
         return MaskedPrediction(prediction, masked, self.head.patch_size)
 
-    def head_parameters(self) -> list[nn.Parameter]:
-        """List what is trained beside the encoder: the mask token and the output layer."""
-        return head_parameters(self)
-
-    @torch.no_grad()
-    def reconstruct(self, images: Tensor, generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        """Show what is predicted, for figures; set ``eval()`` first where the network has dropout.
-
-        With a loss on normalised patches, a prediction is brought back by prediction * std + mean of the **true**
-        patch: its contrast and brightness are given, its structure is predicted.
-
-        Args:
-            images: (B, C, spatial...).
-            generator: source of the mask.
-
-        Returns:
-            ``original``, ``masked``, ``prediction`` and ``mask``, each (B, C, spatial...).
-        """
-        images = plain_tensor(images)
-        return reconstruction_images(self.predict(images, generator), images, self.loss)
-
 
 class TokenHead(nn.Module):
     """Predict the voxels of each masked patch from its final token by one linear layer.
 
     Args:
-        view: the encoder; it is read here and not kept.
+        view: the encoder; it is not kept.
     """
 
     def __init__(self, view: TokenEncoder) -> None:
@@ -187,11 +123,11 @@ class FeatureMapHead(nn.Module):
     """Predict voxels from the deepest feature map by one linear layer and a pixel shuffle.
 
     The layer has channels * stride^dims * C weights, as in the paper: 25 million for SwinUNETR with feature_size 48 in
-    3-D, which is more than its encoder has; the network's own decoder needs no such layer.
+    3-D, more than its encoder has. The network's own decoder does not need such a layer.
 
     Args:
-        view: the encoder; it is read here and not kept.
-        patch_size: voxels along each axis of the patches that are asked for.
+        view: the encoder; it is not kept.
+        patch_size: voxels along each axis of the patches to predict.
     """
 
     def __init__(self, view: FeatureMapEncoder, patch_size: tuple[int, ...]) -> None:
@@ -207,13 +143,13 @@ class FeatureMapHead(nn.Module):
 
 
 class OwnDecoderHead(nn.Module):
-    """Predict voxels through the network's own decoder, with an output layer of its own in place of the network's.
+    """Predict voxels through the network's own decoder and a new output layer in place of the network's.
 
-    The decoder's skip path sees the image itself, so the masked voxels of the images given must be blank.
+    The decoder's skip path sees the image itself, so masked voxels of the images must be blank.
 
     Args:
-        view: the encoder of a UNETR, SwinUNETR or SegResNet; it is read here and not kept.
-        patch_size: voxels along each axis of the patches that are asked for.
+        view: the encoder of a UNETR, SwinUNETR or SegResNet; it is not kept.
+        patch_size: voxels along each axis of the patches to predict.
 
     Raises:
         ValueError: if the network has no decoder of its own.
@@ -221,9 +157,10 @@ class OwnDecoderHead(nn.Module):
 
     def __init__(self, view: TokenEncoder | FeatureMapEncoder, patch_size: tuple[int, ...]) -> None:
         super().__init__()
-        if not isinstance(view.network, tuple(_OUTPUT)):
+        if not parts_of(view.network).output:
+            decoders = ", ".join(parts.kind.__name__ for parts in NETWORK_PARTS if parts.output)
             raise ValueError(
-                f"expected a network with a decoder of its own ({', '.join(kind.__name__ for kind in _OUTPUT)}), "
+                f"expected a network with a decoder of its own ({decoders}), "
                 f"got {type(view.network).__name__}; use handover 'encoder'"
             )
         self.patch_size = patch_size
@@ -263,7 +200,7 @@ def _put_token(maps: Tensor, mask: Tensor, token: Tensor) -> Tensor:
 
 @contextmanager
 def _replaced_output(embedding: nn.Module, mask: Tensor, token: Tensor) -> Iterator[None]:
-    """While it lasts, put the mask token (D) in place of the masked patches (B, grid...) that the module embeds."""
+    """Replace the masked patches (B, grid...) that the module embeds by the mask token (D) within the block."""
 
     def replace(_module: nn.Module, _inputs: tuple[Tensor, ...], embedded: Tensor) -> Tensor:
         if embedded.dim() == 3:  # (B, N, D) from a perceptron embedding, else (B, D, grid...)
@@ -278,7 +215,7 @@ def _replaced_output(embedding: nn.Module, mask: Tensor, token: Tensor) -> Itera
 
 
 def _decoder_features(network: nn.Module, images: Tensor) -> Tensor:
-    """Run the network and catch what enters its output layer."""
+    """Run the network and return the input of its output layer."""
     caught: list[Tensor] = []
     handle = _output_layer(network).register_forward_pre_hook(lambda _module, inputs: caught.append(inputs[0]))
     try:
@@ -289,7 +226,7 @@ def _decoder_features(network: nn.Module, images: Tensor) -> Tensor:
 
 
 def _output_layer(network: nn.Module) -> nn.Module:
-    return network.get_submodule(next(name for kind, name in _OUTPUT.items() if isinstance(network, kind)))
+    return network.get_submodule(parts_of(network).output)
 
 
 def _check_decodable(view: TokenEncoder | FeatureMapEncoder, images: Tensor) -> None:

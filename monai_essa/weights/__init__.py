@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Load weights from files into MONAI networks, with a report of what became of every tensor."""
+"""Load weights from files into MONAI networks, and report what happened to every tensor."""
 
 from __future__ import annotations
 

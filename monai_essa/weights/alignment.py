@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Find which tensor of a file belongs to which tensor of a network, by names alone.
+"""Find which tensor of a file belongs to which tensor of a network, by their names alone.
 
 Both sides are brought to *canonical* names: those of MONAI's bare encoders (``blocks.0.attn.qkv.weight``), and for
 tensors outside the encoder the network's own.
@@ -18,14 +18,13 @@ import torch.nn as nn
 
 from monai_essa.anatomy.key_maps import MONAI, KeyMap
 from monai_essa.anatomy.parts import dead_parameters, encoder_prefix, part_of
+from monai_essa.anatomy.tensor_names import is_of_some_encoders
 
 __all__ = ["Alignment", "alignments"]
 
-# What torch.compile, the parallel wrappers and activation checkpointing put into names.
+# Parts of names that come from torch.compile, the parallel wrappers and activation checkpointing.
 _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
-# Only some encoders have them: the convolutions of Swin's second version, and parameters that stand beside modules.
-_OF_SOME_ENCODERS = re.compile(r"layers\dc\..*|(?!decoder|mask_)\w*(tokens?|pos(ition)?_?embed\w*)")
-# Optimizers keep tensors of the same shapes, some under the same names.
+# Optimizers keep tensors of the same shapes, some of them under the same names.
 _OF_AN_OPTIMIZER = re.compile(
     r"(.*\.)?(\w*optimi[sz]er\w*|optim|(max_)?exp_avg(_sq)?s?|square_avg|momentum_buffers?|grads?|gradients?)\..*"
 )
@@ -33,16 +32,16 @@ _OF_AN_OPTIMIZER = re.compile(
 
 @dataclass(frozen=True)
 class Alignment:
-    """How a network in a file and a network in memory go together.
+    """Which tensors of a network in a file and of a network in memory have the same canonical names.
 
     Attributes:
-        key_map: the family that the file belongs to.
-        prefix: of the file's keys that is no part of the names, such as ``"state_dict.module."``.
+        key_map: the family of the file.
+        prefix: of the file's keys, not a part of the canonical names, such as ``"state_dict.module."``.
         keys: canonical name -> key of the file, for the keys under the prefix.
         places: canonical name -> name in the network, for all its tensors.
         encoder: canonical names of the network's encoder, without those that no forward pass reaches.
-        file_encoder: canonical names of the file's encoder, as far as names tell it from decoders and heads.
-        doubles: keys of the file's encoder whose canonical name another key has already.
+        file_encoder: canonical names of the file's encoder, as far as names distinguish it from decoders and heads.
+        doubles: keys of the file's encoder whose canonical name belongs to another key already.
     """
 
     key_map: KeyMap
@@ -59,7 +58,7 @@ class Alignment:
         return [name for name in self.keys if name in self.places]
 
     def is_renamed(self, name: str) -> bool:
-        """Whether the file has another name for a tensor than the network, apart from prefixes and wrappers."""
+        """Tell whether a tensor has another name in the file than in the network, apart from prefixes and wrappers."""
         key = _without(self.keys[name].removeprefix(self.prefix))
         return not _without(self.places[name]).endswith(key)
 
@@ -67,17 +66,17 @@ class Alignment:
 def alignments(
     keys: Iterable[str], network: nn.Module, key_maps: Sequence[KeyMap], prefix: str | None = None
 ) -> list[Alignment]:
-    """List the networks in a file that have the most names of an encoder; one for each prefix that tells them apart.
+    """List the networks in a file that have the most names of an encoder, one for each prefix.
 
-    A ViT's file so fits ``UNETR.vit``, and a UNETR's file fits a ViT by way of the prefix ``"vit."``. Parts of a name
-    that a wrapper put in, at any depth (``module.``, ``_orig_mod.``), do not count, unless two names would become one.
+    A file of a ViT thus fits ``UNETR.vit``, and a file of a UNETR fits a ViT through the prefix ``"vit."``. Parts of
+    names that come from a wrapper, at any depth (``module.``, ``_orig_mod.``), are ignored unless two names would
+    become equal.
 
     Args:
         keys: of the file's tensors.
         network: the plain network to load into.
         key_maps: the families to try.
-        prefix: that tells the network to take from others in the file, with or without what wrappers put into it, or
-            the start of that prefix; None for all.
+        prefix: of the network to use, or its start, with or without the parts that come from wrappers; None for all.
 
     Returns:
         The alignments, the one with the most names of the whole network first, then the shortest prefix; empty where no
@@ -113,7 +112,7 @@ def _without(key: str) -> str:
 
 
 def _count_matches(plain: dict[str, str], key_map: KeyMap, needed: frozenset[str]) -> Counter[str]:
-    """Count the names of the encoder that follow each prefix; those that a file may lack do not count."""
+    """Count the names of the encoder after each prefix, without those that a file may lack."""
     return Counter(
         start
         for name in plain.values()
@@ -125,7 +124,7 @@ def _count_matches(plain: dict[str, str], key_map: KeyMap, needed: frozenset[str
 
 
 def _chosen(starts: Iterable[str], encoder: str, prefix: str | None) -> list[str]:
-    """Return the prefixes of encoder names that belong to the network asked for; an exact prefix goes first."""
+    """Return the prefixes of encoder names in the network that is asked for; an exact prefix takes precedence."""
     starts = list(starts)
     if prefix is None:
         return starts
@@ -137,7 +136,7 @@ def _chosen(starts: Iterable[str], encoder: str, prefix: str | None) -> list[str
 
 
 def _outer(start: str, encoder: str) -> str:
-    """Leave out the name that the encoder has within its network, where the prefix ends with it."""
+    """Remove the name that the encoder has within its network if the prefix ends with it."""
     return start.removesuffix(encoder) if _is_apart(start, encoder) else start
 
 
@@ -172,14 +171,14 @@ def _alignment(
 
 
 def _belongs(name: str, network: nn.Module, roots: set[str]) -> bool:
-    """Whether a tensor of a file belongs to the encoder, where nothing but its name tells it from decoder and head."""
-    if _OF_SOME_ENCODERS.fullmatch(name):
+    """Tell by name alone whether a tensor of a file belongs to the encoder, and not to the decoder or head."""
+    if is_of_some_encoders(name):
         return True
     return name.partition(".")[0] in roots and (bool(encoder_prefix(network)) or part_of(network, name) == "encoder")
 
 
 def _as_in_the_file(prefix: str, plain: dict[str, str]) -> str:
-    """Return a prefix of names with the wrappers' parts that all the keys have; ``plain`` maps keys to names."""
+    """Return a prefix of names with the wrapper parts that all keys have; ``plain`` maps keys to names."""
     raw = {prefix if key == name else _raw_prefix(key, prefix.count(".")) for key, name in plain.items()}
     return min(raw, key=len)
 

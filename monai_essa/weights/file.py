@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
+from monai_essa.anatomy.tensor_names import CONSTANTS
 from monai_essa.files import file_sha256
 from monai_essa.outside import ListOf, Number, shown
 
@@ -27,13 +28,11 @@ _ADVICE = "re-save the state dict of the network as .safetensors, or by torch.sa
 _DEEPEST = 50
 _MOST_ENTRIES = 200_000
 _LONGEST_NAME = 2000
-# Constants of an architecture that MONAI keeps as buffers: the pairs of positions within a window.
-_CONSTANTS = ("relative_position_index",)
 
 
 @dataclass(frozen=True)
 class WeightFile:
-    """The tensors of a file and what is known about it.
+    """The tensors of a weight file and what is known about it.
 
     Attributes:
         name: file name without its folder.
@@ -55,15 +54,15 @@ def read_weight_file(path: str | Path) -> WeightFile:
     """Read a safetensors file, or a file of ``torch.save`` with ``weights_only=True``.
 
     Args:
-        path: the file; its content, not its suffix, tells the format.
+        path: the file; its format is recognised by its content.
 
     Returns:
-        The tensors, flattened, and the checksum. Values that are no tensors (epoch, optimizer settings) are left out.
+        The flattened tensors and the checksum. Other values (epoch, optimizer settings) are left out.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is truncated, holds Python objects besides tensors, two tensors of one name,
-            dictionaries without end, or no tensor at all.
+        ValueError: if the file is truncated or holds Python objects besides tensors, two tensors of one name,
+            endlessly nested dictionaries, or no tensor.
 
     Example:
         >>> import tempfile
@@ -92,7 +91,7 @@ def read_weight_file(path: str | Path) -> WeightFile:
 
 
 def unreadable(tensor: torch.Tensor) -> str | None:
-    """Say why a tensor holds no plain values, or None where it does.
+    """Return the reason why a tensor does not hold plain values, or None if it does.
 
     Example:
         >>> unreadable(torch.ones(2, device="meta"))
@@ -112,14 +111,14 @@ def unreadable(tensor: torch.Tensor) -> str | None:
 
 
 def unlike(name: str, tensor: torch.Tensor, own: torch.Tensor) -> str | None:
-    """Say why the values of a fitted tensor are of another kind than the network's, or None where they are not.
+    """Return the reason why a fitted tensor holds another kind of values than the network's, or None if it does not.
 
-    Floating-point numbers of any precision are of one kind. Whole numbers in place of them are not: a quantised weight
-    means nothing without its scale.
+    Floating-point numbers of any precision are one kind. Whole numbers are another, because a quantised weight is
+    meaningless without its scale.
 
     Args:
-        name: of the tensor.
-        tensor: from the file, in the shape of the network's.
+        name: name of the tensor.
+        tensor: from the file, in the shape of the network's tensor.
         own: the network's tensor.
 
     Example:
@@ -131,7 +130,7 @@ def unlike(name: str, tensor: torch.Tensor, own: torch.Tensor) -> str | None:
         return None if tensor.is_floating_point() else said
     if tensor.is_floating_point() and not torch.equal(tensor.double(), tensor.double().round()):
         return said
-    if name.endswith(_CONSTANTS) and not torch.equal(tensor.double(), own.cpu().double()):
+    if name.endswith(CONSTANTS) and not torch.equal(tensor.double(), own.cpu().double()):
         return "other values than the network's, whose windows are made otherwise"
     return None
 
@@ -148,7 +147,7 @@ def _refuse_what_is_no_weights(path: Path) -> None:
 
 
 def _is_safetensors(path: Path) -> bool:
-    """A safetensors file starts with the length of its header (8 bytes), then the header: a JSON object."""
+    """Recognise the length of the header (8 bytes) and the start of a JSON object, which every safetensors file has."""
     with path.open("rb") as file:
         return path.suffix == ".safetensors" or file.read(9)[8:] == b"{"
 
@@ -157,7 +156,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], Mapping[str,
     try:
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
-    except Exception as error:  # the reader's own errors, and torch's about dtypes and sizes
+    except Exception as error:  # errors of the reader, and of torch about dtypes and sizes
         raise ValueError(
             f"{path.name} is no whole safetensors file ({_line(error)}); copy or download it again"
         ) from error
@@ -172,14 +171,14 @@ def _read_torch(path: Path) -> Any:
         raise ValueError(
             f"{path.name} holds Python objects besides tensors, or is no weight file, and was refused; {_ADVICE}"
         ) from error
-    except Exception as error:  # a damaged pickle fails in as many ways as there are bytes to damage
+    except Exception as error:  # a damaged pickle raises errors of many classes
         raise ValueError(
             f"{path.name} is truncated or no file of torch.save; copy or download it again, or {_ADVICE}"
         ) from error
 
 
 def _refuse_inflating(path: Path) -> None:
-    """torch.save does not compress: an archive that says it holds more bytes than the file has is made to exhaust."""
+    """Refuse an archive that unpacks to more bytes than the file has: torch.save does not compress."""
     with zipfile.ZipFile(path) as archive:
         if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
             raise ValueError("the archive is compressed")
@@ -200,7 +199,7 @@ def _flatten(content: Any, name: str) -> tuple[dict[str, torch.Tensor], dict[str
 
 
 def _walk(value: Any, name: str, path: str, depth: int) -> Iterator[tuple[str, Any]]:
-    """Yield the tensors with their names, and the dictionaries and lists on the way, which may nest without end."""
+    """Yield the tensors with their names, and the dictionaries and lists around them, which may nest endlessly."""
     if depth > _DEEPEST or len(path) > _LONGEST_NAME:
         raise ValueError(f"{name} holds dictionaries nested without end, or endless names; {_ADVICE}")
     yield path, value
@@ -212,7 +211,7 @@ def _walk(value: Any, name: str, path: str, depth: int) -> Iterator[tuple[str, A
 
 
 def _stated_grids(value: Any, path: str, name: str) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Read the grids that stand in a state dict's metadata, where torch keeps the version of each module."""
+    """Read grids from the metadata of a state dict, in which torch stores the version of each module."""
     metadata = getattr(value, "_metadata", None) if isinstance(value, Mapping) else None
     for module, facts in metadata.items() if isinstance(metadata, Mapping) else ():
         if isinstance(module, str) and isinstance(facts, Mapping) and "grid" in facts:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,24 +15,18 @@ import torch.nn as nn
 from monai_essa.anatomy import encoder_view, interpolate_positions, kept_grid
 from monai_essa.anatomy.key_maps import KeyMap
 from monai_essa.anatomy.parts import encoder_trunk
+from monai_essa.anatomy.positions import POSITIONS, is_position_table
+from monai_essa.anatomy.tensor_names import is_first_convolution, spatial_dims
 from monai_essa.weights.alignment import Alignment
 from monai_essa.weights.file import WeightFile
-from monai_essa.weights.report import named_shapes, spatial_dims
+from monai_essa.weights.report import named_shapes
 
-__all__ = ["POSITIONS", "Fit", "Grids", "find_grids", "fit", "fit_first_convolution", "fold_scales"]
-
-# Every convolution that takes the image itself; a UNETR's and a SwinUNETR's decoder has two, a UNet's encoder too.
-_FIRST_CONVOLUTION = re.compile(
-    r"(patch_embedding\.patch_embeddings|patch_embed\.proj|encoder1\.layer\.conv[13]\.conv"
-    r"|convInit\.conv|conv_init|model\.0\.(conv\.unit0\.)?conv|model\.0\.residual)\.weight"
-)
-POSITIONS = "patch_embedding.position_embeddings"
-_POSITIONS = (POSITIONS, "decoder_pos_embedding")
+__all__ = ["Fit", "Grids", "find_grids", "fit", "fit_first_convolution", "fold_scales"]
 
 
 @dataclass(frozen=True)
 class Fit:
-    """What became of a tensor: ``kind`` is ``"matched"``, ``"inflated"``, ``"interpolated"`` or ``"skipped"``."""
+    """The result for a tensor: ``kind`` is ``"matched"``, ``"inflated"``, ``"interpolated"`` or ``"skipped"``."""
 
     kind: str
     tensor: torch.Tensor
@@ -41,45 +34,45 @@ class Fit:
 
 
 def fit(name: str, tensor: torch.Tensor, shape: Sequence[int], grids: Grids | None) -> Fit:
-    """Fit a tensor to the shape that the network needs, where a rule for it exists.
+    """Fit a tensor to the shape that the network needs, if there is a rule for it.
 
     Args:
-        name: canonical.
-        tensor: of the file.
+        name: canonical name of the tensor.
+        tensor: from the file.
         shape: of the tensor in the network.
-        grids: of the position embeddings, or None for a network that has none.
+        grids: of the position embeddings; None for a network without them.
 
     Returns:
-        The fitted tensor, or the tensor as it is with ``kind="skipped"`` and the reason.
+        The fitted tensor, or the unchanged tensor with ``kind="skipped"`` and the reason.
 
     Example:
         >>> fit("norm.weight", torch.ones(24), (48,), None).reason
         'shape (24,) in the file, (48,) in the network'
     """
-    if grids is not None and name in _POSITIONS:
+    if grids is not None and is_position_table(name):
         return _fit_positions(tensor, shape, grids)
     if tensor.shape == torch.Size(shape):
         return Fit("matched", tensor)
-    fitted = fit_first_convolution(tensor, shape) if _FIRST_CONVOLUTION.fullmatch(name) else None
+    fitted = fit_first_convolution(tensor, shape) if is_first_convolution(name) else None
     return _skipped(tensor, shape) if fitted is None else Fit("inflated", *fitted)
 
 
 def fit_first_convolution(weight: torch.Tensor, shape: Sequence[int]) -> tuple[torch.Tensor, str] | None:
-    r"""Change the input channels of a convolution weight, and give a 2-D one a depth, by explicit rules only.
+    r"""Change the input channels of a convolution weight, and add depth to a 2-D one, by explicit rules only.
 
     Channels: C -> 1 takes the mean over the source channels; 1 -> C repeats the channel and divides by C, so that C
-    copies of an image give what the image gave. No rule exists for C -> C' otherwise; nothing is ever broadcast.
+    copies of an image have the output of the image. There is no rule for other changes, and nothing is broadcast.
     Depth: :math:`W_3[..., d] = W_2 / P` for the P depth positions of the kernel, so that a volume that does not
-    change along its last axis (the axis of axial slices in RAS) gives the tokens of its slice (averaging inflation:
+    change along its last axis (the axis of axial slices in RAS) has the tokens of its slice (averaging inflation:
     Zhang et al., "Adapting Pre-trained Vision Transformers from 2D to 3D through Weight Inflation Improves Medical
     Image Segmentation", arXiv 2302.04303).
 
     Args:
-        weight: (D, C, kernel...) as the file holds it.
-        shape: that the network needs, (D, C', kernel...).
+        weight: (D, C, kernel...) from the file.
+        shape: (D, C', kernel...) in the network.
 
     Returns:
-        The fitted weight and what was done, in words; None where no rule leads from one shape to the other.
+        The fitted weight and a description of the change; None if no rule leads from one shape to the other.
 
     Example:
         >>> weight, how = fit_first_convolution(torch.ones(8, 3, 4, 4), (8, 1, 4, 4, 4))
@@ -105,17 +98,17 @@ def fit_first_convolution(weight: torch.Tensor, shape: Sequence[int]) -> tuple[t
 
 
 def fold_scales(tensors: Mapping[str, torch.Tensor], key_map: KeyMap) -> dict[str, torch.Tensor]:
-    r"""Multiply the rows of a layer by the LayerScale that follows it, which MONAI's blocks do not have.
+    r"""Fold a LayerScale, which MONAI's blocks do not have, into the rows of the layer before it.
 
-    :math:`\gamma \odot (W x + b) = (\operatorname{diag}(\gamma) W) x + \gamma \odot b`, hence without loss (LayerScale:
+    :math:`\gamma \odot (W x + b) = (\operatorname{diag}(\gamma) W) x + \gamma \odot b`, hence exact (LayerScale:
     Touvron et al., "Going deeper with Image Transformers", arXiv 2103.17239).
 
     Args:
         tensors: by canonical name.
-        key_map: which names the scales and their layers.
+        key_map: the family, which names the scales and their layers.
 
     Returns:
-        A new dictionary without the scales that were folded; the scaled tensors are new, the others are shared.
+        A new dictionary without the folded scales; the scaled tensors are new, the others are shared.
 
     Example:
         >>> gamma = KeyMap("scaled", folds=((r"blocks\.(\d+)\.ls1\.gamma", r"blocks.\1.attn.out_proj"),))
@@ -128,9 +121,9 @@ def fold_scales(tensors: Mapping[str, torch.Tensor], key_map: KeyMap) -> dict[st
         layer = key_map.folds_into(name)
         parts = [part for part in (f"{layer}.weight", f"{layer}.bias") if layer and part in folded]
         if any(folded[part].shape[:1] != scale.shape for part in parts):
-            continue  # no scale of this layer: it stays, and is found to have no place
+            continue  # not a scale of this layer: it stays, and is reported as a tensor without a place
         for part in parts:
-            # In single precision at least: a product in half precision would lose what the file has.
+            # In single precision at least: a product in half precision would lose digits of the file.
             precise = torch.promote_types(folded[part].dtype, torch.float32)
             folded[part] = folded[part].to(precise) * scale.to(precise).view(-1, *[1] * (folded[part].ndim - 1))
         if parts:
@@ -140,33 +133,31 @@ def fold_scales(tensors: Mapping[str, torch.Tensor], key_map: KeyMap) -> dict[st
 
 @dataclass(frozen=True)
 class Grids:
-    """Patches per axis that position embeddings were made for; None where nobody knows.
+    """Patches per axis that position embeddings were made for; None if unknown.
 
     Attributes:
         source: of the file.
         target: of the network.
         source_dims: spatial dimensions of the file's network.
         target_dims: spatial dimensions of the network.
-        prefix_tokens: entries before the grid in the file's table.
     """
 
     source: tuple[int, ...] | None
     target: tuple[int, ...] | None
     source_dims: int
     target_dims: int
-    prefix_tokens: int = 0
 
 
 def find_grids(
     network: nn.Module, file: WeightFile, alignment: Alignment, given: tuple[Sequence[int] | None, Sequence[int] | None]
 ) -> Grids | None:
-    """Collect what is known of the grids: most files state none, and of the networks a ViT keeps none.
+    """Collect what is known of the grids: most files do not state theirs, and a ViT does not keep its own.
 
     Args:
         network: the network to load into.
         file: the weight file.
         alignment: of the file and the network.
-        given: source and target grid, or None, as the caller gave them.
+        given: source and target grid from the caller, or None.
 
     Returns:
         The grids; None for a network without position embeddings.
@@ -186,14 +177,12 @@ def find_grids(
         target=target or kept,
         source_dims=spatial_dims(named_shapes(alignment.keys, file.tensors)) or view.spatial_dims,
         target_dims=view.spatial_dims,
-        prefix_tokens=alignment.key_map.prefix_tokens,
     )
 
 
 def _fit_positions(table: torch.Tensor, shape: Sequence[int], grids: Grids) -> Fit:
     if table.ndim != 3 or (*table.shape[:1], *table.shape[2:]) != (*shape[:1], *shape[2:]):
         return _skipped(table, shape)
-    table = table[:, grids.prefix_tokens :]
     counts = table.shape[1], shape[1]
     _check_counts(grids, counts)
     same_count = counts[0] == counts[1] and grids.source_dims == grids.target_dims
@@ -223,7 +212,7 @@ def _check_counts(grids: Grids, counts: tuple[int, int]) -> None:
 
 
 def _only_reading(grids: Grids, counts: tuple[int, int], same_count: bool) -> tuple[int, ...] | None:
-    """Return equal sides where they are the one plausible grid of a file, and None where the network's is another."""
+    """Return equal sides if they are the only plausible grid of a file; None if the network has another grid."""
     sides = _equal_sides(counts[0], grids.source_dims)
     return sides if not same_count or grids.target in (None, sides) else None
 

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Load a weight file into a network, or refuse it with every difference named."""
+"""Load a weight file into a network, or refuse it and name every difference."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from monai_essa.anatomy import keep_grid
 from monai_essa.anatomy.key_maps import KEY_MAPS, KeyMap
 from monai_essa.anatomy.lean_marks import check_not_lean
 from monai_essa.anatomy.parts import unwrapped
+from monai_essa.anatomy.tensor_names import differences
 from monai_essa.outside import Nullable, Text, check_pattern, shown
 from monai_essa.weights.alignment import Alignment, alignments
 from monai_essa.weights.file import GRID, WeightFile, read_weight_file
 from monai_essa.weights.fit import find_grids
-from monai_essa.weights.matching import Plan, make_plan
-from monai_essa.weights.report import TensorEntry, WeightReport, differences, named_shapes
+from monai_essa.weights.matching import LoadingPlan, make_plan
+from monai_essa.weights.report import TensorEntry, WeightReport, named_shapes
 
 __all__ = [
     "check_accept",
@@ -45,46 +46,45 @@ def load_weights(
     target_grid: Sequence[int] | None = None,
     accept: Sequence[str] = (),
 ) -> WeightReport:
-    """Load pretrained weights into a network, in place, and say what became of every tensor; all or nothing.
+    """Load pretrained weights into a network, in place, and report what happened to every tensor; all or nothing.
 
     The file may hold the same network, an encoder for it, or another network with such an encoder (a ViT or
     MaskedAutoEncoderViT for a UNETR, a UNETR for a ViT, a Swin transformer for a SwinUNETR), bare or inside
-    dictionaries, with any prefix, and with the names that ``torch.compile`` and the parallel wrappers put in at any
-    depth. Device, dtype and ``requires_grad`` of the network stay.
+    dictionaries, with any prefix, and with the parts of names that ``torch.compile`` and the parallel wrappers add at
+    any depth. Device, dtype and ``requires_grad`` of the network do not change.
 
-    **Encoders are equal or refused.** Each tensor of either encoder, buffers included, needs its counterpart of the
-    same shape, whatever its share. Exceptions are transformations, which the report lists: names and class token of the
-    file's family, LayerScale, input channels from C to 1 (mean) or from 1 to C (repeated, divided by C), a 2-D patch
-    embedding for a volume, and the grid of position embeddings. What else may differ has to be named by ``accept``.
-    A decoder or a head may be missing on either side; the report says what stays random. What no tensor shows, a file
-    cannot tell: build the network with the file's number of heads, strides, groups of the norms and epsilon.
+    **Encoders are equal or refused.** Each tensor of either encoder, including buffers, needs a counterpart of the same
+    shape, however few tensors lack one. Exceptions are transformations, which the report lists: names and class token
+    of the file's family, LayerScale, input channels from C to 1 (mean) or from 1 to C (repeated, divided by C), a 2-D
+    patch embedding for a volume, and the grid of position embeddings. Any other difference has to be named by
+    ``accept``. A decoder or a head may be missing on either side; the report says what stays random. A file cannot show
+    what is not in its tensors: build the network with the file's number of heads, strides, norm groups and epsilon.
 
-    **Grids.** The file's grid is ``source_grid``, else what the file states (the ``model.pt`` of a stage does), else
-    equal sides if their product is the number of its position embeddings, unless the network has as many on another
-    grid: then ``source_grid`` is required. The network's grid is ``target_grid``, else what it keeps. A ViT keeps none
-    until it is told (:func:`monai_essa.anatomy.keep_grid`): with as many position embeddings it takes over the file's
-    grid, else ``target_grid`` is required.
+    **Grids.** The file's grid is ``source_grid``, or else the one that the file states (the ``model.pt`` of a stage
+    does), or else equal sides if their product is the number of its position embeddings. If the network has as many on
+    another grid, ``source_grid`` is required. The network's grid is ``target_grid``, or else the one that it keeps. A
+    ViT keeps none until :func:`monai_essa.anatomy.keep_grid` is called: if it has as many position embeddings as the
+    file, it takes over the file's grid, else ``target_grid`` is required.
 
     Args:
-        network: a plain network, which ``torch.compile``, DataParallel or DistributedDataParallel may wrap; the order
+        network: a plain network, possibly inside ``torch.compile``, DataParallel or DistributedDataParallel; the order
             is build, ``load_weights``, ``adapt``, optimizer.
         path: a .safetensors file, or a file of ``torch.save`` that holds tensors only.
         source: ``"auto"``, the name of a family in ``monai_essa.anatomy.key_maps``, or a :class:`KeyMap`.
-        prefix: of the names of the network to take from a file that holds several, such as ``"model_ema"``.
+        prefix: of the names of the network to load from a file that holds several, such as ``"model_ema"``.
         source_grid: patches per axis (img_size / patch_size) that the file's position embeddings were trained for.
-        target_grid: the same of the network.
+        target_grid: patches per axis that the network was built for.
         accept: patterns of tensors of the encoder that may be missing, left over or of another shape; full match on
             the name in the network or the key in the file.
 
     Returns:
-        The report, which is logged too: as a warning if the encoder is not complete.
+        The report, which is logged too, as a warning if the encoder is not complete.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if an argument is of another kind, if the file cannot be read or holds NaN, if the network is
-            adapted or lean already, if the file's encoder is another one, or if several networks in it fit and
-            ``prefix`` does not say which one is meant; the message names the likely reason, and the network is as it
-            was.
+        ValueError: if an argument has a wrong type, if the file cannot be read or holds NaN, if the network is adapted
+            or lean already, if the file's encoder is a different one, or if several networks in it fit and ``prefix``
+            does not select one. The message names the likely reason, and the network is as it was.
 
     Example:
         >>> import tempfile
@@ -116,14 +116,14 @@ def load_weights(
 
 
 def check_accept(accept: Sequence[str]) -> tuple[str, ...]:
-    """Return the patterns of ``accept``; ValueError if they are no list of sound regular expressions."""
+    """Return the patterns of ``accept``; ValueError if they are not a list of safe regular expressions."""
     if isinstance(accept, str) or not isinstance(accept, Sequence):
         raise ValueError(f"accept: expected a list of patterns of tensor names, got {shown(accept)}")
     return tuple(check_pattern(pattern, "accept") for pattern in accept)
 
 
 def refuse_unfit_network(network: nn.Module) -> None:
-    """Raise a ValueError if a part of the network is adapted already: its adapter was made for other weights."""
+    """Raise a ValueError if a part of the network is adapted: its adapter was made for other weights."""
     if any(hasattr(module, "_monai_essa_adaptation") for module in network.modules()):
         raise ValueError(
             f"{type(network).__name__} is adapted; load before patching: adapt(...) comes after load_weights(...)"
@@ -133,13 +133,13 @@ def refuse_unfit_network(network: nn.Module) -> None:
 def refuse_unknown_names(
     file: WeightFile, network: nn.Module, fitting: Sequence[Alignment], prefix: str | None
 ) -> None:
-    """Raise a ValueError: not one tensor of the file, or of those under the prefix, has a name of the encoder.
+    """Raise the ValueError for a file in which no tensor, or none under the prefix, has a name of the encoder.
 
     Args:
         file: the weight file.
         network: the network to load into.
         fitting: the networks of the file under any prefix.
-        prefix: that the caller gave.
+        prefix: from the caller, or None.
     """
     if prefix is not None and fitting:
         raise ValueError(
@@ -153,8 +153,8 @@ def refuse_unknown_names(
     )
 
 
-def refuse_several(plans: Sequence[Plan], file: WeightFile, network: nn.Module) -> None:
-    """Raise a ValueError if several networks of a file fit and their values differ: nobody knows which one is meant."""
+def refuse_several(plans: Sequence[LoadingPlan], file: WeightFile, network: nn.Module) -> None:
+    """Raise a ValueError if several networks of a file fit and their values differ, so that the choice is unclear."""
     first = plans[0]
     for other in plans[1:]:
         if not _same_values(first, other):
@@ -165,8 +165,8 @@ def refuse_several(plans: Sequence[Plan], file: WeightFile, network: nn.Module) 
             )
 
 
-def refuse_differences(plan: Plan, file: WeightFile, network: nn.Module) -> None:
-    """Raise a ValueError if the file's encoder is another one than the network's, or values are not finite."""
+def refuse_differences(plan: LoadingPlan, file: WeightFile, network: nn.Module) -> None:
+    """Raise a ValueError if the file's encoder differs from the network's, or values are not finite."""
     own = network.state_dict()
     for name, tensor in plan.tensors.items():
         if not tensor.to(own[name].dtype).isfinite().all():
@@ -190,7 +190,7 @@ def _grid(grid: Sequence[int] | None, name: str) -> tuple[int, ...] | None:
     return None if grid is None else tuple(GRID.check(grid, name))
 
 
-def _carry_out(plan: Plan, network: nn.Module) -> None:
+def _carry_out(plan: LoadingPlan, network: nn.Module) -> None:
     own = network.state_dict()
     with torch.no_grad():
         for name, tensor in plan.tensors.items():
@@ -209,7 +209,7 @@ def _key_maps(source: str | KeyMap) -> tuple[KeyMap, ...]:
     return chosen
 
 
-def _same_values(one: Plan, other: Plan) -> bool:
+def _same_values(one: LoadingPlan, other: LoadingPlan) -> bool:
     return all(
         torch.equal(tensor, other.tensors[name]) for name, tensor in one.tensors.items() if name in other.tensors
     )

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Decide what becomes of every tensor of a file and of the network, without touching the network."""
+"""Decide what happens to every tensor of a file and of the network, without changing the network."""
 
 from __future__ import annotations
 
@@ -13,22 +13,24 @@ import torch
 import torch.nn as nn
 
 from monai_essa.anatomy.parts import dead_parameters
+from monai_essa.anatomy.positions import POSITIONS
+from monai_essa.anatomy.tensor_names import option_behind
 from monai_essa.weights.alignment import Alignment
 from monai_essa.weights.file import WeightFile, unlike, unreadable
-from monai_essa.weights.fit import POSITIONS, Fit, Grids, fit, fold_scales
-from monai_essa.weights.report import TensorEntry, WeightReport, notes_of, option_behind
+from monai_essa.weights.fit import Fit, Grids, fit, fold_scales
+from monai_essa.weights.report import TensorEntry, WeightReport, notes_of
 
-__all__ = ["Differences", "Plan", "make_plan"]
+__all__ = ["Differences", "LoadingPlan", "make_plan"]
 
 
 @dataclass(frozen=True)
 class Differences:
-    """Tensors that make the encoder of a file another one than the network's, and that the caller did not accept.
+    """Tensors in which the encoders of file and network differ, and which the caller did not accept.
 
     Attributes:
-        only_in_file: of the file's encoder, without a place in the network.
-        only_in_network: of the network's encoder, not in the file.
-        unfit: on both sides, of another shape or kind of values.
+        only_in_file: tensors of the file's encoder without a place in the network.
+        only_in_network: tensors of the network's encoder that are not in the file.
+        unfit: tensors on both sides, with another shape or kind of values.
     """
 
     only_in_file: tuple[TensorEntry, ...]
@@ -40,15 +42,15 @@ class Differences:
 
 
 @dataclass(frozen=True)
-class Plan:
+class LoadingPlan:
     """What loading would do.
 
     Attributes:
-        tensors: to copy, by name and in the shapes of the network.
-        report: true once they are copied.
-        differences: why they must not be.
+        tensors: the tensors to copy, by name and in the shapes of the network.
+        report: what is true after they are copied.
+        differences: reasons why they must not be copied.
         alignment: of the file and the network.
-        grid: that the position embeddings are for once they are copied; None where nobody said it.
+        grid: token grid of the position embeddings after they are copied; None if unknown.
     """
 
     tensors: dict[str, torch.Tensor]
@@ -60,13 +62,13 @@ class Plan:
 
 def make_plan(
     file: WeightFile, network: nn.Module, alignment: Alignment, grids: Grids | None, accept: Sequence[str] = ()
-) -> Plan:
-    """Fit every tensor of the file that has a place, and account for every other one.
+) -> LoadingPlan:
+    """Fit every tensor of the file that has a place in the network, and account for all others.
 
     Args:
         file: the weight file.
         network: the plain network to load into; only read.
-        alignment: which tensor goes by which canonical name.
+        alignment: the canonical names of both sides.
         grids: of the position embeddings.
         accept: patterns of tensors of the encoder that may differ; full match on the name in the network, on the key in
             the file, or on the key without the prefix.
@@ -102,7 +104,7 @@ def make_plan(
         notes=tuple(notes_of(network, alignment, {name: incoming[name].dtype for name in taken}, missing)),
         preprocessing=file.preprocessing,
     )
-    return Plan(
+    return LoadingPlan(
         tensors={alignment.places[name]: fitted.tensor for name, fitted in taken.items()},
         report=report,
         differences=differences,
@@ -189,7 +191,7 @@ def _why_missing(name: str, alignment: Alignment) -> str:
 
 
 def _differences(skipped: Sequence[TensorEntry], missing: Sequence[TensorEntry], alignment: Alignment) -> Differences:
-    """Pick the tensors of either encoder that no rule of the family covers."""
+    """Select the tensors of either encoder that no rule of the family covers."""
     key_map, needed = alignment.key_map, {alignment.places[name]: name for name in alignment.encoder}
     homeless = {
         key
@@ -204,7 +206,7 @@ def _differences(skipped: Sequence[TensorEntry], missing: Sequence[TensorEntry],
 
 
 def _sort_out(found: Differences, accept: Sequence[str], prefix: str) -> tuple[Differences, tuple[TensorEntry, ...]]:
-    """Part the differences that the caller accepts from the others."""
+    """Separate the differences that the caller accepts from the others."""
     patterns = [re.compile(pattern) for pattern in accept]
 
     def accepted(entry: TensorEntry) -> bool:
@@ -223,7 +225,7 @@ def _encoder_share(
     differences: Differences,
     accepted: Sequence[TensorEntry],
 ) -> float:
-    """Count the file's encoder too: a part of a deeper encoder is another function than the one that was trained."""
+    """Return the loaded share; the file's encoder counts too, since a part of a deeper encoder is another function."""
     sizes = {name: own[alignment.places[name]].numel() for name in alignment.encoder}
     homeless = sum(e.elements for e in (*differences.only_in_file, *accepted) if e.name not in own)
     total = sum(sizes.values()) + homeless

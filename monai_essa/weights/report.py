@@ -1,15 +1,14 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The report of a load: every tensor with a reason, notes on epsilons, and the option behind a difference."""
+"""The report of a load: every tensor with a reason, and notes on precision, epsilons and random parts."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,39 +18,10 @@ import torch.nn as nn
 from monai_essa.anatomy.parts import dead_parameters, encoder_layers, part_of
 from monai_essa.weights.alignment import Alignment
 
-__all__ = ["TensorEntry", "WeightReport", "differences", "named_shapes", "notes_of", "option_behind", "spatial_dims"]
+__all__ = ["TensorEntry", "WeightReport", "named_shapes", "notes_of"]
 
 _LOADED = ("matched", "renamed", "inflated", "interpolated")
 _KINDS = (*_LOADED, "folded", "skipped", "missing", "accepted")
-Shapes = Mapping[str, torch.Size]
-_PATCHES = r"(patch_embedding\.patch_embeddings|patch_embed\.proj|convInit\.conv|conv_init)\.weight"
-_BIAS_TABLE = r"layers1\.0\.blocks\.0\.attn\.relative_position_bias_table"
-# (tensor, axis, argument): the size of the tensor along the axis tells the argument.
-_SIZES = (
-    (r"norm\.weight", 0, "hidden_size"),
-    (r"patch_embed\.proj\.weight", 0, "feature_size"),
-    (r"blocks\.0\.mlp\.linear1\.weight", 0, "mlp_dim"),
-    (_PATCHES, 1, "in_channels"),
-    (r"(patch_embedding\.patch_embeddings|patch_embed\.proj)\.weight", 2, "patch_size"),
-    (_BIAS_TABLE, 0, "the table size of window_size"),
-    (_BIAS_TABLE, 1, "num_heads"),
-    (r"(convInit\.conv|conv_init)\.weight", 0, "init_filters"),
-    (r"model\.0\.(conv\.unit0\.)?conv\.weight", 1, "in_channels"),
-    (r"model\.0\.(conv\.unit0\.)?conv\.weight", 0, "the first of channels"),
-)
-# (tensors, argument): only networks that were built with the argument have the tensors.
-_OPTIONS = (
-    (r".*\.attn\.qkv\.bias", "qkv_bias=True"),
-    (r"layers\dc\..*", "use_v2=True"),
-    (r"patch_embedding\.patch_embeddings\.1\..*", 'proj_type="perceptron"'),
-    (r"patch_embedding\.patch_embeddings\.(weight|bias)", 'proj_type="conv"'),
-    (r"patch_embed\.norm\..*", "patch_norm=True"),
-    (r".*\.running_mean", "batch normalisation"),
-)
-_BLOCKS = re.compile(
-    r"(layers\d\.0\.)?blocks\.\d+\.norm1\.weight|down_layers\.\d+\.\d+\.conv1\.conv\.weight"
-    r"|layers\.\d+\.blocks\.\d+\.conv1\.weight"
-)
 
 
 @dataclass(frozen=True)
@@ -61,7 +31,7 @@ class TensorEntry:
     Attributes:
         name: in the network; for a skipped or folded tensor its key in the file.
         source: key in the file; empty for a tensor that the file does not have.
-        elements: number of its elements, in the network; for a skipped or folded tensor in the file.
+        elements: number of its values in the network, or in the file for a skipped or folded tensor.
         reason: what was done with it, or why it was not loaded.
     """
 
@@ -73,26 +43,25 @@ class TensorEntry:
 
 @dataclass(frozen=True)
 class WeightReport:
-    """The truth about one call of ``load_weights``; every tensor of the file is in exactly one of the first six lists.
+    """What one call of ``load_weights`` did; every tensor of the file is in exactly one of the first six lists.
 
     Attributes:
         file: name of the file, without its folder.
         sha256: of the file.
         key_map: the family of files that it belongs to.
-        prefix: of the file's keys that was stripped.
-        matched: loaded as they are; names equal but for the prefixes.
-        renamed: loaded as they are under another name.
+        prefix: the prefix of the file's keys, which was stripped.
+        matched: loaded unchanged, with names that are equal except for prefixes.
+        renamed: loaded unchanged under another name.
         inflated: loaded after a change of input channels or depth.
         interpolated: position embeddings loaded on another grid.
         folded: scales of the file, multiplied into the layer before them.
         skipped: in the file, not loaded.
-        missing: in the network, not loaded: these keep the values that they had. Tensors that no forward pass reaches
-            are left out.
-        accepted: tensors of the encoder among the skipped and the missing that ``accept`` names: without it the file
-            would have been refused.
-        encoder_share: share of the encoder's values that were loaded, buffers included. Values of the file's encoder
+        missing: in the network, not loaded: these keep their values. Tensors that no forward pass reaches are left out.
+        accepted: the skipped and missing tensors of the encoder that ``accept`` names; without it the file would have
+            been refused.
+        encoder_share: share of the encoder's values that were loaded, including buffers. Values of the file's encoder
             for which the network has no place count as not loaded.
-        notes: what else a user should know, in words: other precision, another epsilon, parts that stay random.
+        notes: other facts in words: another precision, another epsilon, parts that stay random.
         preprocessing: the card in the file's metadata, or None.
     """
 
@@ -136,64 +105,20 @@ class WeightReport:
                 yield f"  {kind:12} {len(entries):5} tensors {elements:13,} values  {_reasons(entries)}".rstrip()
 
 
-def differences(file: Shapes, network: Shapes) -> list[str]:
-    """List the arguments that differ, in words.
-
-    Args:
-        file: shapes of the file's tensors by canonical name.
-        network: shapes of the network's tensors by canonical name.
-
-    Example:
-        >>> differences({"norm.weight": torch.Size([24])}, {"norm.weight": torch.Size([48])})
-        ['hidden_size is 24 in the file and 48 in the network']
-    """
-    facts = [(argument, _size(file, tensor, axis), _size(network, tensor, axis)) for tensor, axis, argument in _SIZES]
-    facts += [
-        ("number of blocks", _depth(file), _depth(network)),
-        ("spatial_dims", spatial_dims(file), spatial_dims(network)),
-    ]
-    sizes = [
-        f"{argument} is {theirs} in the file and {ours} in the network"
-        for argument, theirs, ours in facts
-        if theirs and ours and theirs != ours
-    ]
-    return sizes + [
-        f"only the {'file' if _has(file, pattern) else 'network'} was built with {argument}"
-        for pattern, argument in _OPTIONS
-        if _has(file, pattern) != _has(network, pattern)
-    ]
-
-
-def option_behind(name: str, others: Collection[str]) -> str | None:
-    """Name the argument that explains why one side has a tensor and the other side has none of its kind, or None.
-
-    Example:
-        >>> option_behind("blocks.0.attn.qkv.bias", ["blocks.0.attn.qkv.weight"])
-        'qkv_bias=True'
-    """
-    matching = ((pattern, argument) for pattern, argument in _OPTIONS if re.fullmatch(pattern, name))
-    return next((argument for pattern, argument in matching if not _has(others, pattern)), None)
-
-
 def named_shapes(names: Mapping[str, str], tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:
-    """Return the shapes by canonical name of tensors that go by other names: ``names`` maps the first to the second."""
+    """Return shapes by canonical name, with ``names`` from canonical names to the keys of the tensors."""
     return {name: tensors[key].shape for name, key in names.items()}
-
-
-def spatial_dims(shapes: Shapes) -> int | None:
-    """Read 2-D or 3-D from the kernel of the patch embedding; None where it is no convolution."""
-    return next((len(shape) - 2 for name, shape in shapes.items() if re.fullmatch(_PATCHES, name)), None)
 
 
 def notes_of(
     network: nn.Module, alignment: Alignment, dtypes: Mapping[str, torch.dtype], missing: Sequence[TensorEntry]
 ) -> Iterator[str]:
-    """Say in words what the lists of a report do not.
+    """Describe in words what the lists of a report do not show.
 
     Args:
         network: the network that the weights are for.
         alignment: of the file and the network.
-        dtypes: of the tensors that are loaded, as the file has them, by canonical name.
+        dtypes: of the loaded tensors in the file, by canonical name.
         missing: tensors of the network that are not loaded.
 
     Yields:
@@ -205,7 +130,7 @@ def notes_of(
 
 
 def _reasons(entries: tuple[TensorEntry, ...]) -> str:
-    """Group entries by reason, the commonest first, each with one example."""
+    """Group entries by reason, the most frequent first, each with one example."""
     groups: dict[str, list[str]] = defaultdict(list)
     for entry in entries:
         groups[entry.reason].append(entry.name)
@@ -216,20 +141,6 @@ def _reasons(entries: tuple[TensorEntry, ...]) -> str:
         if reason
     ]
     return "; ".join(shown[:3]) + (f"; and {len(shown) - 3} more" if len(shown) > 3 else "")
-
-
-def _size(shapes: Shapes, pattern: str, axis: int) -> int | None:
-    return next(
-        (shape[axis] for name, shape in shapes.items() if re.fullmatch(pattern, name) and len(shape) > axis), None
-    )
-
-
-def _depth(shapes: Shapes) -> int:
-    return sum(bool(_BLOCKS.fullmatch(name)) for name in shapes)
-
-
-def _has(names: Collection[str], pattern: str) -> bool:
-    return any(re.fullmatch(pattern, name) for name in names)
 
 
 def _other_precision(network: nn.Module, alignment: Alignment, dtypes: Mapping[str, torch.dtype]) -> Iterator[str]:

@@ -16,7 +16,8 @@ import torch
 import torch.nn as nn
 from monai.networks.nets import UNETR, SegResNetDS, ViT
 
-from monai_essa.adapters.adaptation import adapt, adaptation_of, disable_adapter, is_adapted, merge
+from monai_essa.adapters.adaptation import adapt, disable_adapter, merge
+from monai_essa.adapters.adapted import adaptation_of, is_adapted
 from monai_essa.adapters.file import load_adapter, save_adapter
 from monai_essa.adapters.named import active_adapter, adapter_names, add_adapter, remove_adapter, set_adapter
 from monai_essa.efficiency import lean

@@ -20,6 +20,7 @@ from monai_essa.anatomy.blocks import transformer_blocks
 from monai_essa.anatomy.parts import (
     check_known,
     dead_parameters,
+    decoder_pattern,
     encoder_layers,
     encoder_prefix,
     part_of,
@@ -74,6 +75,14 @@ CLASSIFIERS = {
     "segresnet-dropout": lambda: SegResNet(2, 8, dropout_prob=0.1, blocks_down=(1, 1), blocks_up=(1,)),
     **{kind: CNNS[kind] for kind in ("segresnet", "segresnet-ds", "unet")},
 }
+
+
+@pytest.mark.parametrize("kind", CLASSIFIERS)
+def test_the_pattern_of_the_decoder_matches_what_is_outside_the_encoder(kind):
+    net = CLASSIFIERS[kind]()
+    names = {name for name, _ in net.named_parameters()}
+    outside = {name for name in names if part_of(net, name) != "encoder"}
+    assert {name for name in names if re.fullmatch(decoder_pattern(net), name)} == outside < names
 
 
 @pytest.mark.parametrize("kind", CLASSIFIERS)

@@ -11,7 +11,7 @@ from monai.data import MetaTensor
 from monai_essa.pretext import PatchReconstruction, gather_patches
 from monai_essa.pretext.masked_prediction import (
     MaskedPrediction,
-    head_parameters,
+    MaskedReconstruction,
     plain_tensor,
     reconstruction_images,
     reconstruction_parts,
@@ -84,7 +84,8 @@ def test_head_is_everything_outside_the_encoder():
     objective = nn.Module()
     objective.encoder, objective.encoder_like = nn.Linear(2, 2), nn.Linear(2, 2)
 
-    assert {id(p) for p in head_parameters(objective)} == {id(p) for p in objective.encoder_like.parameters()}
+    head = MaskedReconstruction.head_parameters(objective)
+    assert {id(p) for p in head} == {id(p) for p in objective.encoder_like.parameters()}
 
 
 def test_metadata_is_dropped():

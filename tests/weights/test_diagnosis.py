@@ -12,8 +12,9 @@ import pytest
 import torch.nn as nn
 
 from monai_essa.anatomy.key_maps import KEY_MAPS
+from monai_essa.anatomy.tensor_names import differences, option_behind
 from monai_essa.weights.alignment import alignments
-from monai_essa.weights.report import differences, named_shapes, option_behind
+from monai_essa.weights.report import named_shapes
 
 Build = Callable[..., nn.Module]
 

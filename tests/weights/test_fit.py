@@ -10,7 +10,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from monai_essa.weights.fit import POSITIONS, Grids, fit
+from monai_essa.anatomy.positions import POSITIONS
+from monai_essa.weights.fit import Grids, fit
 
 UNKNOWN = Grids(None, None, source_dims=3, target_dims=3)
 PATCHES = "patch_embedding.patch_embeddings.weight"
@@ -112,12 +113,6 @@ def test_a_flat_grid_is_repeated_along_the_last_axis() -> None:
     volume = fitted.tensor.reshape(4, 4, 4, 5)
     torch.testing.assert_close(volume[:, :, 0], volume[:, :, 3])
     assert fitted.reason == "grid (8, 8) (assumed) -> (4, 4, 4)"
-
-
-def test_entries_before_the_grid_are_left_out() -> None:
-    table = torch.randn(1, 5 + 8, 6)
-    fitted = fit(POSITIONS, table, (1, 8, 6), Grids(None, None, source_dims=3, target_dims=3, prefix_tokens=5))
-    assert torch.equal(fitted.tensor, table[:, 5:])
 
 
 @pytest.mark.parametrize(("source", "target", "hint"), [(12, 8, "source_grid"), (8, 12, "target_grid")])

@@ -37,7 +37,6 @@ TIMM = KeyMap(
         (r"blocks\.(\d+)\.ls1\.gamma", r"blocks.\1.attn.out_proj"),
         (r"blocks\.(\d+)\.ls2\.gamma", r"blocks.\1.mlp.linear2"),
     ),
-    prefix_tokens=1,
 )
 SWIN = KeyMap("swin", renames=((r"\.mlp\.fc([12])\.", r".mlp.linear\1."),))
 
@@ -237,7 +236,6 @@ def test_a_public_family_needs_a_table_only(build: Build, write: Write) -> None:
         .replace("linear", "fc"): tensor
         for name, tensor in state.items()
     }
-    spelled["pos_embed"] = torch.cat([torch.ones(1, 1, 48), spelled["pos_embed"]], dim=1)
     scales = {f"blocks.{i}.{name}.gamma": torch.full((48,), 0.5 + i) for i in range(3) for name in ("ls1", "ls2")}
     path = write({"model": spelled | scales | {"cls_token": torch.ones(1, 1, 48), "head.weight": torch.ones(10, 48)}})
 

@@ -16,13 +16,13 @@ from monai_essa.anatomy.parts import dead_parameters
 from monai_essa.weights.alignment import alignments
 from monai_essa.weights.file import WeightFile
 from monai_essa.weights.fit import find_grids
-from monai_essa.weights.matching import Plan, make_plan
+from monai_essa.weights.matching import LoadingPlan, make_plan
 
 Build = Callable[..., nn.Module]
 STALE = "blocks.0.cross_attn.to_q.weight"
 
 
-def plan_of(tensors: Mapping[str, torch.Tensor], network: nn.Module) -> Plan:
+def plan_of(tensors: Mapping[str, torch.Tensor], network: nn.Module) -> LoadingPlan:
     file = WeightFile("weights.pt", "", dict(tensors))
     alignment = alignments(file.tensors, network, KEY_MAPS)[0]
     return make_plan(file, network, alignment, find_grids(network, file, alignment, (None, None)))

@@ -21,7 +21,8 @@ from fastapi import HTTPException
 from monailabel.tasks.infer.bundle import BundleInferTask
 from monailabel.utils.others.generic import name_to_device
 
-from monai_essa.adapters.adaptation import disable_adapter, is_adapted
+from monai_essa.adapters.adaptation import disable_adapter
+from monai_essa.adapters.adapted import is_adapted
 from monai_essa.adapters.named import active_adapter, adapter_names, add_adapter, remove_adapter, set_adapter
 from monai_essa.error_line import one_line
 from monai_essa.label.requests import infer_record

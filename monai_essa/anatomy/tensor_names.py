@@ -1,0 +1,167 @@
+# Copyright (c) The monai_essa authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""What the names and shapes of tensors reveal about the network that they belong to.
+
+Names are canonical: those of MONAI's bare encoders (``blocks.0.attn.qkv.weight``).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+
+import torch
+
+from monai_essa.anatomy.positions import POSITIONS
+
+__all__ = [
+    "CONSTANTS",
+    "architecture_of",
+    "differences",
+    "is_first_convolution",
+    "is_of_some_encoders",
+    "is_token_or_position",
+    "option_behind",
+    "spatial_dims",
+]
+
+Shapes = Mapping[str, torch.Size]
+
+# A part of a tensor's name that only this architecture has.
+_ARCHITECTURES = {
+    "swin_unetr": "relative_position_bias_table",
+    "segresnet": "down_layers.",
+    "transformer": ".attn.qkv.",
+}
+# Constants of an architecture that MONAI keeps as buffers: the pairs of positions within a window.
+CONSTANTS = ("relative_position_index",)
+_TOKENS_AND_POSITIONS = frozenset(
+    {"cls_token", "mask_token", "mask_tokens", POSITIONS.rpartition(".")[2], "relative_position_bias_table"}
+)
+# Only some encoders have them: the convolutions of Swin's second version, and parameters that stand beside modules.
+_OF_SOME_ENCODERS = re.compile(r"layers\dc\..*|(?!decoder|mask_)\w*(tokens?|pos(ition)?_?embed\w*)")
+# Every convolution that reads the image itself; the decoder of a UNETR or SwinUNETR has two, so does a UNet's encoder.
+_FIRST_CONVOLUTION = re.compile(
+    r"(patch_embedding\.patch_embeddings|patch_embed\.proj|encoder1\.layer\.conv[13]\.conv"
+    r"|convInit\.conv|conv_init|model\.0\.(conv\.unit0\.)?conv|model\.0\.residual)\.weight"
+)
+_PATCHES = r"(patch_embedding\.patch_embeddings|patch_embed\.proj|convInit\.conv|conv_init)\.weight"
+_BIAS_TABLE = r"layers1\.0\.blocks\.0\.attn\.relative_position_bias_table"
+# (tensor, axis, argument): the size of the tensor along the axis reveals the argument.
+_SIZES = (
+    (r"norm\.weight", 0, "hidden_size"),
+    (r"patch_embed\.proj\.weight", 0, "feature_size"),
+    (r"blocks\.0\.mlp\.linear1\.weight", 0, "mlp_dim"),
+    (_PATCHES, 1, "in_channels"),
+    (r"(patch_embedding\.patch_embeddings|patch_embed\.proj)\.weight", 2, "patch_size"),
+    (_BIAS_TABLE, 0, "the table size of window_size"),
+    (_BIAS_TABLE, 1, "num_heads"),
+    (r"(convInit\.conv|conv_init)\.weight", 0, "init_filters"),
+    (r"model\.0\.(conv\.unit0\.)?conv\.weight", 1, "in_channels"),
+    (r"model\.0\.(conv\.unit0\.)?conv\.weight", 0, "the first of channels"),
+)
+# (tensors, argument): only networks that were built with the argument have the tensors.
+_OPTIONS = (
+    (r".*\.attn\.qkv\.bias", "qkv_bias=True"),
+    (r"layers\dc\..*", "use_v2=True"),
+    (r"patch_embedding\.patch_embeddings\.1\..*", 'proj_type="perceptron"'),
+    (r"patch_embedding\.patch_embeddings\.(weight|bias)", 'proj_type="conv"'),
+    (r"patch_embed\.norm\..*", "patch_norm=True"),
+    (r".*\.running_mean", "batch normalisation"),
+)
+_BLOCKS = re.compile(
+    r"(layers\d\.0\.)?blocks\.\d+\.norm1\.weight|down_layers\.\d+\.\d+\.conv1\.conv\.weight"
+    r"|layers\.\d+\.blocks\.\d+\.conv1\.weight"
+)
+
+
+def architecture_of(names: Iterable[str]) -> str | None:
+    """Return ``"swin_unetr"``, ``"segresnet"``, ``"transformer"`` (a ViT or UNETR), or None if no name shows it.
+
+    Args:
+        names: of a file's tensors, with any prefix.
+
+    Example:
+        >>> architecture_of(["module.vit.blocks.0.attn.qkv.weight"])
+        'transformer'
+    """
+    dotted = [f".{name}" for name in names]
+    return next((kind for kind, part in _ARCHITECTURES.items() if any(part in name for name in dotted)), None)
+
+
+def is_first_convolution(name: str) -> bool:
+    """Tell whether a tensor is the weight of a convolution that reads the image."""
+    return _FIRST_CONVOLUTION.fullmatch(name) is not None
+
+
+def is_of_some_encoders(name: str) -> bool:
+    """Tell whether a tensor belongs to an encoder although many encoders do not have it, as with a class token."""
+    return _OF_SOME_ENCODERS.fullmatch(name) is not None
+
+
+def is_token_or_position(name: str) -> bool:
+    """Tell whether a tensor holds tokens or position embeddings: values, and not the weights of a layer."""
+    return name.rpartition(".")[2] in _TOKENS_AND_POSITIONS
+
+
+def differences(file: Shapes, network: Shapes) -> list[str]:
+    """List the arguments in which two networks differ, in words.
+
+    Args:
+        file: shapes of the file's tensors by canonical name.
+        network: shapes of the network's tensors by canonical name.
+
+    Example:
+        >>> differences({"norm.weight": torch.Size([24])}, {"norm.weight": torch.Size([48])})
+        ['hidden_size is 24 in the file and 48 in the network']
+    """
+    facts = [(argument, _size(file, tensor, axis), _size(network, tensor, axis)) for tensor, axis, argument in _SIZES]
+    facts += [
+        ("number of blocks", _depth(file), _depth(network)),
+        ("spatial_dims", spatial_dims(file), spatial_dims(network)),
+    ]
+    sizes = [
+        f"{argument} is {theirs} in the file and {ours} in the network"
+        for argument, theirs, ours in facts
+        if theirs and ours and theirs != ours
+    ]
+    return sizes + [
+        f"only the {'file' if _has(file, pattern) else 'network'} was built with {argument}"
+        for pattern, argument in _OPTIONS
+        if _has(file, pattern) != _has(network, pattern)
+    ]
+
+
+def option_behind(name: str, others: Collection[str]) -> str | None:
+    """Return the argument that explains why only one side has tensors of this kind, or None.
+
+    Args:
+        name: a tensor of the side that has them.
+        others: all tensors of the other side.
+
+    Example:
+        >>> option_behind("blocks.0.attn.qkv.bias", ["blocks.0.attn.qkv.weight"])
+        'qkv_bias=True'
+    """
+    matching = ((pattern, argument) for pattern, argument in _OPTIONS if re.fullmatch(pattern, name))
+    return next((argument for pattern, argument in matching if not _has(others, pattern)), None)
+
+
+def spatial_dims(shapes: Shapes) -> int | None:
+    """Read 2 or 3 from the kernel of the first convolution; None if the patch embedding is not a convolution."""
+    return next((len(shape) - 2 for name, shape in shapes.items() if re.fullmatch(_PATCHES, name)), None)
+
+
+def _size(shapes: Shapes, pattern: str, axis: int) -> int | None:
+    return next(
+        (shape[axis] for name, shape in shapes.items() if re.fullmatch(pattern, name) and len(shape) > axis), None
+    )
+
+
+def _depth(shapes: Shapes) -> int:
+    return sum(bool(_BLOCKS.fullmatch(name)) for name in shapes)
+
+
+def _has(names: Collection[str], pattern: str) -> bool:
+    return any(re.fullmatch(pattern, name) for name in names)
