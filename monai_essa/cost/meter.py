@@ -206,8 +206,7 @@ def _tensors(tree: Any) -> Iterator[torch.Tensor]:
 
 def _bytes(tensors: Iterable[torch.Tensor]) -> int:
     """Count the bytes of storages, each once."""
-    storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in tensors}
-    return sum(storages.values())
+    return sum(storage.nbytes() for storage in {tensor.untyped_storage() for tensor in tensors})
 
 
 def _forward(
