@@ -125,7 +125,7 @@ def window_attention(attention: WindowAttention, x: Tensor, mask: tuple[WindowGr
     Args:
         attention: the attention layer.
         x: windows (B * windows, n, C).
-        mask: what :func:`window_groups` gave, in place of MONAI's mask.
+        mask: what :func:`window_groups` returns, in place of MONAI's mask.
 
     Returns:
         (B * windows, n, C).

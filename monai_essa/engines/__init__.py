@@ -43,7 +43,7 @@ from monai_essa.engines.run_folder import (
     run_iterations,
 )
 from monai_essa.engines.steps import TrainStep, ValidationStep
-from monai_essa.error_line import root_cause, show_cause_last
+from monai_essa.error_line import show_cause_last
 from monai_essa.outside import switch
 
 __all__ = [
@@ -79,7 +79,6 @@ __all__ = [
     "prepare_unlabelled_batch",
     "pretext_network",
     "publish_model",
-    "root_cause",
     "run_iterations",
     "show_cause_last",
     "start_pretext_head",

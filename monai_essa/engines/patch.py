@@ -23,15 +23,15 @@ _MOST_SCANS = 20  # each is read whole, so a part of a large datalist must do
 
 
 def check_crop_size(network: nn.Module, img_size: Sequence[int]) -> None:
-    """Refuse crops that the patches of a network do not divide, or that are one patch and no more.
+    """Refuse crops that the patches of a network do not divide, or that are a single patch.
 
     Args:
         network: a plain or adapted network.
         img_size: voxels of a crop along each axis; the name is the key of the bundles.
 
     Raises:
-        ValueError: if a side is no multiple of the network's stride, or all sides are one stride: then nothing is left
-            to predict a patch from, and the deepest feature map of a SwinUNETR is too small to be normalised.
+        ValueError: if a side is not a multiple of the network's stride, or all sides are one stride: then nothing is
+            left to predict a patch from, and the deepest feature map of a SwinUNETR is too small to be normalised.
 
     Example:
         >>> from monai.networks.nets import ViT
@@ -54,7 +54,7 @@ def check_crop_size(network: nn.Module, img_size: Sequence[int]) -> None:
 
 
 def patch_line(img_size: Sequence[int], spacing: Sequence[float], items: Sequence[Mapping[str, Any]]) -> str:
-    """Say how large a patch is in mm and which share of the median scan it holds.
+    """Describe how large a patch is in mm and which share of the median scan it holds.
 
     Args:
         img_size: voxels of a patch along the axes R, A, S.
@@ -73,7 +73,7 @@ def patch_line(img_size: Sequence[int], spacing: Sequence[float], items: Sequenc
 
 
 def _extent(image: str | Sequence[str]) -> np.ndarray:
-    """Give the size in mm along R, A, S; orientations are the nearest ones for oblique scans."""
+    """Return the size in mm along R, A, S; an oblique scan counts along its nearest axes."""
     array, affine = read_volume(image)
     rank = array.ndim - 1
     extent = np.zeros(3)

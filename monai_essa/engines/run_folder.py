@@ -76,7 +76,7 @@ def open_run(
         folder: the run folder; made if missing.
         config: what decides the result: see :func:`~monai_essa.engines.run_folder.config_fingerprints`.
         sections: items of the data list by section.
-        seed: the seed of the run.
+        seed: of all randomness in the run.
         notes: what a reader should see as it is, not as a digest: the stage, say. JSON values, and no file's name.
 
     Raises:
@@ -210,7 +210,7 @@ def file_fingerprint(path: str | Path | None) -> str | None:
 
 
 def _goes_on(folder: Path, identity: Mapping[str, Any]) -> bool:
-    """Say whether the folder holds this very run, unfinished; raise if it holds one that would be lost."""
+    """Tell whether the folder holds this very run, unfinished; raise if it holds one that would be lost."""
     if not (folder / _FILE).exists():
         return False
     there = _read(folder)
