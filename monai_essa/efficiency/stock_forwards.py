@@ -75,7 +75,8 @@ def has_known_forward(module: nn.Module) -> bool:
     if kind not in _KNOWN:
         return False
     owner = sys.modules[kind.__module__]
-    return _is_known(kind, tuple(getattr(operator.attrgetter(name)(owner), "__code__", None) for name in _KNOWN[kind]))
+    codes = tuple(getattr(operator.attrgetter(name)(owner), "__code__", None) for name in _KNOWN[kind])
+    return _is_known(kind, codes)  # type: ignore[arg-type]  # mypy takes the __hash__ of instances for that of the class
 
 
 @functools.cache  # reads the source once, and warns once
