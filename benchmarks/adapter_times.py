@@ -38,7 +38,7 @@ class AdapterTimes:
     Attributes:
         file_bytes: size of its file.
         swap: seconds to read another file of the same method into an adapted network.
-        merging: seconds to give the plain network.
+        merging: seconds to make the plain network.
         base: seconds of an image through the base network.
         merged: seconds of an image through the merged network, in turns with the base.
         copied: seconds of an image through a copy of the base, in the same turns: what differs is noise.
@@ -78,7 +78,7 @@ def adapter_times(
 
 
 def compared_networks(base: nn.Module, adapted: nn.Module) -> dict[str, nn.Module]:
-    """Give the networks whose inference is compared: the base, the merged network, and a copy of the base.
+    """Return the networks whose inference is compared: the base, the merged network, and a copy of the base.
 
     Args:
         base: the network before it was adapted.

@@ -57,7 +57,7 @@ class Contender:
 
 
 def timed_contenders(dtype: torch.dtype | None = None) -> tuple[Contender, ...]:
-    """Give those whose steps are timed, all in one number format; stock training comes first.
+    """Return those whose steps are timed, all in one number format; stock training comes first.
 
     Args:
         dtype: of autocast; ours then keeps frozen weights, and recomputed blocks their inputs, in it too.
@@ -162,7 +162,7 @@ def _peft_lora(work: ReferenceWork) -> nn.Module:
 
 
 def _plainly_recomputed(work: ReferenceWork, dtype: torch.dtype | None) -> nn.Module:
-    """Give APLA with all of each block computed again, its attention too: ``torch.utils.checkpoint`` as it is."""
+    """Return APLA with all of each block computed again, its attention too: ``torch.utils.checkpoint`` as it is."""
     objective = lean(work.ours(_METHODS["APLA"]), frozen_dtype=dtype)
     for block in [module for module in objective.modules() if isinstance(module, TransformerBlock)]:
         LeanForward(recomputed, block).put_on()

@@ -83,7 +83,7 @@ class Scale:
 
 
 def full_scale() -> Scale:
-    """Give the sizes of the documentation: minutes on one core; on a GPU the timed batches are larger."""
+    """Return the sizes of the documentation: minutes on one core; on a GPU the timed batches are larger."""
     small, large = (2, 2) if not torch.cuda.is_available() else (32, 16)
     return Scale(
         title="Benchmark",
@@ -102,7 +102,7 @@ def full_scale() -> Scale:
 
 
 def quick_scale() -> Scale:
-    """Give tiny networks, two rounds and a small scan."""
+    """Return tiny networks, two rounds and a small scan."""
     vit, swin = _vit_work("ViT-tiny/16", 2, 48, layers=2), _swin_work("SwinUNETR-tiny", 12)
     return Scale(
         title="Benchmark of tiny networks, which shows that the command works and no more",

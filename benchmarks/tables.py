@@ -61,7 +61,7 @@ def costs_of(work: ReferenceWork, contenders: Iterable[Contender] = COUNTED, sid
 
 
 def meta_inputs(work: ReferenceWork, side: int) -> tuple[torch.Tensor, ...]:
-    """Give a batch of a work for volumes of a side, on the meta device."""
+    """Return a batch of a work for volumes of a side, on the meta device."""
     return tuple(tensor.new_empty(*tensor.shape[:-3], side, side, side) for tensor in work.inputs())
 
 

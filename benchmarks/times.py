@@ -144,7 +144,7 @@ class Seconds:
         return low, high
 
     def ratio_to(self, other: Seconds) -> float:
-        """Give the median of the ratios within a round: what slows a whole round cancels out.
+        """Return the median of the ratios within a round: what slows a whole round cancels out.
 
         Args:
             other: timed in the same rounds.
@@ -157,7 +157,7 @@ def interleaved_seconds(
 ) -> dict[str, Seconds]:
     """Run each thing once a round, in the order given, after a round that is not timed.
 
-    On CUDA the clock is read when the card is done.
+    On CUDA the clock is read when the GPU is done.
 
     Args:
         runs: what is timed, by name.
@@ -186,14 +186,14 @@ def interleaved_seconds(
 
 
 def seconds_of(run: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
-    """Time one call; on CUDA until the card is done."""
-    _wait_for_card()
+    """Time one call; on CUDA until the GPU is done."""
+    _wait_for_gpu()
     begin = clock()
     run()
-    _wait_for_card()
+    _wait_for_gpu()
     return clock() - begin
 
 
-def _wait_for_card() -> None:
+def _wait_for_gpu() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()

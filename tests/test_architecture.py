@@ -39,7 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "pretext": FLOOR | {"anatomy"},
     "data": FLOOR,
     "efficiency": NETWORKS,
-    "cost": NETWORKS | {"efficiency"},
+    "cost": NETWORKS | {"efficiency", "engines"},  # a handler of the engine writes what a step costs
     "engines": NETWORKS | {"data", "__init__"},
     "evaluation": STAGES,
     "report": STAGES,

@@ -39,7 +39,7 @@ def add_to(commands: Commands) -> None:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    from monai_essa.planning.costs import bytes_of, this_card
+    from monai_essa.planning.costs import bytes_of, this_computer
     from monai_essa.planning.facts import site_facts
     from monai_essa.planning.run import Wishes, plan_run, plan_text, write_plan
 
@@ -47,7 +47,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     memory, hours = bytes_of(arguments.memory) if arguments.memory else None, _hours(arguments.hours)
     if out.exists():
         raise FileExistsError(f"{out} exists; expected a new file: give another --out or move it away")
-    card = this_card(out.parent, memory)
+    card = this_computer(out.parent, memory)
     print(f"card: {card.memory / 1e9:.1f} GB, {card.source}; a step may take {card.budget / 1e9:.2f} GB")
     wishes = Wishes(
         out, hours, arguments.stage, arguments.network, arguments.pretrained, arguments.adapter, values=values

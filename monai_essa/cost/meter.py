@@ -60,7 +60,7 @@ class StepCost:
 
 
 def fused_adamw(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    """Give the optimizer of our bundles: AdamW in its fused form, which has no temporaries.
+    """Return the optimizer of our bundles: AdamW in its fused form, which has no temporaries.
 
     Example:
         >>> fused_adamw([nn.Parameter(torch.zeros(3))]).defaults["fused"]
@@ -77,7 +77,7 @@ def step_cost(
     The objective is left as it is. It is measured in training mode, on the device that its parameters name.
 
     Args:
-        objective: a pretext objective or :class:`monai_essa.engines.Supervised`: gives a dictionary with ``loss``.
+        objective: a pretext objective or :class:`monai_essa.engines.Supervised`: returns a dictionary with ``loss``.
         inputs: what it is called with: tensors, real or on the meta device, alone or in lists and dictionaries. Only
             their shape and type count: ``torch.empty(64, 1, 96, 96, 96, device="meta")`` costs nothing.
         optimizer: makes the optimizer of the parameters that learn.
@@ -110,7 +110,7 @@ def step_cost(
 
 
 def flop_counter() -> FlopCounterMode:
-    """Give torch's FLOP counter, with the attention kernel of the CPU counted as those of CUDA are.
+    """Return torch's FLOP counter, with the attention kernel of the CPU counted as those of CUDA are.
 
     Example:
         >>> query = torch.zeros(1, 2, 16, 8)
@@ -206,8 +206,7 @@ def _tensors(tree: Any) -> Iterator[torch.Tensor]:
 
 def _bytes(tensors: Iterable[torch.Tensor]) -> int:
     """Count the bytes of storages, each once."""
-    storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in tensors}
-    return sum(storages.values())
+    return sum(storage.nbytes() for storage in {tensor.untyped_storage() for tensor in tensors})
 
 
 def _forward(

@@ -18,13 +18,13 @@ from ignite.engine import Engine, Events
 from monai_essa.adapters.summary import summary
 from monai_essa.cost.meter import StepCost, step_cost
 from monai_essa.efficiency.lean import lean
+from monai_essa.engines.steps import autocast_dtype
 from monai_essa.files import write_text_whole
 
-__all__ = ["CostFile", "autocast_dtype", "cost_record", "use_recipe"]
+__all__ = ["CostFile", "cost_record", "use_recipe"]
 
 _logger = logging.getLogger(__name__)
 _RECIPES = ("none", "fast", "small")
-_AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class CostFile:
@@ -80,7 +80,7 @@ class CostFile:
 
 
 def cost_record(cost: StepCost, network: nn.Module) -> dict[str, Any]:
-    """Give a cost as plain values, with the parameters of each part of the network and the size of its adapter file.
+    """Return a cost as plain values, with the parameters of each part of the network and the size of its adapter file.
 
     Args:
         cost: of a step.
@@ -97,8 +97,8 @@ def use_recipe(
     """Make an objective lean by the name of a recipe. In place; the same object is returned.
 
     - ``"fast"``: nothing is computed twice. Fused attention, and frozen layers keep nothing that only learning needs.
-    - ``"small"``: also, transformer blocks are computed again in the backward pass, but for their attention. With APLA
-      on a ViT-B half the peak of ``fast`` for about 30 % more operations.
+    - ``"small"``: transformer blocks too are computed again in the backward pass, except for their attention. With APLA
+      on a ViT-B this takes half the peak of ``fast`` for about 30 % more operations.
     - ``"none"``: MONAI's own training.
 
     Under autocast the frozen weights are stored in its number format, and with ``small`` the inputs of blocks as well.
@@ -129,18 +129,3 @@ def use_recipe(
     if recipe == "fast":
         return lean(objective, frozen_dtype=dtype)
     return lean(objective, recompute="block", frozen_dtype=dtype, residual_dtype=dtype)
-
-
-def autocast_dtype(precision: str) -> torch.dtype | None:
-    """Return the number format of autocast for a precision of the bundles; None for ``"fp32"``, which needs none.
-
-    Raises:
-        ValueError: if the precision is unknown.
-
-    Example:
-        >>> autocast_dtype("bf16"), autocast_dtype("fp32")
-        (torch.bfloat16, None)
-    """
-    if precision not in _AUTOCAST:
-        raise ValueError(f"precision must be one of {', '.join(_AUTOCAST)}, got {precision!r}")
-    return _AUTOCAST[precision]

@@ -21,7 +21,7 @@ __all__ = ["StockMAE", "StockSegmentation", "StockSimMIM", "foreach_adamw"]
 
 
 def foreach_adamw(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    """Give torch's default AdamW, which makes temporaries as large as all gradients.
+    """Return torch's default AdamW, which makes temporaries as large as all gradients.
 
     Example:
         >>> foreach_adamw([nn.Parameter(torch.zeros(3))]).defaults["fused"] is None

@@ -19,8 +19,9 @@ from monai.networks.nets import UNETR, SegResNet, SwinUNETR, ViT
 from monai_essa.adapters.adaptation import adapt
 from monai_essa.anatomy.parts import decoder_pattern
 from monai_essa.cost.meter import Optimizer, StepCost, fused_adamw, step_cost
-from monai_essa.cost.record import autocast_dtype, cost_record, use_recipe
+from monai_essa.cost.record import cost_record, use_recipe
 from monai_essa.cost.stock_training import StockSegmentation, foreach_adamw
+from monai_essa.engines.steps import autocast_dtype
 from monai_essa.methods import APLA, SSF, VPT, AdaptFormer, BitFit, FullTuning, HeadOnly, LoRA, NormTuning
 from monai_essa.methods.method import AdaptationMethod
 from monai_essa.pretext import MAE, SimMIM
@@ -89,7 +90,7 @@ class CostWork:
 class CostRow:
     """One line of the table: a method under a recipe, its cost, and that as plain values with the network's parts.
 
-    Where a card measured the step, ``measured`` holds what it said.
+    Where a GPU took the step, ``measured`` holds its times and its peak.
     """
 
     method: str
@@ -100,7 +101,7 @@ class CostRow:
 
 
 def named_method(name: str) -> AdaptationMethod:
-    """Make a method of its name and, behind a colon, its size: ``apla:0.25``, ``apla:128``, ``lora:16``, ``vpt:50``.
+    """Make a method from its name and, after a colon, its size: ``apla:0.25``, ``apla:128``, ``lora:16``, ``vpt:50``.
 
     Raises:
         ValueError: if there is no such method or it takes no such size.
@@ -237,7 +238,7 @@ def _objective(work: CostWork, network: nn.Module) -> nn.Module:
 
 
 class _Clock:
-    """Seconds at which everything before was done: a card works on while Python goes ahead."""
+    """Read the clock once everything before is done: a GPU works on while Python goes ahead."""
 
     def __init__(self, device: torch.device) -> None:
         self._wait: Callable[[], None] = torch.cuda.synchronize if device.type == "cuda" else lambda: None

@@ -17,7 +17,16 @@ from monai.networks.blocks.selfattention import SABlock
 from monai.networks.nets.swin_unetr import SwinTransformerBlock, WindowAttention, get_window_size
 from torch import Tensor
 
-__all__ = ["WindowGroup", "fits_global_attention", "global_attention", "window_attention", "window_groups"]
+from monai_essa.efficiency.stock_forwards import has_known_forward
+
+__all__ = [
+    "WindowGroup",
+    "fits_global_attention",
+    "fits_window_attention",
+    "global_attention",
+    "window_attention",
+    "window_groups",
+]
 
 _APART = -100.0  # added between positions that are not neighbours, as in MONAI's compute_mask
 
@@ -28,10 +37,21 @@ def fits_global_attention(module: nn.Module) -> bool:
     Relative positions, an attention matrix kept for figures and a number format of its own are left to MONAI.
     """
     return (
-        isinstance(module, SABlock)
+        type(module) is SABlock
         and module.rel_positional_embedding is None
         and not module.save_attn
         and module.attention_dtype is None
+        and has_known_forward(module)
+    )
+
+
+def fits_window_attention(module: nn.Module) -> bool:
+    """Tell whether a module is MONAI's Swin block around MONAI's window attention, neither of them a subclass."""
+    return (
+        type(module) is SwinTransformerBlock
+        and type(module.attn) is WindowAttention
+        and has_known_forward(module)
+        and has_known_forward(module.attn)
     )
 
 
@@ -105,7 +125,7 @@ def window_attention(attention: WindowAttention, x: Tensor, mask: tuple[WindowGr
     Args:
         attention: the attention layer.
         x: windows (B * windows, n, C).
-        mask: what :func:`window_groups` gave, in place of MONAI's mask.
+        mask: what :func:`window_groups` returns, in place of MONAI's mask.
 
     Returns:
         (B * windows, n, C).

@@ -18,6 +18,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from monai_essa.anatomy.lean_marks import check_still_frozen
+from monai_essa.efficiency.stock_forwards import has_known_forward
 from monai_essa.methods.apla import as_autocast_would
 
 __all__ = ["fits_decoder_block", "fits_frozen_convolution", "frozen_convolution", "residual_block", "up_block"]
@@ -65,9 +66,16 @@ def frozen_convolution(layer: Any, x: Tensor, *output_size: Any) -> Tensor:
 
 
 def fits_decoder_block(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Tell whether a module is a residual block, or an upsampling block around one."""
-    residual = module.conv_block if isinstance(module, UnetrUpBlock) else module
-    return isinstance(module, kind) and isinstance(residual, UnetResBlock)
+    """Tell whether a module is MONAI's residual block, or MONAI's upsampling block around one, not a subclass.
+
+    Args:
+        module: any module.
+        kind: ``UnetResBlock`` or ``UnetrUpBlock``.
+    """
+    if type(module) is not kind:
+        return False
+    residual = module.conv_block if kind is UnetrUpBlock else module
+    return isinstance(residual, UnetResBlock) and has_known_forward(module) and has_known_forward(residual)
 
 
 def residual_block(block: UnetResBlock, x: Tensor) -> Tensor:

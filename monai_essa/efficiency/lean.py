@@ -16,12 +16,18 @@ import torch.nn.functional as F
 from monai.networks.blocks import TransformerBlock, UnetrUpBlock
 from monai.networks.blocks.dynunet_block import UnetResBlock
 from monai.networks.blocks.mlp import MLPBlock
-from monai.networks.nets.swin_unetr import SwinTransformerBlock, WindowAttention
+from monai.networks.nets.swin_unetr import SwinTransformerBlock
 from torch import Tensor
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from monai_essa.anatomy.lean_marks import LeanForward, check_still_frozen, store_frozen, take_lean_off
-from monai_essa.efficiency.attention import fits_global_attention, global_attention, window_attention, window_groups
+from monai_essa.efficiency.attention import (
+    fits_global_attention,
+    fits_window_attention,
+    global_attention,
+    window_attention,
+    window_groups,
+)
 from monai_essa.efficiency.convolutions import (
     fits_decoder_block,
     fits_frozen_convolution,
@@ -61,7 +67,9 @@ def lean(
     A weight that ``frozen_dtype`` has stored cannot begin to learn, and the forward pass says so: call ``lean`` again.
 
     Without any option: attention by torch's fused kernel in ViT, UNETR, MAE and Swin blocks; convolutions that do not
-    learn keep no input; decoder blocks of UNETR and SwinUNETR keep the outputs of their convolutions alone.
+    learn keep no input; decoder blocks of UNETR and SwinUNETR keep the outputs of their convolutions alone. Only blocks
+    whose class and code are MONAI's of a release that this was written for are replaced. Others keep their own forward
+    pass; where a class of MONAI has other code, one warning says so.
 
     Args:
         network: an adapted network, or a module that holds one.
@@ -177,10 +185,9 @@ def _store_frozen(module: nn.Module, dtype: torch.dtype) -> None:
 def _attend_lean(module: nn.Module) -> None:
     if fits_global_attention(module):
         LeanForward(global_attention, module).put_on()
-    elif isinstance(module, WindowAttention):
-        LeanForward(window_attention, module).put_on()
-    elif isinstance(module, SwinTransformerBlock):
+    elif fits_window_attention(module):
         LeanForward(_shift_by_groups, module).put_on()
+        LeanForward(window_attention, module.attn).put_on()  # only here: no other block hands it groups of windows
 
 
 def _shift_by_groups(block: SwinTransformerBlock, x: Tensor, mask_matrix: Tensor) -> Tensor:

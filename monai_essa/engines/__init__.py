@@ -48,7 +48,7 @@ from monai_essa.engines.run_folder import (
     shown_settings,
 )
 from monai_essa.engines.steps import TrainStep, ValidationStep, default_precision
-from monai_essa.error_line import root_cause, show_cause_last
+from monai_essa.error_line import show_cause_last
 from monai_essa.outside import switch
 
 __all__ = [
@@ -86,7 +86,6 @@ __all__ = [
     "prepare_unlabelled_batch",
     "pretext_network",
     "publish_model",
-    "root_cause",
     "run_iterations",
     "run_trainer",
     "setting_fingerprints",

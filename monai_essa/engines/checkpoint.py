@@ -38,14 +38,14 @@ class Stateful(Protocol):
     """What a checkpoint can keep: optimizers, schedulers and handlers have these two methods."""
 
     def state_dict(self) -> Mapping[str, Any]:
-        """Give tensors and plain values."""
+        """Return tensors and plain values."""
 
     def load_state_dict(self, state: Any) -> Any:
-        """Take over what ``state_dict`` gave."""
+        """Take over what ``state_dict`` returned."""
 
 
 class RunCheckpoint:
-    """Handler of the trainer that goes on from the last checkpoint, and writes checkpoints.
+    """Handler of the trainer that resumes from the last checkpoint, and writes checkpoints.
 
     Saved are the tensors of the objective that can change (trainable parameters and all buffers), the state of
     ``stateful``, and the iteration. Frozen parameters come from the pretrained file, and random numbers are keyed, so
@@ -231,7 +231,7 @@ def delete_resume_files(folder: Path) -> None:
 
 
 def has_resume_files(folder: Path) -> bool:
-    """Say whether a run has written such files in a folder or below it."""
+    """Tell whether a run has written resume files in a folder or below it."""
     return any(_NAME.fullmatch(file.name) for file in folder.rglob("resume_*.pt"))
 
 

@@ -84,7 +84,7 @@ class BestMetric:
         self.saver = saver
 
     def state_dict(self) -> dict[str, Any]:
-        """Give the best metric, its epoch, and (score, file name) of the best checkpoints."""
+        """Return the best metric, its epoch, and (score, file name) of the best checkpoints."""
         state = self.evaluator.state
         saved = [] if self.saver is None else self._checkpoint().state_dict()["_saved"]
         return {
@@ -94,7 +94,7 @@ class BestMetric:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what :meth:`state_dict` gave; a best checkpoint that is gone from the disk is forgotten."""
+        """Take over what :meth:`state_dict` returned; a best checkpoint that is gone from the disk is forgotten."""
         self.evaluator.state.best_metric = state["best_metric"]
         self.evaluator.state.best_metric_epoch = state["best_metric_epoch"]
         if self.saver is not None:

@@ -61,9 +61,9 @@ def pretext_network(
         own_decoder: the objective predicts through the network's decoder, which then has to be loaded or to learn.
         img_size: voxels that the network was built for. A ViT does not keep them: they are kept on it here, and
             position embeddings of weights for another size are interpolated to them.
-        pretrained_prefix: of the names of the network to take, where the weight file holds several.
-        pretrained_img_size: voxels that the file's position embeddings were trained for, where the file does not say
-            it and ``load_weights`` asks.
+        pretrained_prefix: prefix of the names of the network to load, for a weight file that holds several networks.
+        pretrained_img_size: voxels that the file's position embeddings were trained for, if the file does not say and
+            ``load_weights`` asks for it.
 
     Returns:
         The same network, adapted.
@@ -71,7 +71,7 @@ def pretext_network(
     Raises:
         ValueError: if a parameter-efficient method has no pretrained weights, a decoder that is used would stay random,
             or as ``load_weights`` and ``adapt`` say.
-        TypeError: if ``own_decoder`` is a text: a command line gives one for ``true`` and ``false``.
+        TypeError: if ``own_decoder`` is a text, as a command line passes for ``true`` and ``false``.
 
     Example:
         >>> from monai.networks.nets import ViT
@@ -82,7 +82,7 @@ def pretext_network(
     _keep_img_size(network, img_size)
     loaded = _load_or_refuse(network, method, pretrained, pretrained_prefix, pretrained_img_size)
     adapt(network, method, also_train)
-    _check_not_random(network, loaded, ("decoder",) if switch("own_decoder", own_decoder) else ())
+    _refuse_random_part(network, loaded, ("decoder",) if switch("own_decoder", own_decoder) else ())
     _logger.info("what learns:\n%s", summary(network).table())
     return network
 
@@ -100,7 +100,7 @@ def supervised_network(
 ) -> nn.Module:
     """Make the network of a supervised stage from one of three starts. In place.
 
-    - ``"random"``: nothing is loaded; only :class:`FullTuning` makes sense of that.
+    - ``"random"``: nothing is loaded; needs :class:`FullTuning`.
     - ``"encoder"``: ``pretrained`` (a public checkpoint, or the merged encoder of an earlier stage) is the base.
     - ``"adapter"``: ``pretrained`` is the public base, and ``adapter`` the file of an earlier stage on that base; its
       methods are read from it and train on. ``method`` is not used.
@@ -138,7 +138,7 @@ def supervised_network(
         load_adapter(network, str(adapter), part="method", also_train=also_train)
     else:
         adapt(network, method, also_train)
-    _check_not_random(network, loaded, ("decoder", "head"))
+    _refuse_random_part(network, loaded, ("decoder", "head"))
     _logger.info("what learns:\n%s", summary(network).table())
     return network
 
@@ -173,7 +173,7 @@ def adapted_network(
     _keep_img_size(network, img_size)
     loaded = _loaded(network, pretrained, pretrained_prefix, pretrained_img_size)
     load_adapter(network, str(adapter))
-    _check_not_random(network, loaded, _PARTS_BESIDE[holds])
+    _refuse_random_part(network, loaded, _PARTS_BESIDE[holds])
     return network
 
 
@@ -232,7 +232,7 @@ def initialise(network: nn.Module, initialisation: str = "method", start: str = 
         network: an adapted network.
         initialisation: ``"method"`` changes nothing; ``"random"`` draws.
         start: of the supervised stage; an adapter file brings its tensors along, so after ``"adapter"`` none is drawn.
-        seed: the seed of the run.
+        seed: of the draws.
 
     Returns:
         The same network.
@@ -280,17 +280,11 @@ def _load_or_refuse(
     prefix: str | None,
     size: Sequence[int] | None,
 ) -> frozenset[str]:
-    """Load the weights and name what was loaded; without weights every method but full tuning is refused."""
-    if pretrained is not None:
-        return _loaded(network, pretrained, prefix, size)
-    methods = method if isinstance(method, Sequence) else (method,)
-    frozen_by = [type(each).__name__ for each in methods if not isinstance(each, FullTuning)]
-    if frozen_by:
-        raise ValueError(
-            f"no pretrained weights: {frozen_by[0]} would freeze random tensors; "
-            "give pretrained=FILE, or pre-train on your own scans with method full"
-        )
-    return frozenset()
+    """Load the weights and return the names that were loaded; without weights only full tuning is accepted."""
+    if pretrained is None:
+        _refuse_frozen_random(method)
+        return frozenset()
+    return _loaded(network, pretrained, prefix, size)
 
 
 def _loaded(
@@ -307,7 +301,17 @@ def _token_grid(network: nn.Module, img_size: Sequence[int] | None) -> tuple[int
     return encoder_view(trunk).grid(img_size)
 
 
-def _check_not_random(network: nn.Module, loaded: frozenset[str], parts: Sequence[str]) -> None:
+def _refuse_frozen_random(method: AdaptationMethod | Sequence[AdaptationMethod]) -> None:
+    methods = method if isinstance(method, Sequence) else (method,)
+    frozen_by = [type(each).__name__ for each in methods if not isinstance(each, FullTuning)]
+    if frozen_by:
+        raise ValueError(
+            f"no pretrained weights: {frozen_by[0]} would freeze random tensors; "
+            "give pretrained=FILE, or pre-train on your own scans with method full"
+        )
+
+
+def _refuse_random_part(network: nn.Module, loaded: frozenset[str], parts: Sequence[str]) -> None:
     known = loaded | dead_parameters(network)
     for name, parameter in network.named_parameters():
         if not parameter.requires_grad and name not in known and part_of(network, name) in parts:

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 import torch.nn as nn
 from ignite.engine import Engine, Events
-from monai.utils.enums import CommonKeys
 from monai.utils.enums import CommonKeys as Keys
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -34,7 +33,7 @@ FOREGROUND = "foreground"
 
 
 class Supervised(nn.Module):
-    """Give a network and a MONAI loss the call shape of a pretext objective.
+    """Call a network and a MONAI loss as a pretext objective is called.
 
     Args:
         network: maps images (B, C, spatial...) to a prediction.
@@ -117,7 +116,7 @@ class PretextHead:
 
 
 def start_pretext_head(objective: nn.Module, path: str | Path | None = None, freeze: bool = False) -> nn.Module:
-    """Say how the head of a pretext objective begins: new or loaded, learning or frozen. In place.
+    """Set how the head of a pretext objective begins: new or loaded, learning or frozen. In place.
 
     A new head learns with the adapted tensors and is thrown away after the stage. A head that an earlier
     self-supervised run left can go on learning, or stay as it is (target parameter pre-training, arXiv 2408.15011,
@@ -134,7 +133,7 @@ def start_pretext_head(objective: nn.Module, path: str | Path | None = None, fre
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if the file was written by another objective, or a head that was not loaded is to be frozen.
-        TypeError: if ``freeze`` is a text: a command line gives one for ``true`` and ``false``.
+        TypeError: if ``freeze`` is a text, as a command line passes for ``true`` and ``false``.
 
     Example:
         >>> from monai.networks.nets import ViT
@@ -183,9 +182,9 @@ def load_pretext_head(objective: nn.Module, path: str | Path) -> nn.Module:
 def prepare_unlabelled_batch(
     batch: Mapping[str, Any], device: torch.device | str | None = None, non_blocking: bool = False, **kwargs: Any
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Give the ``prepare_batch`` of a self-supervised trainer or evaluator.
+    """Prepare a batch for a self-supervised trainer or evaluator: their ``prepare_batch``.
 
-    MONAI's default hands the label to the network's objective, where a pretext objective takes a foreground mask.
+    MONAI's default passes the label as second input, where a pretext objective takes a foreground mask.
 
     Args:
         batch: a collated batch with ``"image"`` (B, C, spatial...) and perhaps ``"foreground"`` (B, 1, spatial...).
@@ -201,7 +200,7 @@ def prepare_unlabelled_batch(
         >>> images.shape, foreground
         (torch.Size([2, 1, 8, 8]), None)
     """
-    images = batch[CommonKeys.IMAGE].to(device=device, non_blocking=non_blocking, **kwargs)
+    images = batch[Keys.IMAGE].to(device=device, non_blocking=non_blocking, **kwargs)
     if FOREGROUND not in batch:
         return images, None
     return images, batch[FOREGROUND].to(device=device, non_blocking=non_blocking, **kwargs)
@@ -220,5 +219,5 @@ def unlabelled_keys(weight_foreground: bool = True) -> list[str]:
         >>> unlabelled_keys(), unlabelled_keys(weight_foreground=False)
         (['image', 'foreground'], ['image'])
     """
-    keys = [str(CommonKeys.IMAGE), FOREGROUND]
+    keys = [str(Keys.IMAGE), FOREGROUND]
     return keys if switch("weight_foreground", weight_foreground) else keys[:1]

@@ -143,7 +143,7 @@ def publish_model(run: str | Path, models: str | Path) -> Path:
 
 
 def _encoder_state(network: nn.Module) -> dict[str, torch.Tensor]:
-    """Give the encoder's tensors under the names that the bare encoder has; a decoder that did not learn stays here."""
+    """Return the encoder's tensors under the names that the bare encoder has, without a decoder that did not learn."""
     state = network.state_dict()
     encoder = (name for name in state if part_of(network, name) == "encoder")
     return {name.removeprefix(encoder_prefix(network)): state[name] for name in encoder}

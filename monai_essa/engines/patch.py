@@ -22,15 +22,15 @@ _MOST_SCANS = 20  # each is read whole, so a part of a large datalist must do
 
 
 def check_crop_size(network: nn.Module, img_size: Sequence[int]) -> None:
-    """Refuse crops that the patches of a network do not divide, or that are one patch and no more.
+    """Refuse crops that the patches of a network do not divide, or that are a single patch.
 
     Args:
         network: a plain or adapted network.
         img_size: voxels of a crop along each axis; the name is the key of the bundles.
 
     Raises:
-        ValueError: if a side is no multiple of the network's stride, or all sides are one stride: then nothing is left
-            to predict a patch from, and the deepest feature map of a SwinUNETR is too small to be normalised.
+        ValueError: if a side is not a multiple of the network's stride, or all sides are one stride: then nothing is
+            left to predict a patch from, and the deepest feature map of a SwinUNETR is too small to be normalised.
 
     Example:
         >>> from monai.networks.nets import ViT
@@ -72,6 +72,7 @@ def patch_introduction(img_size: Sequence[int], spacing: Sequence[float], items:
 
 
 def _extent(image: str | Sequence[str]) -> np.ndarray:
+    """Return the size in mm along R, A, S; an oblique scan counts along its nearest axes."""
     array, affine = read_volume(image)
     return ras_size(affine, array.shape[1:])
 

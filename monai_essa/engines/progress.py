@@ -73,11 +73,11 @@ class LossLog:
         return [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
 
     def state_dict(self) -> dict[str, Any]:
-        """Give the sums of the epoch that is being run."""
+        """Return the sums of the current epoch."""
         return {"sums": dict(self._sums), "count": self._count}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what :meth:`state_dict` gave."""
+        """Take over what :meth:`state_dict` returned."""
         self._sums, self._count = dict(state["sums"]), state["count"]
 
     def _add(self, engine: Any) -> None:

@@ -85,7 +85,7 @@ def open_run(
         config: what decides the result, plain values and dataclasses, grouped by what they are about: a mapping is a
             group of settings by key of the bundle. See :func:`~monai_essa.engines.run_folder.setting_fingerprints`.
         sections: items of the data list by section.
-        seed: the seed of the run.
+        seed: of all randomness in the run.
         notes: what a reader should see as it is, not as a digest: the stage, say. JSON values, and no file's name.
 
     Raises:
@@ -294,7 +294,7 @@ def file_fingerprints(**files: str | Path | None) -> list[str | None]:
 
 
 def _goes_on(folder: Path, identity: Mapping[str, Any]) -> bool:
-    """Say whether the folder holds this very run, unfinished; raise if it holds one that would be lost."""
+    """Tell whether the folder holds this very run, unfinished; raise if it holds one that would be lost."""
     if not (folder / _FILE).exists():
         return False
     there = _read(folder)

@@ -19,9 +19,9 @@ from monai.utils.enums import CommonKeys as Keys
 from monai_essa.data.loading.keyed import key
 from monai_essa.pretext.masked_prediction import plain_tensor
 
-__all__ = ["PRECISIONS", "TrainStep", "ValidationStep", "autocast_to", "default_precision", "keyed_rng"]
+__all__ = ["TrainStep", "ValidationStep", "autocast_dtype", "autocast_to", "default_precision", "keyed_rng"]
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class TrainStep:
@@ -45,7 +45,7 @@ class TrainStep:
         precision: ``"fp32"``, ``"bf16"`` or ``"fp16"`` of the forward pass; weights stay in fp32.
         clip_norm: largest norm of all gradients together; default: no clipping.
         accumulation: number of batches of a window.
-        seed: the seed of the run.
+        seed: of the masks and of dropout.
 
     Raises:
         ValueError: if the precision is unknown, or ``accumulation`` or ``clip_norm`` is not positive.
@@ -73,8 +73,7 @@ class TrainStep:
         accumulation: int = 1,
         seed: int = 0,
     ) -> None:
-        if precision not in PRECISIONS:
-            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+        autocast_dtype(precision)  # refuses an unknown one before the first step
         if accumulation < 1 or (clip_norm is not None and clip_norm <= 0):
             raise ValueError(
                 f"accumulation must be at least 1 and clip_norm above 0, got {accumulation} and {clip_norm}"
@@ -93,7 +92,7 @@ class TrainStep:
 
         Args:
             engine: the trainer.
-            batch: what its data loader gave.
+            batch: from its data loader.
 
         Returns:
             ``engine.state.output``: image, label (where there is one) and every entry of the objective's dictionary,
@@ -111,7 +110,7 @@ class TrainStep:
 
         self.objective.train()
         if window.first:
-            # Gradients of whoever used the network before, such as a cost meter, must not leak in.
+            # Gradients that an earlier use of the network left, such as a cost meter's, must not leak in.
             engine.optimizer.zero_grad(set_to_none=True)
             self._weights.clear()
         with keyed_rng(device, self.seed, engine.state.iteration, engine.state.rank) as generator:
@@ -124,11 +123,11 @@ class TrainStep:
         return engine.state.output
 
     def state_dict(self) -> dict[str, Any]:
-        """Give what a resumed run needs: the state of the gradient scaler, empty where there is none."""
+        """Return what a resumed run needs: the state of the gradient scaler, empty where there is none."""
         return self.scaler.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what :meth:`state_dict` gave."""
+        """Take over what :meth:`state_dict` returned."""
         self.scaler.load_state_dict(dict(state))
 
     def _forward(self, engine: Any, batch: Any, inputs: Any, generator: torch.Generator) -> torch.Tensor:
@@ -190,7 +189,7 @@ class ValidationStep:
     Args:
         objective: a pretext objective, on its device.
         precision: ``"fp32"``, ``"bf16"`` or ``"fp16"``.
-        seed: the seed of the run.
+        seed: of the masks.
 
     Raises:
         ValueError: if the precision is unknown.
@@ -214,8 +213,7 @@ class ValidationStep:
     """
 
     def __init__(self, objective: nn.Module, precision: str = "fp32", seed: int = 0) -> None:
-        if precision not in PRECISIONS:
-            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+        autocast_dtype(precision)  # refuses an unknown one before the first step
         self.objective = objective
         self.precision = precision
         self.seed = seed
@@ -225,7 +223,7 @@ class ValidationStep:
 
         Args:
             engine: the evaluator.
-            batch: what its data loader gave.
+            batch: from its data loader.
 
         Returns:
             ``engine.state.output``: the image and every entry of the objective's dictionary.
@@ -245,31 +243,48 @@ class ValidationStep:
         return engine.state.output
 
 
-def autocast_to(precision: str, device: torch.device) -> torch.autocast:
-    """Give the context in which a forward pass computes in a number format.
+def autocast_dtype(precision: str) -> torch.dtype | None:
+    """Return the number format of autocast for a precision; None for ``"fp32"``, which needs no autocast.
 
     Args:
-        precision: ``"fp32"`` (no autocast), ``"bf16"`` or ``"fp16"``.
-        device: where the forward pass runs.
+        precision: ``"fp32"``, ``"bf16"`` or ``"fp16"``, as in the configs of the bundles.
 
     Raises:
         ValueError: if the precision is another.
+
+    Example:
+        >>> autocast_dtype("bf16"), autocast_dtype("fp32")
+        (torch.bfloat16, None)
+    """
+    if precision not in _AUTOCAST:
+        raise ValueError(f"precision must be one of {', '.join(_AUTOCAST)}, got {precision!r}")
+    return _AUTOCAST[precision]
+
+
+def autocast_to(precision: str, device: torch.device) -> torch.autocast:
+    """Return the context in which a forward pass computes in a precision.
+
+    Args:
+        precision: as for :func:`autocast_dtype`.
+        device: where the forward pass runs.
+
+    Raises:
+        ValueError: if the precision is unknown.
 
     Example:
         >>> with autocast_to("bf16", torch.device("cpu")):
         ...     torch.nn.functional.linear(torch.ones(1, 2), torch.ones(3, 2)).dtype
         torch.bfloat16
     """
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
-    return torch.autocast(device.type, dtype=PRECISIONS[precision], enabled=precision != "fp32")
+    dtype = autocast_dtype(precision)
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
 
 
 def default_precision() -> str:
     """Return the precision that a run takes unless it names another: ``"bf16"`` where there is CUDA, else ``"fp32"``.
 
     Example:
-        >>> default_precision() in PRECISIONS
+        >>> default_precision() in ("bf16", "fp32")
         True
     """
     return "bf16" if torch.cuda.is_available() else "fp32"
@@ -277,7 +292,7 @@ def default_precision() -> str:
 
 @contextmanager
 def keyed_rng(device: torch.device, seed: int, *parts: int | str) -> Iterator[torch.Generator]:
-    """Within the block torch's global generators are seeded by a key; afterwards they are as before.
+    """Seed torch's global generators by a key within the block; afterwards they are as before.
 
     Dropout draws from the global generators, a mask from the generator that the block is given: two keys, so that a
     change of the dropout rate leaves the masks alone.

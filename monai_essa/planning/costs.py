@@ -19,7 +19,7 @@ import torch
 from monai_essa.planning.choices import Choice
 from monai_essa.planning.facts import SiteFacts
 
-__all__ = ["Card", "Timing", "bytes_of", "cache_choices", "epoch_choices", "recipe_choice", "this_card"]
+__all__ = ["Computer", "Timing", "bytes_of", "cache_choices", "epoch_choices", "recipe_choice", "this_computer"]
 
 # Tried in this order: recomputation costs time, and a batch of four or more is worth that.
 _RECIPES = [("fast", 16), ("fast", 8), ("fast", 4), ("small", 16), ("small", 8), ("small", 4)]
@@ -72,7 +72,7 @@ def recipe_choice(budget: int, scans: int, peak: Callable[[str, int], int], netw
 
 
 def cache_choices(
-    facts: SiteFacts, spacing: Sequence[float], patch: Sequence[int], stage: str, card: Card, folder: Path
+    facts: SiteFacts, spacing: Sequence[float], patch: Sequence[int], stage: str, computer: Computer, folder: Path
 ) -> dict[str, Choice]:
     """Choose where preprocessed scans stay: in memory, on disk, or a part of them in memory.
 
@@ -81,7 +81,7 @@ def cache_choices(
         spacing: in mm.
         patch: in voxels; smaller scans are padded to it.
         stage: the bundle's name.
-        card: of the computer.
+        computer: that trains.
         folder: for a cache on disk.
 
     Returns:
@@ -92,14 +92,16 @@ def cache_choices(
     voxels = math.prod(max(side, length) for side, length in zip(patch, np.divide(facts.extent, spacing), strict=True))
     size = scans * (voxels * (4 * facts.channels + (4 if labelled else 1)) + 1.6e6 * labelled)
     whole = f"{scans} preprocessed scans take about {_gb(size)}"
-    if size <= card.ram * _CACHE_SHARE:
-        reason = f"{whole} of the {_gb(card.ram)} of memory"
+    if size <= computer.ram * _CACHE_SHARE:
+        reason = f"{whole} of the {_gb(computer.ram)} of memory"
         return {"cache_rate": Choice(1.0, reason), "cache_dir": Choice(None, "memory holds them")}
-    if size * 1.1 <= card.disk:
-        reason = f"{whole}: too much for {_gb(card.ram)} of memory; {_gb(card.disk)} are free on this disk"
+    if size * 1.1 <= computer.disk:
+        reason = f"{whole}: too much for {_gb(computer.ram)} of memory; {_gb(computer.disk)} are free on this disk"
         return {"cache_rate": Choice(1.0, "without meaning beside cache_dir"), "cache_dir": Choice(str(folder), reason)}
-    rate = math.floor(100 * card.ram * _CACHE_SHARE / size) / 100
-    reason = f"{whole}: too much for {_gb(card.ram)} of memory and {_gb(card.disk)} of free disk, so a part only"
+    rate = math.floor(100 * computer.ram * _CACHE_SHARE / size) / 100
+    reason = (
+        f"{whole}: too much for {_gb(computer.ram)} of memory and {_gb(computer.disk)} of free disk, so a part only"
+    )
     return {"cache_rate": Choice(rate, reason), "cache_dir": Choice(None, "too little free disk")}
 
 
@@ -136,14 +138,14 @@ def epoch_choices(hours: float, timing: Timing, counts: Mapping[str, int], cache
 
 
 @dataclass(frozen=True)
-class Card:
-    """Where a run would train.
+class Computer:
+    """The computer that a run would train on.
 
     Attributes:
-        memory: bytes of the card, or of the computer without one.
-        source: what told it.
+        memory: bytes of the GPU; without one, those that training may use of the computer's.
+        source: where ``memory`` is from, for the reader of a plan.
         device: ``cuda`` or ``cpu``.
-        ram: bytes of the computer.
+        ram: bytes of the computer's memory.
         disk: bytes that are free for a cache on disk.
     """
 
@@ -182,15 +184,15 @@ def bytes_of(text: str) -> int:
     return int(float(parts[1]) * factor)
 
 
-def this_card(folder: Path, memory: int | None = None) -> Card:
-    """Look at this computer.
+def this_computer(folder: Path, memory: int | None = None) -> Computer:
+    """Read what this computer has.
 
     Args:
         folder: where a cache would be written.
-        memory: bytes to plan for instead of those of the card.
+        memory: bytes to plan for instead of those of the GPU.
 
     Returns:
-        The card; half of the computer's memory where there is none, since scans and the system take the other half.
+        The computer. Without a GPU half of its memory is planned for: scans and the system take the other half.
 
     Raises:
         ValueError: if the system does not tell its memory and ``memory`` is not given.
@@ -199,13 +201,13 @@ def this_card(folder: Path, memory: int | None = None) -> Card:
     disk = shutil.disk_usage(next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists()))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if memory is not None:
-        return Card(memory, "--memory", device, ram or memory, disk.free)
+        return Computer(memory, "--memory", device, ram or memory, disk.free)
     if device == "cuda":
         name, total = torch.cuda.get_device_name(), torch.cuda.mem_get_info()[1]
-        return Card(total, name, device, ram or total, disk.free)
+        return Computer(total, name, device, ram or total, disk.free)
     if ram is None:
         raise ValueError("this computer does not tell its memory; give --memory, such as --memory 16GB")
-    return Card(ram // 2, "half of this computer's memory, no CUDA card", device, ram, disk.free)
+    return Computer(ram // 2, "half of this computer's memory, no CUDA card", device, ram, disk.free)
 
 
 def _lean(lean: str, tried: Mapping[tuple[str, int], int]) -> Choice:

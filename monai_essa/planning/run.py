@@ -21,7 +21,8 @@ from monai_essa.adapters.adapted import adaptation_of
 from monai_essa.bundling.folder import bundle_folder
 from monai_essa.bundling.yaml_text import commented, yaml_node, yaml_text
 from monai_essa.cost.meter import step_cost
-from monai_essa.cost.record import autocast_dtype, use_recipe
+from monai_essa.cost.record import use_recipe
+from monai_essa.engines.steps import autocast_dtype
 from monai_essa.outside import check_config_value, printable
 from monai_essa.planning.choices import (
     Choice,
@@ -31,7 +32,7 @@ from monai_essa.planning.choices import (
     spacing_choice,
     stage_choice,
 )
-from monai_essa.planning.costs import Card, Timing, cache_choices, epoch_choices, recipe_choice
+from monai_essa.planning.costs import Computer, Timing, cache_choices, epoch_choices, recipe_choice
 from monai_essa.planning.facts import SiteFacts
 from monai_essa.planning.trial import try_steps
 
@@ -68,7 +69,7 @@ class Wishes:
 
 @dataclass(frozen=True)
 class Plan:
-    """The choices, the promised peak of a step, and what a card measured; None without one."""
+    """The choices, the promised peak of a step, and the peak that a GPU measured, None without one."""
 
     config_files: list[Choice]
     values: Choices
@@ -76,13 +77,13 @@ class Plan:
     measured: int | None
 
 
-def plan_run(wishes: Wishes, facts: SiteFacts, card: Card) -> Plan:
+def plan_run(wishes: Wishes, facts: SiteFacts, computer: Computer) -> Plan:
     """Decide, and measure what the decisions rest on: three loads and five training steps are real.
 
     Args:
         wishes: of the user.
         facts: of the scans.
-        card: of the computer.
+        computer: that trains.
 
     Returns:
         The plan.
@@ -103,9 +104,9 @@ def plan_run(wishes: Wishes, facts: SiteFacts, card: Card) -> Plan:
 
     scans, held_out = _counts(facts, stage.value)
     peak_of = measured_peak(names, _plain(values))
-    values |= recipe_choice(card.budget, scans, peak_of, network.value)
+    values |= recipe_choice(computer.budget, scans, peak_of, network.value)
     cache = wishes.out.absolute().parent / "cache"
-    values |= cache_choices(facts, spacing.value, patch.value, stage.value, card, cache) | given
+    values |= cache_choices(facts, spacing.value, patch.value, stage.value, computer, cache) | given
 
     timing, measured = measured_times(names, _plain(values))
     batch = values["batch_size"].value
@@ -296,7 +297,7 @@ def _plain(values: Choices) -> dict[str, Any]:
 
 
 def _kept_bytes(parser: ConfigParser) -> int:
-    """Count the values before training that an adapted network keeps: on the CPU, so they take nothing of a card."""
+    """Count the values before training that an adapted network keeps: on the CPU, so they take nothing from a GPU."""
     if parser.get_parsed_content("device").type != "cpu":
         return 0
     return sum(value.nbytes for value in adaptation_of(parser.get_parsed_content("network")).base.values())

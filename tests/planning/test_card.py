@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from monai_essa.planning.costs import Card, bytes_of, this_card
+from monai_essa.planning.costs import Computer, bytes_of, this_computer
 
 
 @pytest.mark.parametrize(
@@ -27,16 +27,16 @@ def test_nonsense_is_one_line(text: str) -> None:
 
 
 def test_a_step_gets_less_than_the_card_has() -> None:
-    assert Card(12_000_000_000, "", "cuda", 1, 1).budget == 10_200_000_000
-    assert Card(500_000_000, "", "cuda", 1, 1).budget == 0
+    assert Computer(12_000_000_000, "", "cuda", 1, 1).budget == 10_200_000_000
+    assert Computer(500_000_000, "", "cuda", 1, 1).budget == 0
 
 
 def test_this_computer_has_memory_and_disk(tmp_path: Path) -> None:
-    card = this_card(tmp_path / "not" / "there")
+    card = this_computer(tmp_path / "not" / "there")
     assert min(card.memory, card.ram, card.disk) > 0
     assert card.memory <= card.ram or card.device == "cuda"
 
 
 def test_a_given_amount_wins(tmp_path: Path) -> None:
-    card = this_card(tmp_path, 12_000_000_000)
+    card = this_computer(tmp_path, 12_000_000_000)
     assert (card.memory, card.source) == (12_000_000_000, "--memory")

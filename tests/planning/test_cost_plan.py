@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from monai_essa.planning.costs import Card, Timing, cache_choices, epoch_choices, recipe_choice
+from monai_essa.planning.costs import Computer, Timing, cache_choices, epoch_choices, recipe_choice
 from monai_essa.planning.facts import SiteFacts
 
 GB = 10**9
@@ -55,7 +55,7 @@ def test_a_patch_that_does_not_fit_is_one_line() -> None:
 
 
 def cached(ram: float, disk: float, stage: str = "essa_ssa", patch: int = 96) -> tuple[float, str | None, str]:
-    card = Card(GB, "", "cpu", int(ram * GB), int(disk * GB))
+    card = Computer(GB, "", "cpu", int(ram * GB), int(disk * GB))
     choices = cache_choices(FACTS, (1, 1, 1), [patch] * 3, stage, card, Path("cache"))
     return choices["cache_rate"].value, choices["cache_dir"].value, choices["cache_rate"].reason
 
