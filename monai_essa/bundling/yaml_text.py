@@ -38,7 +38,7 @@ def yaml_node(value: Any) -> Any:
         value: numbers, text, None, and lists, tuples and mappings of them.
 
     Returns:
-        A node that compares equal to the value, but for tuples, which become lists.
+        A node that equals the value, except that tuples become lists.
     """
     if isinstance(value, Mapping):
         mapping = CommentedMap((yaml_node(key), yaml_node(item)) for key, item in value.items())
@@ -57,7 +57,7 @@ def commented(node: CommentedMap | CommentedSeq, place: Any, comment: str) -> No
     Args:
         node: the mapping or list.
         place: the entry's key or number.
-        comment: any text; what does not print, such as a line break, is written as its escape.
+        comment: any text; unprintable characters, such as line breaks, are written as escapes.
     """
     node.yaml_add_eol_comment(f"# {printable(comment)}", place, column=0)
 
@@ -66,13 +66,13 @@ def yaml_text(document: CommentedMap) -> str:
     """Write a document.
 
     Args:
-        document: by key, nodes of :func:`yaml_node`.
+        document: nodes of :func:`yaml_node` by key.
 
     Returns:
         The text, which ``yaml.safe_load`` reads back as the document.
 
     Raises:
-        ValueError: if it does not, because a value is of a kind that YAML does not hold.
+        ValueError: if it would not, because YAML cannot hold a value.
 
     Example:
         >>> yaml_text(CommentedMap({"labels": yaml_node({"background": 0, "no": 1})}))
@@ -97,10 +97,13 @@ def config_entries(text: str) -> dict[str, str]:
     """Split a config into its top-level entries.
 
     Args:
-        text: of a YAML file whose top level is a block mapping.
+        text: text of a YAML file whose top level is a block mapping.
 
     Returns:
         The text of each entry by its key, with the comment lines directly above it.
+
+    Raises:
+        ValueError: if the text is not YAML, or its top level is not a block mapping.
 
     Example:
         >>> config_entries("# voxels\\nimg_size: [96, 96]\\nlr: 1.0e-3\\n")
@@ -113,14 +116,14 @@ def entry_text(key: str, value: Any) -> str:
     """Write an entry.
 
     Args:
-        key: of the entry.
+        key: key of the entry.
         value: plain values, lists and dictionaries.
 
     Returns:
         One line.
 
     Raises:
-        ValueError: if YAML does not hold the value.
+        ValueError: if YAML cannot hold the value.
 
     Example:
         >>> entry_text("labels", {"background": 0, "spleen": 1})
@@ -130,17 +133,17 @@ def entry_text(key: str, value: Any) -> str:
 
 
 def replace_entries(text: str, entries: Mapping[str, str]) -> str:
-    """Put entries in the place of those with the same key; new ones go to the end.
+    """Replace the entries with the same keys, and append the others at the end.
 
     Args:
-        text: of the config.
-        entries: by key, as :func:`config_entries` gives them.
+        text: text of the config.
+        entries: the new entries by key, as :func:`config_entries` returns them.
 
     Returns:
-        The new text. It reads as the old one with these entries, and nothing else, replaced.
+        The new text; a YAML reader finds these entries, and no others, changed.
 
     Raises:
-        ValueError: if it does not: a line of an entry was taken for an entry of its own.
+        ValueError: if a reader would find other changes, because the text of an entry holds more than that entry.
     """
     parts = _entries(text)
     for part in parts:
@@ -155,7 +158,7 @@ def replace_entries(text: str, entries: Mapping[str, str]) -> str:
 
 
 class _Representer(RoundTripRepresenter):
-    """Writes None as ``null``, which a reader sees, and not as nothing."""
+    """Write None as ``null``, which a person notices, rather than as nothing."""
 
 
 @dataclass
