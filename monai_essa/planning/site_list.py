@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from pathlib import Path
 from monai_essa.data import write_datalist
 from monai_essa.data.lists.maker import split_cases
 from monai_essa.data.pairing.search import find_cases
+from monai_essa.data.pairing.studies import LeftOut
 from monai_essa.planning.choices import FEW_LABELS
 
 __all__ = ["SiteList", "site_list"]
@@ -27,11 +28,11 @@ class SiteList:
 
     Attributes:
         path: absolute path of the JSON file.
-        left_out: one line for each file that was found but not listed.
+        left_out: the files that were found but not listed, with reasons.
     """
 
     path: Path
-    left_out: list[str]
+    left_out: Sequence[LeftOut]
 
 
 @contextmanager
@@ -51,7 +52,7 @@ def site_list(folder: Path, plan: Path) -> Iterator[SiteList]:
         ValueError: if the folder holds no images.
     """
     if (folder / "dataset.json").is_file():
-        yield SiteList((folder / "dataset.json").resolve(), [])
+        yield SiteList((folder / "dataset.json").resolve(), ())
         return
     found = find_cases(folder)
     labels = sum(case.label is not None for case in found.cases)
