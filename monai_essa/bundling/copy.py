@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Copy a bundle as a variant of its own: network, name, weights and metadata."""
+"""Copy a bundle as a variant with its own name, network, values, weights and metadata."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ from monai_essa.bundling.folder import OVERLAYS, check_configs, drop_marks, over
 from monai_essa.bundling.weights import network_of_config, take_weights
 from monai_essa.bundling.yaml_text import config_entries, entry_text, replace_entries
 from monai_essa.data.lists.label_map import class_ids
+from monai_essa.data.lists.read import read_datalist
 from monai_essa.files import folder_written_whole
 from monai_essa.outside import NAME, Text
 
-__all__ = ["BundleVariant", "copy_bundle", "write_metadata", "write_variant"]
+__all__ = ["BundleVariant", "copy_bundle", "listed_labels", "write_metadata", "write_variant"]
 
 _MODALITIES = {"ct": "CT", "mr": "MR", "us": "US", "2d": "n/a"}
 _TEXT = Text(r"(?s).*", longest=100_000)
@@ -35,15 +36,15 @@ _NO_WEIGHTS = " The bundle holds no weights: a site trains its own."  # how the 
 
 @dataclass(frozen=True)
 class BundleVariant:
-    """What is to be another in the copy.
+    """Say how a copy differs from its bundle.
 
     Args:
-        name: of the new bundle: letters, digits, blanks and ``._+()-``, never a path.
+        name: name of the new bundle: letters, digits, blanks and ``._+()-``, never a path.
         overlays: the chosen name for each kind of :data:`monai_essa.bundling.folder.OVERLAYS`.
-        values: over those of the configs, by top-level key of train.yaml.
-        run: folder of a finished run whose model.pt becomes the bundle's, and whose network, method, preprocessing and
-            labels become its defaults where ``overlays`` and ``values`` say nothing else. A segmentation bundle then
-            trains on from it, as MONAI Label asks, unless another start is chosen.
+        values: values that replace those of the configs, by top-level key of train.yaml.
+        run: folder of a finished run. Its model.pt becomes the bundle's, and its network, method, preprocessing and
+            labels become the defaults where ``overlays`` and ``values`` set nothing else. A segmentation bundle then
+            continues training from it, as MONAI Label expects, unless another start is chosen. Default: none.
     """
 
     name: str
@@ -57,16 +58,16 @@ def copy_bundle(source: Path, destination: Path, variant: BundleVariant) -> Path
 
     Args:
         source: the bundle's folder.
-        destination: where the new folder is made.
-        variant: what is to be another.
+        destination: the folder in which the new one is made.
+        variant: how the copy differs.
 
     Returns:
         The new folder.
 
     Raises:
-        FileExistsError: if there is a file or folder of that name.
-        ValueError: if the name is more than a name, a config is no mapping, the bundle has no such overlay or key, or
-            the run is of another configuration.
+        FileExistsError: if a file or folder of that name exists.
+        ValueError: if the name is not a plain one, a config is not a mapping, the bundle has no such overlay or key, or
+            the run was made with another configuration.
     """
     target = destination / Text(NAME, longest=100).check(variant.name, "--name")
     if os.path.lexists(target):
@@ -84,15 +85,36 @@ def copy_bundle(source: Path, destination: Path, variant: BundleVariant) -> Path
     return target
 
 
+def listed_labels(path: Path) -> dict[str, int]:
+    """Read the label names of a data list, for the ``labels`` of a variant.
+
+    Args:
+        path: a JSON file with ``labels``.
+
+    Returns:
+        The id of each label by its name.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the list has no labels, or their ids are not 0, 1, 2 and so on.
+    """
+    names = class_ids(read_datalist(path).get("labels"), f"{path}, field 'labels'")
+    if not names:
+        raise ValueError(f'{path}: expected \'labels\' such as {{"0": "background", "1": "spleen"}}; add them')
+    if list(names.values()) != list(range(len(names))):
+        raise ValueError(f"{path}: expected label ids 0, 1, 2 ... without a gap, got {list(names.values())}; renumber")
+    return names
+
+
 def write_variant(bundle: Path, overlays: Mapping[str, str], values: Mapping[str, Any]) -> None:
     """Make overlays and values the defaults of a bundle's train.yaml and inference.yaml.
 
     The network overlays are removed, since a bundle is one network with one data format.
 
     Args:
-        bundle: a copy of a bundle, which is changed.
+        bundle: the folder of a copied bundle, which is changed.
         overlays: the chosen name for each kind of :data:`~monai_essa.bundling.folder.OVERLAYS`.
-        values: over those of the configs, by top-level key of train.yaml.
+        values: values that replace those of the configs, by top-level key of train.yaml.
 
     Raises:
         ValueError: if the bundle has no such overlay or key.
@@ -106,7 +128,7 @@ def write_variant(bundle: Path, overlays: Mapping[str, str], values: Mapping[str
         train = replace_entries(train, chosen)
         if kind == "network" and not runs_what_is_trained:
             inference = replace_entries(inference, _inference_overlay(bundle, overlays[kind]))
-        elif kind != "start":  # what a training begins with, and where it writes
+        elif kind != "start":  # it sets where training begins and where it writes
             inference = replace_entries(inference, _for_inference(chosen, inference))
     _check_keys(values, config_entries(train))
     entries = {key: entry_text(key, value) for key, value in values.items()}
@@ -120,16 +142,16 @@ def write_variant(bundle: Path, overlays: Mapping[str, str], values: Mapping[str
 
 
 def write_metadata(bundle: Path, name: str, overlays: Mapping[str, str]) -> None:
-    """Set the name, the description and the data format of a bundle after its inference.yaml and its weights.
+    """Set the name, description and data format of a bundle to match its inference.yaml and its weights.
 
     Args:
         bundle: folder of a variant of a bundle.
-        name: of the variant.
+        name: name of the variant.
         overlays: the chosen name for each kind, for the description.
 
     Raises:
         ValueError: if inference.yaml has no ``network_def``, the network refuses the bundle's ``img_size``, or the
-            metadata lack a field that changes.
+            metadata lack a field that is to be changed.
     """
     path = bundle / "configs" / "metadata.json"
     metadata = _read(path)
@@ -154,13 +176,13 @@ def write_metadata(bundle: Path, name: str, overlays: Mapping[str, str]) -> None
 
 
 def _with_run(source: Path, variant: BundleVariant, run: Path) -> BundleVariant:
-    """Complete what the caller chose by what the run was made with."""
+    """Complete the caller's choices by those of the run."""
     overlays = {**run_overlays(source, run), **variant.overlays}
     return replace(variant, overlays=overlays, values={**run_values(source, run), **variant.values})
 
 
 def _with_start(source: Path, variant: BundleVariant) -> Mapping[str, str]:
-    """A bundle with weights of its own starts from them; one without has nothing to start from."""
+    """Return the overlays; a bundle that gets weights starts from them unless another start is chosen."""
     if variant.run is None or "start" in variant.values or "bundle" not in overlay_names(source, "start"):
         return variant.overlays
     return {"start": "bundle"} | dict(variant.overlays)
@@ -174,13 +196,13 @@ def _overlay(bundle: Path, kind: str, name: str) -> str:
 
 
 def _inference_overlay(bundle: Path, network: str) -> dict[str, str]:
-    """Where inference runs the encoder alone, networks share one (a UNETR its ViT) or have an overlay for their own."""
+    """Return the entries for inference by the encoder alone; {} for a network whose encoder is the default (UNETR)."""
     path = bundle / "configs" / f"inference_{network}.yaml"
     return config_entries(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def _for_inference(entries: Mapping[str, str], inference: str) -> dict[str, str]:
-    """Pick what inference.yaml has too; it names MONAI components only."""
+    """Select the entries that inference.yaml has too, except for components of this library, which it never names."""
     has = config_entries(inference)
     return {key: text for key, text in entries.items() if key in has and "monai_essa" not in text}
 
@@ -220,7 +242,7 @@ def _set_input(image: dict[str, Any], parser: ConfigParser) -> None:
 
 def _set_output(pred: dict[str, Any], parser: ConfigParser, inference: Path) -> None:
     shape = (1, parser.get_parsed_content("in_channels"), *parser.get_parsed_content("img_size"))
-    # On the device "meta" nothing but the shapes is computed.
+    # On the device "meta", only shapes are computed.
     network = network_of_config([inference], {}).to("meta").eval()
     with torch.no_grad():
         output = network(torch.empty(shape, device="meta"))
@@ -228,7 +250,7 @@ def _set_output(pred: dict[str, Any], parser: ConfigParser, inference: Path) -> 
 
 
 def _set_image(metadata: dict[str, Any], overlay: Path) -> None:
-    """The overlay's first line says what it does: "# CT, soft tissue: Hounsfield units ... For training and ..."."""
+    """Describe the image by the overlay's first line, such as "# CT, soft tissue: Hounsfield units ... For ..."."""
     comment = overlay.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ").partition(" For ")[0]
     image = metadata["network_data_format"]["inputs"]["image"]
     channels = "single" if image["num_channels"] == 1 else str(image["num_channels"])
@@ -237,7 +259,7 @@ def _set_image(metadata: dict[str, Any], overlay: Path) -> None:
 
 
 def _set_labels(metadata: dict[str, Any], labels: Mapping[str, int]) -> None:
-    names = class_ids(labels, "the label names of the bundle")  # MONAI reads this file into a ConfigParser, too
+    names = class_ids(labels, "the label names of the bundle")  # MONAI reads this file into a ConfigParser too
     channel_def = {str(number): name for name, number in names.items()}
     metadata["network_data_format"]["outputs"]["pred"]["channel_def"] = channel_def
     metadata["label_classes"] = "single channel data, " + ", ".join(

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a finished run says about its bundle: the overlays and values that nobody has to type again for a copy."""
+"""What a finished run records for a copy of its bundle: overlays and values that then need not be typed again."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from monai_essa.outside import check_config_value, shown
 __all__ = ["finished_record", "run_overlays", "run_values"]
 
 Config = dict[str, Any]
-# Settings that name a class, whose overlay is chosen, or that follow from the data list.
+# Settings that name a class, for which an overlay is chosen, and those that follow from the data list.
 _BY_OVERLAY = {"network_def", "encoder_def", "method", "objective", "intensity_name", "loss", "class_weights"}
 
 
@@ -30,8 +30,11 @@ def finished_record(run: Path) -> dict[str, Any]:
     Args:
         run: the run folder.
 
+    Returns:
+        The record.
+
     Raises:
-        FileNotFoundError: if there is no run.
+        FileNotFoundError: if the folder has no run.json.
         ValueError: if the run is not finished, or run.json is damaged.
     """
     path = run / "run.json"
@@ -52,12 +55,12 @@ def run_overlays(bundle: Path, run: Path) -> dict[str, str]:
     """Choose the overlays of a bundle that a run was made with.
 
     Args:
-        bundle: folder of the bundle that the run is of.
+        bundle: folder of the bundle that made the run.
         run: folder of a finished run.
 
     Returns:
-        The name for each kind that is not the default of train.yaml. A network or intensities of the user's own have
-        none, and a run of an earlier version records too little to choose any but the method.
+        The overlay's name for each kind that differs from train.yaml. A custom network or intensity chain has no
+        overlay, and a run of an earlier version records only enough to choose the method.
 
     Raises:
         FileNotFoundError: as :func:`finished_record`.
@@ -81,10 +84,10 @@ def run_overlays(bundle: Path, run: Path) -> dict[str, str]:
 
 
 def run_values(bundle: Path, run: Path) -> dict[str, Any]:
-    """Take the values of a run that are keys of a bundle's train.yaml.
+    """Return the values of a run that are keys of a bundle's train.yaml.
 
     Args:
-        bundle: folder of the bundle that the run is of.
+        bundle: folder of the bundle that made the run.
         run: folder of a finished run.
 
     Returns:
@@ -92,7 +95,7 @@ def run_values(bundle: Path, run: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: as :func:`finished_record`.
-        ValueError: as :func:`finished_record`, or if a value is code to MONAI.
+        ValueError: as :func:`finished_record`, or if MONAI would evaluate a value.
     """
     settings, training = _settings(run), _training(bundle)
     values = {key: value for key, value in settings.items() if key in training and key not in _BY_OVERLAY}
@@ -140,7 +143,7 @@ def _is_part(overlay: Mapping[str, Any], method: Mapping[str, Any]) -> bool:
 
 
 def _method(run: Path, settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return class and values of the method: of the adapter file, since a run may have taken another file's method."""
+    """Return the class and values of the method, from the adapter file if there is one, since it may have set them."""
     adapter = run / "adapter.safetensors"
     entries = read_header(adapter).record["methods"] if adapter.is_file() else []
     if len(entries) == 1:
@@ -149,7 +152,7 @@ def _method(run: Path, settings: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _component(method: Mapping[str, Any]) -> Config:
-    """Return a method of this library as a component of a config; {} for another, which a config cannot name."""
+    """Return a method of this library as a config component; {} for other methods, which a config cannot name."""
     name = method.get("class")
     if name not in methods.__all__ or name == "PeftLibrary":
         return {}

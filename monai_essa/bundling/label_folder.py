@@ -1,8 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-
-"""The folder that MONAI Label calls an app: a main.py and the bundles."""
+"""Write the folder that MONAI Label calls an app: a main.py and the bundles."""
 
 from __future__ import annotations
 
@@ -23,7 +22,7 @@ from monai_essa.label import EssaLabelApp
 
 __all__ = ["EssaLabelApp"]
 '''
-# MONAI Label reads what a model does from its folder's name.
+# MONAI Label derives a model's task from these words in its folder's name.
 _MISLEADING = ("deepedit", "deepgrow", "detection", "classification")
 
 
@@ -33,7 +32,7 @@ def make_label_folder(folder: Path, bundles: Sequence[Path], link: bool = False)
     Args:
         folder: a new folder.
         bundles: segmentation bundles with weights.
-        link: link to the bundles instead of copying them.
+        link: whether to link to the bundles instead of copying them; default: copy.
 
     Returns:
         The folder.
@@ -41,7 +40,7 @@ def make_label_folder(folder: Path, bundles: Sequence[Path], link: bool = False)
     Raises:
         FileExistsError: if the folder exists.
         FileNotFoundError: if a bundle has no weights or no config that MONAI Label reads.
-        ValueError: if a bundle is of another task, or its name says so or is no plain name.
+        ValueError: if a bundle is for another task, or its name suggests one or is not plain.
 
     Example:
         >>> make_label_folder(Path("spleen_app"), [Path("spleen_ct_segmentation")])  # doctest: +SKIP
@@ -63,7 +62,7 @@ def make_label_folder(folder: Path, bundles: Sequence[Path], link: bool = False)
 
 
 def _check(bundle: Path) -> None:
-    name = Text(NAME, 100).check(bundle.resolve().name, f"the name of {bundle}")  # it gets into configurations
+    name = Text(NAME, 100).check(bundle.resolve().name, f"the name of {bundle}")  # MONAI writes it into configs
     for part in ("configs/metadata.json", "configs/inference.yaml", "configs/train.yaml", "models/model.pt"):
         if not (bundle / part).is_file():
             raise FileNotFoundError(
@@ -78,7 +77,7 @@ def _check(bundle: Path) -> None:
 
 
 def _output_and_task(path: Path) -> tuple[str, str]:
-    """Read what the first output of a bundle is, and what the bundle calls its task."""
+    """Read the format of a bundle's first output, and the task that the bundle names."""
     try:
         metadata = json.loads(path.read_text(encoding="utf-8"))
         output = [*metadata["network_data_format"]["outputs"].values()][0]

@@ -39,12 +39,12 @@ _NIFTI = (".nii", ".nii.gz")
 
 @dataclass(frozen=True)
 class Prediction:
-    """What computes the prediction.
+    """Say what computes a prediction.
 
     Args:
         bundle: folder or name of a bundle with an inference config of MONAI's usual ids.
-        values: over those of the config, by id.
-        adapter: an adapter file that is merged onto the base weights; default: none.
+        values: values that replace those of the config, by id.
+        adapter: an adapter file that is merged into the base weights; default: none.
         base: the weight file that the adapter was trained on; default: the bundle's.
     """
 
@@ -56,16 +56,16 @@ class Prediction:
 
 @dataclass(frozen=True)
 class ResultNames:
-    """Tells MONAI's SaveImaged how the result of an image is called; MONAI itself cuts a name at its last dot.
+    """Name results for MONAI's SaveImaged, which by itself cuts a name at its last dot.
 
     Args:
-        names: of the results without suffix, by the path of the image.
+        names: names of the results without suffix, by the path of the image.
     """
 
     names: Mapping[str, str]
 
     def __call__(self, meta: Mapping[str, Any], saver: object) -> dict[str, Any]:
-        """Return what MONAI's FolderLayout makes the name of: a path with a suffix that it cuts."""
+        """Return the path that MONAI's FolderLayout derives the name from, with a suffix that it removes."""
         name = self.names[str(meta[ImageMetaKey.FILENAME_OR_OBJ])]
         return {"subject": f"{_INPUTS}/{name}.nii", "idx": meta.get(ImageMetaKey.PATCH_INDEX)}
 
@@ -73,11 +73,11 @@ class ResultNames:
 def predict(prediction: Prediction, inputs: Sequence[Image | Path], output: Path) -> list[Path]:
     """Run inference; results are written by the bundle's own postprocessing.
 
-    Every image is opened and checked before the network sees the first, and the results appear in their folder when all
-    are there.
+    All images are opened and checked before the network runs, and the results appear in their folder only when all are
+    complete.
 
     Args:
-        prediction: what computes it.
+        prediction: the bundle, its values and its weights.
         inputs: files, DICOM folders or images of NPZ files, as absolute paths; a tuple names one for each channel.
         output: a new or empty folder for the results; the sub-folders of the inputs are kept.
 
@@ -88,8 +88,8 @@ def predict(prediction: Prediction, inputs: Sequence[Image | Path], output: Path
         FileExistsError: if the output holds files already.
         FileNotFoundError: if the weights are missing.
         RuntimeError: if the bundle wrote fewer files than there are images.
-        ValueError: if the bundle has no inference config, the adapter does not fit, or an image is not what the network
-            takes: the line names it.
+        ValueError: if the bundle has no inference config, the adapter does not fit, or the network does not take an
+            image, which the message names.
     """
     images = [str(image) if isinstance(image, Path) else image for image in inputs]
     names = result_names(images)
@@ -102,10 +102,10 @@ def predict(prediction: Prediction, inputs: Sequence[Image | Path], output: Path
 
 
 class ScanGridWriter(NibabelWriter):
-    """Write NIfTI as MONAI's NibabelWriter does, without its losses where a result lies on the voxels of its scan.
+    """Write NIfTI as MONAI's NibabelWriter does, but without its losses if a result lies on the voxels of its scan.
 
-    A scan of one slice keeps its third axis and thickness, also when a 2-D network has seen it without, and the affine
-    is the scan's to the last digit. A result on another grid is written as it is.
+    A scan of one slice keeps its third axis and thickness, even if a 2-D network saw it without that axis, and the
+    affine equals the scan's to the last digit. A result on another grid is written as it is.
 
     Example:
         >>> from monai.transforms import SaveImaged
@@ -115,7 +115,7 @@ class ScanGridWriter(NibabelWriter):
     def set_data_array(
         self, data_array: NdarrayOrTensor, channel_dim: int | None = 0, squeeze_end_dims: bool = True, **kwargs: Any
     ) -> None:
-        """Take the voxels; SaveImage says that a slice has no channels when its metadata name three axes.
+        """Set the voxels; ``channel_dim`` is ignored, since SaveImage passes None for a slice with 3-D metadata.
 
         Args:
             data_array: (C, spatial...).
@@ -126,12 +126,12 @@ class ScanGridWriter(NibabelWriter):
         super().set_data_array(data_array, channel_dim=0, squeeze_end_dims=False, spatial_ndim=3)
 
     def set_metadata(self, meta_dict: Mapping | None, resample: bool = True, **options: Any) -> None:
-        """Take the geometry, resampled to the scan's if that is asked for.
+        """Set the geometry, and resample to the grid of the scan if requested.
 
         Args:
             meta_dict: affine, original_affine and spatial_shape.
-            resample: whether to bring the voxels to the original affine.
-            options: as of MONAI's writer.
+            resample: whether to resample to the original affine; default: yes.
+            options: those of MONAI's writer.
         """
         original, affine, shape = self.get_meta_info(meta_dict)
         if resample:
@@ -149,7 +149,7 @@ class ScanGridWriter(NibabelWriter):
 
     def _take_grid_of_scan(self, original: np.ndarray, shape: tuple[int, ...]) -> None:
         affine = np.asarray(convert_data_type(self.affine, np.ndarray)[0], dtype=float)
-        if len(affine) < len(original):  # what a transform left of the affine when it took the third axis away
+        if len(affine) < len(original):  # the part of the affine that is left after a transform removed the third axis
             kept = np.ix_([0, 1, 3], [0, 1, 3])
             affine, plane = original.copy(), affine
             affine[kept] = plane
@@ -159,14 +159,14 @@ class ScanGridWriter(NibabelWriter):
 
 
 def _run(prediction: Prediction, images: Sequence[Image], names: Mapping[str, str], output: Path) -> int:
-    """Run the config and return how many components of it save an image."""
+    """Run the config and return the number of its components that save an image."""
     config = find_config(prediction.bundle, ("inference",))
     check_configs([config, *config.parent.glob("metadata.json")])
     values = {"bundle_root": str(find_bundle(prediction.bundle)), "output_dir": str(output)} | dict(prediction.values)
     # The bundle's logging.conf would print every step between the lines of the progress bar.
     logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)
     workflow = ConfigWorkflow(config_file=str(config), workflow_type="infer", logging_file=False, **values)
-    # A tuple is no part of a config to the parser, which would take a "#" or an "@" in a path for a reference.
+    # The parser does not look into a tuple; in a list it would take a "#" or an "@" of a path for a reference.
     workflow.parser["dataset#data"] = tuple(
         {"image": image if isinstance(image, str) else list(image)} for image in images
     )
@@ -190,7 +190,7 @@ def _run(prediction: Prediction, images: Sequence[Image], names: Mapping[str, st
 
 
 def _adjust(parser: ConfigParser, names: Mapping[str, str], output: Path) -> int:
-    """Read by our reader, which opens what MONAI's cannot, and write under our names, on the grid of the scan."""
+    """Make the config read with our reader, which opens more formats, and write under our names on the scan's grid."""
     for _, loader in _components(parser.config, "LoadImaged"):
         loader.setdefault("reader", "monai_essa.data.VolumeReader")
     pictures = all(path.lower().endswith(PICTURE_SUFFIXES) for path in names)
@@ -204,7 +204,7 @@ def _adjust(parser: ConfigParser, names: Mapping[str, str], output: Path) -> int
 
 
 def _check_images(parser: ConfigParser, images: Sequence[Image]) -> None:
-    """Refuse what training refuses before the first image is computed."""
+    """Refuse images that training would refuse, before the network runs."""
     channels, dims = _network_input(parser)
     for image in tqdm(images, "checking", disable=None):
         volume = open_volumes(image)
@@ -219,7 +219,7 @@ def _check_images(parser: ConfigParser, images: Sequence[Image]) -> None:
 
 
 def _network_input(parser: ConfigParser) -> tuple[int | None, int | None]:
-    """Return the channels and dimensions that the network takes: of the config, else of the metadata, else unknown."""
+    """Return the channels and dimensions of the network's input by the config, else by the metadata, else None."""
     metadata = parser.get("_meta_") or {}
     image = metadata.get("network_data_format", {}).get("inputs", {}).get("image", {})
     size = _value(parser, "img_size", image.get("spatial_shape"))
@@ -249,7 +249,7 @@ def _use_weights(parser: ConfigParser, weights: Path) -> None:
 
 
 def _components(config: Any, name: str, place: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Find the components of a class, wherever they stand in a config, with their ids."""
+    """Yield the components of a class with their ids, at any depth of a config."""
     if isinstance(config, dict) and str(config.get("_target_", "")).rpartition(".")[2] == name:
         yield place, config
     parts = config.items() if isinstance(config, dict) else enumerate(config) if isinstance(config, list) else ()

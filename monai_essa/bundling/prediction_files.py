@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Which images a prediction reads, what its results are called, and how they reach their folder whole or not at all."""
+"""Find the images of a prediction, name its results, and move all of them or none into their folder."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ _SUFFIXES = sorted({*VOLUME_SUFFIXES, *NIFTI_SUFFIXES, *PICTURE_SUFFIXES}, key=l
 
 
 def find_images(path: Path, section: str | None = None) -> list[Image]:
-    """List what an input stands for.
+    """List the images of an input.
 
     Args:
         path: a file; a folder, whose volumes are taken or, where it has none, its pictures; or a data list (JSON, NPZ).
-        section: of the data list; default: all.
+        section: the section of the data list; default: all.
 
     Returns:
         The images, each once, with absolute paths.
 
     Raises:
         FileNotFoundError: if the input, or a file that the data list names, does not exist.
-        ValueError: if the input is a FIFO or a device, holds no image, or is no data list though a section is named.
+        ValueError: if the input is a FIFO or a device, holds no image, or is not a data list though a section is named.
     """
     if path.is_dir():
         images: list[Image] = [*_in_folder(path)]
@@ -59,21 +59,21 @@ def find_images(path: Path, section: str | None = None) -> list[Image]:
 
 
 def first_path(image: Image) -> str:
-    """Return the path of an image, of several channels that of the first."""
+    """Return the path of an image, or that of its first channel."""
     return image if isinstance(image, str) else image[0]
 
 
 def result_names(images: Sequence[Image]) -> dict[str, str]:
-    """Name the results of images: no two alike, each by its image's path below the folder that all share.
+    """Name the results of images uniquely, each by the path of its image below the folder that all share.
 
-    A suffix is left out if it is that of an image format and the name stays unique; other dots are part of a name, as
-    in that of a DICOM series.
+    The suffix of an image format is left out if the name stays unique. Other dots are part of the name, as in DICOM
+    series.
 
     Args:
-        images: with absolute paths.
+        images: the images, with absolute paths.
 
     Returns:
-        For the first path of each image a relative path without suffix, with forward slashes.
+        A relative path with forward slashes and without suffix, by the first path of each image.
 
     Raises:
         ValueError: if two images begin with the same path.
@@ -89,7 +89,7 @@ def result_names(images: Sequence[Image]) -> dict[str, str]:
     root = os.path.commonpath([os.path.dirname(path) for path in paths])
     full = [Path(os.path.relpath(path, root)).as_posix() for path in paths]
     short = [_without_suffix(path, name) for path, name in zip(paths, full, strict=True)]
-    counts = Counter(name.casefold() for name in short)  # some disks take A and a for the same
+    counts = Counter(name.casefold() for name in short)  # some file systems do not tell A from a
     names = [brief if counts[brief.casefold()] == 1 else name for brief, name in zip(short, full, strict=True)]
     if len({name.casefold() for name in names}) < len(names):  # such as a.nii, a.nrrd and a.nii.png
         names = full
@@ -97,13 +97,13 @@ def result_names(images: Sequence[Image]) -> dict[str, str]:
 
 
 def check_output(folder: Path) -> None:
-    """Refuse a folder for results that holds something already.
+    """Refuse a folder for results that is not empty.
 
     Args:
-        folder: new or empty.
+        folder: a new or empty folder.
 
     Raises:
-        FileExistsError: if it is neither.
+        FileExistsError: if the folder holds files, or is a file.
         ValueError: if its path has a meaning in MONAI's configuration files.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -116,17 +116,17 @@ def check_output(folder: Path) -> None:
 
 @contextmanager
 def whole_output(folder: Path) -> Iterator[Path]:
-    """Give a folder to write to, whose files move to the output when all is done; an error leaves none behind.
+    """Yield a folder to write to, whose files move to the output at the end; an error leaves none behind.
 
     Args:
-        folder: of the results, new or empty.
+        folder: the new or empty folder for the results.
 
     Yields:
         A new folder in it.
 
     Raises:
-        FileExistsError: as of :func:`check_output`, or if a file of that name has come up meanwhile.
-        ValueError: as of :func:`check_output`.
+        FileExistsError: as :func:`check_output`, or if a file of that name has appeared meanwhile.
+        ValueError: as :func:`check_output`.
     """
     check_output(folder)
     missing = [part for part in (folder, *folder.parents) if not part.exists()]
@@ -151,7 +151,7 @@ def _move(file: Path, target: Path) -> None:
 
 
 def _in_folder(folder: Path) -> list[str]:
-    """List the volumes or, where there are none, the pictures: previews beside volumes are no scans."""
+    """List the volumes or, if there are none, the pictures: pictures beside volumes are previews."""
     found, pictures = find_volumes(folder), find_pictures(folder)
     if pictures and found != pictures:
         first = pictures[0].path

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The network of a bundle's config, and its weights: merged from an adapter file, or taken into a copy."""
+"""Build the network of a bundle's config, and write its weights: merged with an adapter, or taken from a run."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ from monai_essa.weights import WeightReport, load_weights
 
 __all__ = ["merge_adapter_file", "network_of_config", "save_weights", "take_weights"]
 
-# Entries of run.json that say which network, and on which images, the weights are for.
+# Entries of run.json that identify the network and the images that the weights are for.
 _IDENTITY = ("network", "width", "images", "labels")
 
 
 def network_of_config(config_files: Sequence[Path], values: Mapping[str, Any]) -> nn.Module:
-    """Build what a config calls ``network_def``.
+    """Build the ``network_def`` of a config.
 
     Args:
-        config_files: merged in order.
-        values: over those of the configs, by id.
+        config_files: the configs, merged in order.
+        values: values that replace those of the configs, by id.
 
     Returns:
         The network, with random weights.
 
     Raises:
         FileNotFoundError: if a config does not exist.
-        ValueError: if one is no config, or the configs have no ``network_def``.
+        ValueError: if a file is not a config, or the configs have no ``network_def``.
     """
     check_configs(config_files)
     parser = ConfigParser()
@@ -64,18 +64,18 @@ def merge_adapter_file(
     """Load base weights and an adapter, and fold the adapter in.
 
     Args:
-        network: plain, as built.
+        network: the plain network, as built.
         base: the weight file that the adapter was trained on.
         adapter: the adapter file.
-        base_prefix: of the names of the network to take, where the weight file holds several.
-        base_grid: patches per axis that the base's position embeddings are for, where the file does not say it.
+        base_prefix: prefix of the names of the network to take if the weight file holds several; default: none.
+        base_grid: patches per axis of the base's position embeddings if the file does not record it; default: none.
 
     Returns:
         The plain network, and what became of every tensor of the base file.
 
     Raises:
         FileNotFoundError: if one of the files does not exist.
-        ValueError: if they do not fit, or a part of the network is in neither.
+        ValueError: if the files do not fit, or a part of the network is in neither.
     """
     report = load_weights(network, base, prefix=base_prefix, source_grid=base_grid)
     load_adapter(network, adapter)
@@ -88,7 +88,7 @@ def save_weights(network: nn.Module, path: Path) -> None:
 
     Args:
         network: a plain network.
-        path: a new file; its folder is made if missing.
+        path: a new file; a missing folder is made.
 
     Raises:
         FileExistsError: if the file exists; it is left as it is.
@@ -109,8 +109,8 @@ def take_weights(bundle: Path, run: Path) -> None:
         run: folder of a finished run.
 
     Raises:
-        FileNotFoundError: if there is no run.
-        ValueError: if the run is not finished, or of another network, preprocessing or label set than the bundle.
+        FileNotFoundError: if the folder holds no run.
+        ValueError: if the run is not finished, or was made with another network, preprocessing or label set.
     """
     _check_same_configuration(bundle / "configs" / "train.yaml", run)
     network = network_of_config([bundle / "configs" / "inference.yaml"], {})

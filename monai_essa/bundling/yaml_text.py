@@ -1,20 +1,25 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Write values as YAML that no config parser evaluates, and edit configs without losing comments."""
+"""Write values as YAML that no config parser evaluates, and edit configs without losing comments.
+
+ruamel.yaml writes the values and finds the entries. A config is then edited as text at the places that it found, since
+its own round trip would join the lines of each flow mapping that is wrapped.
+"""
 
 from __future__ import annotations
 
 import io
-import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import yaml
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import YAMLError
+from ruamel.yaml.nodes import MappingNode
 from ruamel.yaml.representer import RoundTripRepresenter
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
@@ -22,8 +27,7 @@ from monai_essa.outside import printable
 
 __all__ = ["commented", "config_entries", "entry_text", "replace_entries", "yaml_node", "yaml_text"]
 
-_VERSION = "%YAML 1.1\n---\n"  # what MONAI's reader takes a file for that says no version
-_KEY = re.compile(r"""^(?:'([^']+)'|"([^"]+)"|([^\s#'"\-][^:]*?)):(?:\s|$)""")
+_VERSION = "%YAML 1.1\n---\n"
 _HEADING = "# ----"
 
 
@@ -34,7 +38,7 @@ def yaml_node(value: Any) -> Any:
         value: numbers, text, None, and lists, tuples and mappings of them.
 
     Returns:
-        A node that compares equal to the value, but for tuples, which become lists.
+        A node that equals the value, except that tuples become lists.
     """
     if isinstance(value, Mapping):
         mapping = CommentedMap((yaml_node(key), yaml_node(item)) for key, item in value.items())
@@ -53,7 +57,7 @@ def commented(node: CommentedMap | CommentedSeq, place: Any, comment: str) -> No
     Args:
         node: the mapping or list.
         place: the entry's key or number.
-        comment: any text; what does not print, such as a line break, is written as its escape.
+        comment: any text; unprintable characters, such as line breaks, are written as escapes.
     """
     node.yaml_add_eol_comment(f"# {printable(comment)}", place, column=0)
 
@@ -62,21 +66,20 @@ def yaml_text(document: CommentedMap) -> str:
     """Write a document.
 
     Args:
-        document: by key, nodes of :func:`yaml_node`.
+        document: nodes of :func:`yaml_node` by key.
 
     Returns:
         The text, which ``yaml.safe_load`` reads back as the document.
 
     Raises:
-        ValueError: if it does not, because a value is of a kind that YAML does not hold.
+        ValueError: if it would not, because YAML cannot hold a value.
 
     Example:
         >>> yaml_text(CommentedMap({"labels": yaml_node({"background": 0, "no": 1})}))
         "labels: {background: 0, 'no': 1}\\n"
     """
-    writer = YAML()
+    writer = _yaml()
     writer.Representer = _Representer
-    writer.version = (1, 1)
     writer.width = 10**6
     stream = io.StringIO()
     try:
@@ -94,30 +97,33 @@ def config_entries(text: str) -> dict[str, str]:
     """Split a config into its top-level entries.
 
     Args:
-        text: of a YAML file whose top level is a block mapping.
+        text: text of a YAML file whose top level is a block mapping.
 
     Returns:
         The text of each entry by its key, with the comment lines directly above it.
+
+    Raises:
+        ValueError: if the text is not YAML, or its top level is not a block mapping.
 
     Example:
         >>> config_entries("# voxels\\nimg_size: [96, 96]\\nlr: 1.0e-3\\n")
         {'img_size': '# voxels\\nimg_size: [96, 96]\\n', 'lr': 'lr: 1.0e-3\\n'}
     """
-    return {entry.key: "".join(entry.lines) for entry in _entries(text) if entry.key}
+    return {entry.key: entry.text for entry in _entries(text) if entry.key}
 
 
 def entry_text(key: str, value: Any) -> str:
     """Write an entry.
 
     Args:
-        key: of the entry.
+        key: key of the entry.
         value: plain values, lists and dictionaries.
 
     Returns:
         One line.
 
     Raises:
-        ValueError: if YAML does not hold the value.
+        ValueError: if YAML cannot hold the value.
 
     Example:
         >>> entry_text("labels", {"background": 0, "spleen": 1})
@@ -127,24 +133,24 @@ def entry_text(key: str, value: Any) -> str:
 
 
 def replace_entries(text: str, entries: Mapping[str, str]) -> str:
-    """Put entries in the place of those with the same key; new ones go to the end.
+    """Replace the entries with the same keys, and append the others at the end.
 
     Args:
-        text: of the config.
-        entries: by key, as :func:`config_entries` gives them.
+        text: text of the config.
+        entries: the new entries by key, as :func:`config_entries` returns them.
 
     Returns:
-        The new text. It reads as the old one with these entries, and nothing else, replaced.
+        The new text; a YAML reader finds these entries, and no others, changed.
 
     Raises:
-        ValueError: if it does not: a line of an entry was taken for an entry of its own.
+        ValueError: if a reader would find other changes, because the text of an entry holds more than that entry.
     """
     parts = _entries(text)
     for part in parts:
         if part.key in entries:
-            part.lines = [entries[part.key]]
+            part.text = entries[part.key]
     new = [entry for key, entry in entries.items() if key not in {part.key for part in parts}]
-    replaced = "".join(["".join(part.lines + part.after) for part in parts] + new)
+    replaced = "".join([part.text + part.after for part in parts] + new)
     wanted = yaml.safe_load(text) | {key: yaml.safe_load(entry)[key] for key, entry in entries.items()}
     if yaml.safe_load(replaced) != wanted:
         raise ValueError(f"expected entries that stand for themselves under {', '.join(map(printable, entries))}")
@@ -152,41 +158,60 @@ def replace_entries(text: str, entries: Mapping[str, str]) -> str:
 
 
 class _Representer(RoundTripRepresenter):
-    """Writes None as ``null``, which a reader sees, and not as nothing."""
+    """Write None as ``null``, which a person notices, rather than as nothing."""
 
 
 @dataclass
 class _Entry:
-    """Lines of the file that begin with an entry; what follows it, up to the next one, are headings and blank lines."""
+    """An entry of a config, and the headings and blank lines that separate it from the next one."""
 
     key: str  # empty for what stands before the first entry
-    lines: list[str]
-    after: list[str]
+    text: str
+    after: str
 
 
 def _entries(text: str) -> list[_Entry]:
-    parts = [_Entry("", [], [])]
-    for line in text.splitlines(keepends=True):
-        match = _KEY.match(line)
-        if match:
-            above = _comment_above(parts[-1].after)
-            parts.append(_Entry(next(filter(None, match.groups())), [*above, line], []))
-        elif line.startswith("#") or not line.strip():
-            parts[-1].after.append(line)
-        else:  # a comment between indented lines belongs to their entry
-            parts[-1].lines += [*parts[-1].after, line]
-            parts[-1].after = []
+    starts = _starts(text)
+    ends = [*(start for _, start in starts), len(text)]
+    parts, above = [], ""
+    for (key, start), end in zip([("", 0), *starts], ends, strict=True):
+        lines = text[start:end].splitlines(keepends=True)
+        after = _take_last(lines, lambda line: line.startswith("#") or not line.strip())
+        # A comment belongs to the entry below it; none is below the last one.
+        below = _take_last(after, _is_comment) if end < len(text) else []
+        parts.append(_Entry(key, above + "".join(lines), "".join(after)))
+        above = "".join(below)
     return parts
 
 
-def _comment_above(lines: list[str]) -> list[str]:
-    """Take the comment that ends the lines off them."""
-    start = len(lines)
-    while start and lines[start - 1].startswith("#") and not lines[start - 1].startswith(_HEADING):
-        start -= 1
-    above = lines[start:]
-    del lines[start:]
-    return above
+def _starts(text: str) -> list[tuple[str, int]]:
+    """Return each key with the place in the text at which its line begins."""
+    try:
+        root = _yaml().compose(text)
+    except YAMLError as error:
+        raise ValueError(f"expected a config that ruamel.yaml reads, got {error}") from error
+    if root is None:  # comments only
+        return []
+    if not isinstance(root, MappingNode) or root.flow_style:
+        raise ValueError("expected a config with one entry a line, got another kind of YAML; write 'key: value' lines")
+    return [(str(key.value), key.start_mark.index - key.start_mark.column) for key, _ in root.value]
+
+
+def _is_comment(line: str) -> bool:
+    return line.startswith("#") and not line.startswith(_HEADING)
+
+
+def _take_last(lines: list[str], fits: Callable[[str], bool]) -> list[str]:
+    """Remove the longest run of fitting lines from the end of a list, and return it."""
+    last = [*takewhile(fits, reversed(lines))][::-1]
+    del lines[len(lines) - len(last) :]
+    return last
+
+
+def _yaml() -> YAML:
+    settings = YAML()
+    settings.version = (1, 1)  # as MONAI's reader takes a file that says no version
+    return settings
 
 
 _Representer.add_representer(

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The command line `monai-essa`: this module parses and reports, each family of commands has a module of its own.
+"""The command line `monai-essa`: this module parses and reports errors; each family of commands has its own module.
 
 Commands import what they need when they run, so that `monai-essa --help` answers at once.
 """
@@ -41,7 +41,7 @@ from your scans to a model:
   monai-essa run --dry-run --args_file my_site.yaml
   python -m monai.bundle run --args_file my_site.yaml
 """
-# What a wrong file, value or config raises. Anything else is a fault of ours and keeps its traceback.
+# What a wrong file, value or config raises. Anything else is a bug of this library and keeps its traceback.
 _EXPECTED = (OSError, ValueError, LookupError, RuntimeError, ArithmeticError, ImportError, yaml.YAMLError)
 
 
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Args:
-        argv: the arguments; default: those of the process.
+        argv: the arguments; default: those of this process.
 
     Returns:
         The exit code: 0, or 1 after an error, which is one line on stderr.
@@ -85,7 +85,7 @@ def command_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"monai-essa {__version__}")
     parser.add_argument("--traceback", action="store_true", help="show where an error came from")
-    parser.set_defaults(passes_on=False)  # a command may hand the arguments that it does not know to monai.bundle
+    parser.set_defaults(passes_on=False)  # a command may pass unknown arguments on to monai.bundle
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     families = (
         data_commands,

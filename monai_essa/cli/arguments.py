@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What the commands share: how one is added to the parser, and values of a config on the command line."""
+"""What the commands share: how one is added to the parser, config values on the command line, and counts in text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["Commands", "add_command", "add_family", "add_values_argument", "config_values"]
+__all__ = ["Commands", "add_command", "add_family", "add_values_argument", "config_values", "counted"]
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -23,7 +23,7 @@ def add_command(
     """Add one command.
 
     Args:
-        commands: where it is added.
+        commands: the commands to add it to.
         name: what the user types.
         run: called with the parsed arguments; returns the exit code.
         summary: what it does, in one sentence without a full stop.
@@ -50,15 +50,15 @@ def add_command(
 
 
 def add_family(commands: Commands, name: str, summary: str) -> Commands:
-    """Add a name that only has commands below it, as ``data`` has ``check``.
+    """Add a name that only groups commands, such as ``data`` with ``check``.
 
     Args:
-        commands: where it is added.
+        commands: the commands to add it to.
         name: what the user types.
         summary: what its commands do, in one sentence without a full stop.
 
     Returns:
-        Where its commands are added.
+        The commands of the family, to add further ones to.
     """
     parser = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
     return parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -68,8 +68,8 @@ def add_values_argument(parser: argparse.ArgumentParser, of: str) -> None:
     """Add ``--args KEY=VALUE ...``.
 
     Args:
-        parser: of the command.
-        of: the config whose values are set, for the help text.
+        parser: parser of the command.
+        of: name of the config whose values are set, for the help text.
     """
     parser.add_argument(
         "--args",
@@ -84,10 +84,10 @@ def config_values(pairs: Sequence[str]) -> dict[str, Any]:
     """Read KEY=VALUE pairs as ``python -m monai.bundle`` reads its options.
 
     Args:
-        pairs: as typed.
+        pairs: the pairs as typed.
 
     Returns:
-        The values by config id; what is no Python literal is text.
+        The values by config id; a value that is not a Python literal is text.
 
     Raises:
         ValueError: if a pair has no ``=`` or no key.
@@ -106,3 +106,13 @@ def config_values(pairs: Sequence[str]) -> dict[str, Any]:
         # Python reads "#" as the start of a comment; in a config it separates the parts of an id.
         values[key] = value if "#" in value else DefaultParseValue(value)
     return values
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, in the plural unless it is one.
+
+    Example:
+        >>> counted(2, "file")
+        '2 files'
+    """
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -66,11 +66,11 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _copy(arguments: argparse.Namespace) -> int:
-    from monai_essa.bundling.copy import BundleVariant, copy_bundle
+    from monai_essa.bundling.copy import BundleVariant, copy_bundle, listed_labels
 
     values = config_values(arguments.args)
     if arguments.labels is not None:
-        values["labels"] = _label_names(arguments.labels)
+        values["labels"] = listed_labels(arguments.labels)
     source = find_bundle(arguments.bundle)
     overlays = {kind: getattr(arguments, kind) for kind in OVERLAYS if getattr(arguments, kind) is not None}
     variant = BundleVariant(arguments.name or source.resolve().name, overlays, values, arguments.run_folder)
@@ -79,15 +79,3 @@ def _copy(arguments: argparse.Namespace) -> int:
     if variant.run is None:
         print(f"it has no weights: train it, then put the run's model.pt at {folder / 'models' / 'model.pt'}")
     return 0
-
-
-def _label_names(path: Path) -> dict[str, int]:
-    from monai_essa.data.lists.label_map import class_ids
-    from monai_essa.data.lists.read import read_datalist
-
-    names = class_ids(read_datalist(path).get("labels"), f"{path}, field 'labels'")
-    if not names:
-        raise ValueError(f'{path}: expected \'labels\' such as {{"0": "background", "1": "spleen"}}; add them')
-    if list(names.values()) != list(range(len(names))):
-        raise ValueError(f"{path}: expected label ids 0, 1, 2 ... without a gap, got {list(names.values())}; renumber")
-    return names

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from monai_essa.cli.arguments import Commands, add_command, add_family
+from monai_essa.cli.arguments import Commands, add_command, add_family, counted
 
 if TYPE_CHECKING:
     from monai_essa.data import DataCheck
@@ -35,7 +35,7 @@ def print_check(check: DataCheck) -> None:
         print(problem)
     print(*check.summary, sep="\n")
     counts = Counter(problem.severity for problem in check.problems)
-    print(f"{_count(counts['error'], 'error')}, {_count(counts['warning'], 'warning')}")
+    print(f"{counted(counts['error'], 'error')}, {counted(counts['warning'], 'warning')}")
 
 
 def _add_datalist(family: Commands) -> None:
@@ -143,7 +143,7 @@ def _datalist(arguments: argparse.Namespace) -> int:
         print(f"channels of an image, in this order: {', '.join(datalist['channel_names'].values())}")
     if left_out:
         print(*(f"left out: {line}" for line in left_out), sep="\n")
-        print(f"{_count(len(left_out), 'file')} left out")
+        print(f"{counted(len(left_out), 'file')} left out")
     print(f"wrote {path}; next: monai-essa data check {path}")
     return 0
 
@@ -184,7 +184,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _check_new(path: Path) -> None:
-    """Refuse a file that could not be written before anything is read: a check may take hours."""
+    """Refuse a path that cannot be written to before anything is read, since a check may take hours."""
     if os.path.lexists(path):
         raise FileExistsError(f"{path} exists; expected a new file: give another --json or move it away")
     if not path.parent.is_dir():
@@ -205,7 +205,3 @@ def _id(text: str) -> tuple[float, int]:
         return float(value), int(number)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"expected VALUE=ID such as 255=1, got {text!r}") from error
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,7 +1,6 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-
 """`monai-essa label init` and `monai-essa label start`."""
 
 from __future__ import annotations

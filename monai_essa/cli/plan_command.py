@@ -1,13 +1,11 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""`monai-essa plan`: looks at a site's scans and card and writes my_site.yaml, a reason in each line."""
+"""`monai-essa plan`: writes my_site.yaml for a site's scans and card, with a reason in each line."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from monai_essa.cli.arguments import Commands, add_command, add_values_argument, config_values
@@ -42,6 +40,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     from monai_essa.planning.costs import bytes_of, this_computer
     from monai_essa.planning.facts import site_facts
     from monai_essa.planning.run import Wishes, plan_run, plan_text, write_plan
+    from monai_essa.planning.site_list import site_list
 
     out, values = arguments.out, config_values(arguments.args)
     memory, hours = bytes_of(arguments.memory) if arguments.memory else None, _hours(arguments.hours)
@@ -52,8 +51,9 @@ def _plan(arguments: argparse.Namespace) -> int:
     wishes = Wishes(
         out, hours, arguments.stage, arguments.network, arguments.pretrained, arguments.adapter, values=values
     )
-    with _datalist(arguments.folder, out) as datalist:
-        plan = plan_run(wishes, site_facts(datalist), card)
+    with site_list(arguments.folder, out) as datalist:
+        print(*(f"left out: {line}\n" for line in datalist.left_out), sep="", end="")
+        plan = plan_run(wishes, site_facts(datalist.path), card)
 
     measured = "" if plan.measured is None else f"; measured on the card: {plan.measured / 1e9:.2f} GB"
     peak = f"peak of a training step: {plan.peak / 1e9:.2f} GB of {card.memory / 1e9:.1f} GB ({card.source}){measured}"
@@ -62,34 +62,6 @@ def _plan(arguments: argparse.Namespace) -> int:
     print(f"stage: {Path(plan.config_files[0].value).parts[-3]}")
     print(f"{text}wrote {out}; next: python -m monai.bundle run --args_file {out}")
     return 0
-
-
-@contextmanager
-def _datalist(folder: Path, out: Path) -> Iterator[Path]:
-    """Give the folder's dataset.json, or one made beside the plan: scans may lie where nobody may write."""
-    if (folder / "dataset.json").is_file():
-        yield (folder / "dataset.json").resolve()
-        return
-    made = _make_datalist(folder, out.with_name(f"{out.stem}_dataset.json"))
-    try:
-        yield made.resolve()
-    except BaseException:
-        made.unlink()  # without a plan nobody needs it, and it would be in the way of the next attempt
-        raise
-
-
-def _make_datalist(folder: Path, path: Path) -> Path:
-    from monai_essa.data import write_datalist
-    from monai_essa.data.lists.maker import split_cases
-    from monai_essa.data.pairing.search import find_cases
-    from monai_essa.planning.choices import FEW_LABELS
-
-    made = find_cases(folder)
-    labels = sum(case.label is not None for case in made.cases)
-    shares = {"training": 0.8, "validation": 0.2} if labels > FEW_LABELS else {"training": 1.0}
-    datalist, left_out = split_cases(made, folder.resolve().name, shares)
-    print(*(f"left out: {line}" for line in left_out), sep="\n", end="\n" if left_out else "")
-    return write_datalist(datalist, path)
 
 
 def _hours(text: str) -> float:

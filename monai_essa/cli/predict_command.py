@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from monai_essa.cli.arguments import Commands, add_command, add_values_argument, config_values
+from monai_essa.cli.arguments import Commands, add_command, add_values_argument, config_values, counted
 
 __all__ = ["add_to"]
 
@@ -54,9 +54,5 @@ def _predict(arguments: argparse.Namespace) -> int:
 
     prediction = Prediction(arguments.bundle, config_values(arguments.args), arguments.adapter, arguments.base)
     written = predict(prediction, images, output)
-    print(f"{_count(len(images), 'volume')}; wrote {_count(len(written), 'file')} to {arguments.output}")
+    print(f"{counted(len(images), 'volume')}; wrote {counted(len(written), 'file')} to {arguments.output}")
     return 0
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

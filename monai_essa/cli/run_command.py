@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""`monai-essa run`: what `python -m monai.bundle run` does, or with --dry-run a check of everything that it needs."""
+"""`monai-essa run`: runs a bundle as `python -m monai.bundle run` does, or with --dry-run checks that it would work."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _check_files(given: Mapping[str, Any]) -> None:
-    """Check the config files that options name, and those that the file of --args_file names."""
+    """Check the config files that the options name, and those that the file of --args_file names."""
     from monai.bundle import ConfigParser
 
     listed = given.get("args_file") or {}  # a mapping is taken as it is
@@ -67,7 +67,7 @@ def _check_files(given: Mapping[str, Any]) -> None:
 
 
 def _bundle_options(rest: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
-    """Read the options exactly as `python -m monai.bundle run` reads them: by fire, over those of --args_file."""
+    """Read the options as `python -m monai.bundle run` does: by fire, with precedence over those of --args_file."""
     import fire
     from monai.bundle.scripts import update_kwargs
     from monai.utils import ensure_tuple

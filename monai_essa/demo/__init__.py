@@ -1,9 +1,9 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The demo: pre-train on one scanner, adapt to another, segment with three labels; by the shipped bundles.
+"""The demo runs the shipped bundles: pre-train on one scanner, adapt to another, and segment with three labels.
 
-Needs the extra [demo]: nilearn for the cohort, matplotlib and jinja2 for the report.
+It needs the extra [demo]: nilearn for the cohort, matplotlib and jinja2 for the report.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The demo cohort: volumes derived from the MNI152 template and its tissue maps, under two simulated scanners."""
+"""Make the demo cohort: volumes derived from the MNI152 template and its tissue maps, by two simulated scanners."""
 
 from __future__ import annotations
 
@@ -61,14 +61,14 @@ _TEMPLATE_TISSUES = (0.33, 0.64, 0.86)  # mean of CSF, gray and white matter whe
 
 @dataclass(frozen=True)
 class CohortSize:
-    """How many volumes each section of the demo cohort holds.
+    """Set the number of volumes in each section of the demo cohort.
 
     Args:
-        source: scanner A, images alone.
-        unlabeled: scanner B, images alone.
-        training: scanner B, with labels.
-        validation: scanner B, with labels.
-        test: scanner B, with labels.
+        source: volumes of scanner A, images alone, default 24.
+        unlabeled: volumes of scanner B, images alone, default 16.
+        training: volumes of scanner B, with labels, default 3.
+        validation: volumes of scanner B, with labels, default 2.
+        test: volumes of scanner B, with labels, default 8.
 
     Raises:
         ValueError: if a number is negative.
@@ -93,9 +93,9 @@ def make_cohort(directory: str | os.PathLike, size: CohortSize | None = None, se
     one, and two runs on one machine write the same bytes. The folder appears under its name only when complete.
 
     Args:
-        directory: folder to make; its parents are made as needed.
+        directory: a new folder; its parents are made as needed.
         size: volumes per section; default ``CohortSize()``, 53 volumes in about 10 seconds.
-        seed: 0 or more.
+        seed: seed of the volumes, 0 or more, default 0.
 
     Returns:
         The path of ``datalist.json``, with the sections ``source#unlabeled``, ``target#unlabeled``,
@@ -124,7 +124,7 @@ def make_cohort(directory: str | os.PathLike, size: CohortSize | None = None, se
 
 @dataclass(frozen=True)
 class Scanner:
-    """What a made-up scanner does to an anatomy; intensities are relative to the template's brightest voxel.
+    """Describe a simulated scanner; intensities are relative to the template's brightest voxel.
 
     Args:
         tissues: mean intensity of CSF, gray and white matter.
@@ -205,7 +205,7 @@ def scan(anatomy: torch.Tensor, scanner: Scanner, state: np.random.RandomState) 
 
     Args:
         anatomy: T1, gray matter, white matter and brain mask, (4, x, y, z).
-        scanner: contrast and faults.
+        scanner: its contrast and artefacts.
         state: source of all randomness.
 
     Returns:
@@ -229,7 +229,7 @@ def scan(anatomy: torch.Tensor, scanner: Scanner, state: np.random.RandomState) 
 
 
 def tissue_labels(anatomy: torch.Tensor) -> np.ndarray:
-    """Give each voxel the tissue with the largest share.
+    """Label each voxel with the tissue of the largest share.
 
     Args:
         anatomy: T1, gray matter, white matter and brain mask, (4, x, y, z).
@@ -309,7 +309,7 @@ def _write_nifti(path: Path, voxels: np.ndarray, affine: torch.Tensor) -> None:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """The order of sums, and so the last bit, depends on the number of threads; these volumes are small anyway."""
+    """Use one thread within the block: the order of sums, and so the last bit, depends on the number of threads."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

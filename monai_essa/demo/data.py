@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Data of the demo: the template-derived cohort, or the user's own folder."""
+"""Prepare the data of the demo: the template-derived cohort, or the user's own folder."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from monai_essa.outside import shown
 
 __all__ = ["DemoData", "ImageCard", "cohort_data", "own_data"]
 
-_MOST_UNLABELLED = 64  # the demo is short: more scans would be read and not be seen
-_HELD_OUT = {"test": 0.2, "validation": 0.1}  # share of the training cases, where the folder lacks the section
-_MEASURED = 16  # scans that the spacing is chosen by; each is read whole
+_MOST_UNLABELLED = 64  # the demo is too short to train on more scans
+_HELD_OUT = {"test": 0.2, "validation": 0.1}  # share of the training cases, if the folder lacks the section
+_MEASURED = 16  # scans that determine the spacing; each is read whole
 _Items = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class ImageCard:
-    """What the configs must know of the images.
+    """Describe the images for the configs.
 
     Args:
         spacing: mm of a voxel along R, A and S.
-        labels: id by name, from 0 on, the background first.
-        in_channels: channels of an image.
-        intensity: ``"mr"`` or ``"ct"``, the overlay of the bundles.
+        labels: ids by name, from 0 on, the background first.
+        in_channels: channels of an image, default 1.
+        intensity: ``"mr"`` or ``"ct"``, the intensity overlay of the bundles, default ``"mr"``.
     """
 
     spacing: tuple[float, float, float]
@@ -50,14 +50,14 @@ class ImageCard:
 
 @dataclass(frozen=True)
 class DemoData:
-    """The data of a demo.
+    """Describe the data of a demo.
 
     Args:
         datalist: JSON file with the sections below.
-        sections: name in the datalist of ``source`` and ``unlabeled`` (images alone), ``training``, ``validation`` and
+        sections: names in the datalist of ``source`` and ``unlabeled`` (images alone), ``training``, ``validation`` and
             ``test`` (with labels).
-        card: of the images.
-        about: sentences for the reader, the first on where the volumes come from.
+        card: description of the images.
+        about: sentences for the report, the first of which says where the volumes come from.
         template_derived: whether they are the demo cohort.
     """
 
@@ -69,12 +69,12 @@ class DemoData:
 
 
 def cohort_data(folder: Path, size: CohortSize, seed: int) -> DemoData:
-    """Make the demo cohort: unlabelled scans of scanner A, and scans of scanner B of which few have labels.
+    """Make the demo cohort: unlabelled scans of scanner A, and scans of scanner B, few of them with labels.
 
     Args:
         folder: new folder for the volumes.
         size: volumes per section.
-        seed: of the volumes.
+        seed: seed of the volumes.
 
     Returns:
         The data.
@@ -101,15 +101,15 @@ def cohort_data(folder: Path, size: CohortSize, seed: int) -> DemoData:
 def own_data(folder: Path, datalist: Path, size: CohortSize, img_size: Sequence[int], seed: int) -> DemoData:
     """Derive the demo's sections from an MSD-style folder, and write them as a datalist.
 
-    The images of ``training`` are taken without their labels for pre-training and SSA, and some with them. ``test``
-    and ``validation`` are those of the folder where they have labels, else held out of ``training`` by patient.
+    All images of ``training`` are used without labels for pre-training and SSA, and some of them with labels. ``test``
+    and ``validation`` are those of the folder if they have labels, and otherwise held out of ``training`` by patient.
 
     Args:
-        folder: with a ``dataset.json`` whose ``training`` items have an ``image`` and a ``label``.
+        folder: folder with a ``dataset.json`` whose ``training`` items have an ``image`` and a ``label``.
         datalist: JSON file to write.
-        size: the most volumes that ``training``, ``validation`` and ``test`` get.
+        size: maximum numbers of volumes for ``training``, ``validation`` and ``test``.
         img_size: crop of the network in voxels; the spacing is chosen so that the median scan fits into it.
-        seed: of the choices.
+        seed: seed of the choices.
 
     Returns:
         The data.
@@ -153,7 +153,7 @@ def _sections(source: Path, size: CohortSize, seed: int) -> dict[str, _Items]:
 
 
 def _labelled(source: Path, section: str) -> _Items:
-    """The items of a section; none where it is missing, empty or, as a Decathlon's test section, without labels."""
+    """Load a section; [] if it is missing, empty or, like a Decathlon's test section, without labels."""
     try:
         return load_datalist(source, section)
     except ValueError:
@@ -165,7 +165,7 @@ def _some(items: Sequence[Mapping[str, Any]], count: int, seed: int) -> _Items:
 
 
 def _label_ids(labels: Any, source: Path) -> dict[str, int]:
-    """Ids by name, of which the demo needs 0, 1, 2, ... without a gap."""
+    """Return the ids by name, which must be 0, 1, 2, ... without a gap."""
     ids = class_ids(labels, f"{source}, field 'labels'")
     if len(ids) < 2 or list(ids.values()) != list(range(len(ids))):
         raise ValueError(
@@ -175,7 +175,7 @@ def _label_ids(labels: Any, source: Path) -> dict[str, int]:
 
 
 def _fitting_spacing(images: Sequence[Any], img_size: Sequence[int]) -> tuple[float, float, float]:
-    """The median voxel, made as large as the median scan needs to fit into the crop; along R, A and S."""
+    """Return the median voxel size along R, A and S, enlarged so that the median scan fits into the crop."""
     sizes, extents = np.zeros((len(images), 3)), np.zeros((len(images), 3))
     for number, image in enumerate(images):
         array, affine = read_volume(image)

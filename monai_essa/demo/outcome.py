@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What the demo measured: Dice by case, the majority vote as a floor, the cases to show."""
+"""Collect what the demo measured: Dice by case, the majority vote as a floor, and the cases to show."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ __all__ = [
 
 @dataclass(frozen=True)
 class TrainedStage:
-    """A finished training stage.
+    """Describe a finished training stage.
 
     Args:
-        stage: as it was planned.
+        stage: the stage as it was planned.
         seconds: wall-clock time, with reading and validation.
-        learned: what learned.
+        learned: summary of the trained network.
     """
 
     stage: Stage
@@ -54,17 +54,17 @@ class TrainedStage:
 
     @property
     def folder(self) -> Path:
-        """The run folder."""
+        """Return the run folder."""
         return Path(self.stage.values["output_dir"])
 
     @property
     def log(self) -> dict[str, np.ndarray]:
-        """The losses of the run."""
+        """Read the losses that the stage logged."""
         return read_loss_log(self.folder / "losses.jsonl")
 
     @property
     def adapter_bytes(self) -> int:
-        """Size of the adapter file."""
+        """Return the size of the adapter file in bytes."""
         return (self.folder / "adapter.safetensors").stat().st_size
 
 
@@ -73,10 +73,10 @@ def read_dice(path: Path, classes: Sequence[str]) -> dict[str, list[float]]:
 
     Args:
         path: ``dice_raw.csv``: a row for each case, the columns ``class0``, ``class1``, ...
-        classes: their names, without the background.
+        classes: names of the classes, without the background.
 
     Returns:
-        Dice of each case by class, NaN where neither label nor prediction holds it.
+        Dice of each case by class; NaN if neither the label nor the prediction holds the class.
 
     Raises:
         ValueError: if the file has another number of classes.
@@ -93,20 +93,20 @@ def mean_by_case(dice: Mapping[str, Sequence[float]]) -> np.ndarray:
     """Average the Dice of each case over the classes that it has.
 
     Args:
-        dice: of each case by class.
+        dice: Dice of each case by class.
 
     Returns:
-        One value for each case, NaN where it has no class.
+        One value for each case; NaN if it has none of the classes.
     """
     values = np.ma.masked_invalid(list(dice.values()))  # (classes, cases)
     return np.ma.filled(values.mean(axis=0), np.nan)
 
 
 def comparison_table(results: Sequence[MethodResult]) -> ResultTable:
-    """Compare the first method with each other one, case by case, and claim no more than the counts.
+    """Compare the first method with each other one, case by case, by counts alone.
 
     Args:
-        results: of the same cases, in the same order.
+        results: results on the same cases, in the same order.
 
     Returns:
         A table for the terminal or the HTML report.
@@ -126,7 +126,7 @@ def stages_table(stages: Sequence[TrainedStage]) -> ResultTable:
     """Set the training stages side by side.
 
     Args:
-        stages: in the order in which they ran.
+        stages: the stages in the order in which they ran.
 
     Returns:
         A table for the terminal or the HTML report.
@@ -146,10 +146,10 @@ def stages_table(stages: Sequence[TrainedStage]) -> ResultTable:
 
 
 def telling_cases(dice: Mapping[str, Sequence[float]]) -> list[int]:
-    """Choose the cases with the highest and the lowest mean Dice, so that a picture shows no better than it was.
+    """Choose the cases with the highest and the lowest mean Dice, so that the pictures do not flatter.
 
     Args:
-        dice: of each case by class.
+        dice: Dice of each case by class.
 
     Returns:
         Numbers of two cases, or of the only one.
@@ -166,12 +166,12 @@ def read_case(title: str, item: Mapping[str, Any], prediction: Path) -> Segmenta
     """Read image, label and prediction of a case.
 
     Args:
-        title: without the file's name, which may name a patient.
-        item: of the datalist, with an ``image`` and a ``label``.
+        title: title to show, without the file's name, which may name a patient.
+        item: item of the datalist, with an ``image`` and a ``label``.
         prediction: label map in the geometry of the image.
 
     Returns:
-        The case in RAS; the first channel of the image.
+        The case in RAS, with the first channel of the image.
     """
     read = LoadImage(reader=VolumeReader(), ensure_channel_first=True)
     turn = Orientation("RAS", labels=None)
@@ -181,12 +181,12 @@ def read_case(title: str, item: Mapping[str, Any], prediction: Path) -> Segmenta
 
 
 def majority_vote(labels: Sequence[torch.Tensor], shape: Sequence[int], num_classes: int) -> torch.Tensor:
-    """Let label maps vote voxel by voxel, laid centre on centre; a tie goes to the lowest class.
+    """Let label maps vote voxel by voxel, with their centres aligned; ties go to the lowest class.
 
     Args:
         labels: label maps, (1, spatial...) each.
-        shape: spatial shape of the result; what a map lacks counts as background.
-        num_classes: classes, the background included.
+        shape: spatial shape of the result; voxels outside a map count as background.
+        num_classes: number of classes, including the background.
 
     Returns:
         The most frequent class, (1, spatial...).
@@ -201,10 +201,10 @@ def majority_vote(labels: Sequence[torch.Tensor], shape: Sequence[int], num_clas
 
 
 def majority_vote_dice(data: DemoData) -> dict[str, list[float]]:
-    """Measure the vote of the training labels on the test volumes, in the voxels that the networks see.
+    """Measure the vote of the training labels on the test volumes, on the grid that the networks see.
 
     Args:
-        data: of the demo.
+        data: the data of the demo.
 
     Returns:
         Dice of each test case by class; the background is left out.

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The report of the demo: what ran, what came out, and how to get it again."""
+"""Compose the report of the demo: what ran, the results, and the commands that repeat it."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ REMARKS = (_FLOOR, _CAUTION)
 
 @dataclass(frozen=True)
 class DemoOutcome:
-    """Everything that the report shows.
+    """Hold everything that the report shows.
 
     Args:
-        plan: of the demo.
+        plan: plan of the demo.
         pretext: the finished pre-training and SSA.
         segmentations: the finished segmentations.
-        results: of the segmentations, in that order, then of the majority vote.
+        results: results of the segmentations, in that order, then of the majority vote.
         cases: test cases to show.
     """
 
@@ -57,10 +57,10 @@ class DemoOutcome:
 
 
 def outcome_table(outcome: DemoOutcome) -> ResultTable:
-    """Set the results side by side and say what their seconds hold.
+    """Tabulate the results, with a note on what their seconds include.
 
     Args:
-        outcome: of the demo.
+        outcome: outcome of the demo.
 
     Returns:
         The table.
@@ -76,13 +76,13 @@ def outcome_table(outcome: DemoOutcome) -> ResultTable:
 
 
 def commands(plan: DemoPlan) -> list[str]:
-    """List the commands that repeat the demo, at once and stage by stage.
+    """List the commands that repeat the demo, as a whole and stage by stage.
 
     Args:
-        plan: of the demo.
+        plan: plan of the demo.
 
     Returns:
-        Lines for a shell. The folder of own data is not named, since the report may travel.
+        Lines for a shell. The folder of the user's data is not named, since the report may be passed on.
     """
     data = [] if plan.data.template_derived else ["--data", "DIR"]
     whole = ["monai-essa", "demo", *data, "--output", plan.output.as_posix(), "--seed", str(plan.seed)]
@@ -101,10 +101,10 @@ def demo_content(outcome: DemoOutcome) -> ReportContent:
     """Compose the report.
 
     Args:
-        outcome: of the demo.
+        outcome: outcome of the demo.
 
     Returns:
-        What :func:`~monai_essa.report.html.write_report` takes.
+        The content for :func:`~monai_essa.report.html.write_report`.
     """
     plan = outcome.plan
     versions = {

@@ -49,16 +49,16 @@ _LEVELS = {
 
 
 def run_demo(data: Path | None, output: Path, seed: int, size: DemoSize | None = None) -> int:
-    """Pre-train, adapt, segment with few labels, do the last without the adaptation as well, and report.
+    """Pre-train, adapt, segment with few labels, with and without the adaptation, and report.
 
-    Every stage is a run of a shipped bundle in this process; ``output/stages`` holds its keys. The table goes to
+    Every stage is a run of a shipped bundle in this process; ``output/stages`` holds its values. The tables go to
     standard output, everything else into ``output``.
 
     Args:
-        data: an MSD-style folder; None makes the template-derived cohort.
-        output: folder to make.
-        seed: of the data and of every run.
-        size: how large; default ``DemoSize()``, less than five minutes on two cores.
+        data: an MSD-style folder; None for the template-derived cohort.
+        output: a new folder.
+        seed: seed of the data and of every run.
+        size: size of the demo; default ``DemoSize()``, less than five minutes on two cores.
 
     Returns:
         0.
@@ -66,7 +66,7 @@ def run_demo(data: Path | None, output: Path, seed: int, size: DemoSize | None =
     Raises:
         FileExistsError: if ``output`` holds files.
         ImportError: if the extra [demo] is not installed.
-        ValueError: if ``data`` does not fit, or as the bundles say.
+        ValueError: if ``data`` does not fit the demo, or a bundle refuses it.
     """
     _check(data, output)
     size = size or DemoSize()
@@ -84,9 +84,9 @@ def run_demo(data: Path | None, output: Path, seed: int, size: DemoSize | None =
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Within this context the libraries log warnings and errors only; Python's warnings are not shown.
+    """Let the libraries log only warnings and errors, and hide Python's warnings, within the context.
 
-    Afterwards the levels, the warnings and ``sys.excepthook``, which the bundles set, are as they were.
+    Afterwards the levels, the warnings and ``sys.excepthook``, which the bundles set, are restored.
 
     Example:
         >>> with quiet_libraries():

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The stages of the demo: which bundle runs with which values."""
+"""The stages of the demo: each is a shipped bundle with its overlays and values."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ __all__ = ["DemoPlan", "DemoSize", "Epochs", "Stage", "run_stage", "stage_comman
 
 _HEADS = 6
 _PRETEXT: dict[str, Any] = {"batch_size": 4, "samples_per_epoch": 96}
-# The bundles' rates are for long runs. These were chosen by the validation Dice after SSA, then taken for every start.
+# The bundles' rates are for long runs. These were chosen by the validation Dice after SSA and serve for every start.
 _SEGMENTATION: dict[str, Any] = {"batch_size": 1, "samples_per_epoch": 10, "lr": 2.0e-3, "head_lr_factor": 5.0}
 
 
 @dataclass(frozen=True)
 class Epochs:
-    """How long each kind of stage trains: an epoch is 24 steps without labels, 10 with them."""
+    """Set the epochs of each kind of stage: an epoch has 24 steps without labels and 10 with them."""
 
     pretraining: int = 10
     adaptation: int = 8
@@ -40,14 +40,14 @@ class Epochs:
 
 @dataclass(frozen=True)
 class DemoSize:
-    """How large the demo is; the defaults take less than five minutes on two cores.
+    """Set the size of the demo; the defaults take less than five minutes on two cores.
 
     Args:
-        cohort: volumes per section.
-        img_size: crop in voxels, multiples of 16.
-        hidden_size: width of the encoder, a multiple of 6.
-        feature_size: width of the decoder at full resolution.
-        epochs: of the stages.
+        cohort: volumes per section, default 53 in total.
+        img_size: crop in voxels, multiples of 16, default (48, 64, 48).
+        hidden_size: width of the encoder, a multiple of 6, default 192.
+        feature_size: width of the decoder at full resolution, default 8.
+        epochs: epochs of the stages.
     """
 
     cohort: CohortSize = field(default_factory=CohortSize)
@@ -59,13 +59,13 @@ class DemoSize:
 
 @dataclass(frozen=True)
 class DemoPlan:
-    """The stages of a demo; the run folder of a stage is ``output / stage.name``.
+    """Compose the stages of a demo; the run folder of a stage is ``output / stage.name``.
 
     Args:
-        data: what the stages run on.
-        size: how large they are.
+        data: the data that the stages run on.
+        size: the size of the demo.
         output: folder of the demo.
-        seed: of every run.
+        seed: seed of every run.
     """
 
     data: DemoData
@@ -79,7 +79,7 @@ class DemoPlan:
         return self._pretext("pretrain", "pre-training on the source (MAE, all parameters)", "full", values)
 
     def adaptation(self) -> Stage:
-        """Adapt that encoder to the unlabelled target: SSA with APLA, which goes on with the same MAE decoder."""
+        """Adapt that encoder to the unlabelled target: SSA with APLA, which continues with the same MAE decoder."""
         values = {
             "section": self.data.sections["unlabeled"],
             "max_epochs": self.size.epochs.adaptation,
@@ -116,9 +116,9 @@ class DemoPlan:
         """Segment an image with a finished segmentation by the published inference config.
 
         Args:
-            segmentation: the finished one.
-            image: file, or one file for each channel.
-            name: of the stage.
+            segmentation: the finished stage.
+            image: a file, or one file for each channel.
+            name: name of the new stage.
         """
         values = {
             "checkpoint": str(self.output / segmentation.name / "model.pt"),
@@ -126,7 +126,7 @@ class DemoPlan:
             "output_dir": str(self.output / name),
             "labels": dict(self.data.card.labels),
             "feature_size": self.size.feature_size,
-            "load#0#reader": "monai_essa.data.VolumeReader",  # MONAI's own lack NRRD and DICOM where itk is missing
+            "load#0#reader": "monai_essa.data.VolumeReader",  # MONAI's own readers need itk for NRRD and DICOM
         }
         configs = ("inference.yaml", *self._intensity())
         return Stage(name, f"{name}, one test volume", segmentation.bundle, configs, values | self._network())
@@ -151,7 +151,7 @@ class DemoPlan:
         return place | self._network()
 
     def _network(self) -> dict[str, Any]:
-        """The keys that every stage must agree on, since the encoder moves from one to the next."""
+        """Return the values that all stages must share, since the encoder moves from one to the next."""
         return {
             "spacing": list(self.data.card.spacing),
             "in_channels": self.data.card.in_channels,
@@ -170,14 +170,14 @@ class DemoPlan:
 
 @dataclass(frozen=True)
 class Stage:
-    """One run of a bundle.
+    """Describe one run of a bundle.
 
     Args:
-        name: of its file.
-        title: what it does, for who watches.
-        bundle: one that ships with monai_essa.
+        name: name of its file.
+        title: what it does, for the progress bar and the report.
+        bundle: name of a bundle that ships with monai_essa.
         configs: files of the bundle's ``configs`` folder, merged in order.
-        values: over those of the configs, by id.
+        values: values that replace those of the configs, by id.
     """
 
     name: str
@@ -188,12 +188,12 @@ class Stage:
 
 
 def stage_file(stage: Stage, output: Path) -> Path:
-    """Name the file of a stage within the folder of the demo."""
+    """Return the path of the file of a stage within the folder of the demo."""
     return output / "stages" / f"{stage.name}.yaml"
 
 
 def write_stage(stage: Stage, output: Path) -> Path:
-    """Write a stage as a file of arguments, as a site's ``my_site.yaml`` is one.
+    """Write a stage as a file of arguments, like a site's ``my_site.yaml``.
 
     Args:
         stage: the stage.
@@ -203,7 +203,7 @@ def write_stage(stage: Stage, output: Path) -> Path:
         The file, for ``python -m monai.bundle run --args_file`` and :func:`run_stage`.
 
     Raises:
-        ValueError: if a value is more than data to MONAI: names of images and labels are among them.
+        ValueError: if MONAI would evaluate a value, such as the name of an image or of a label.
     """
     configs = bundle_folder(stage.bundle) / "configs"
     arguments = CommentedMap({"config_file": yaml_node([str(configs / name) for name in stage.configs])})
@@ -216,11 +216,11 @@ def write_stage(stage: Stage, output: Path) -> Path:
 
 
 def stage_command(path: Path, output_dir: Path | None = None) -> str:
-    """Give the command that runs a stage from the folder that the demo was started in.
+    """Return the command that runs a stage from the folder in which the demo was started.
 
     Args:
         path: the file of :func:`write_stage`.
-        output_dir: another run folder than that of the file, since a finished run is never written over.
+        output_dir: a run folder to use instead of the file's, since a finished run is never overwritten; default: none.
 
     Returns:
         The command line.
@@ -230,13 +230,13 @@ def stage_command(path: Path, output_dir: Path | None = None) -> str:
 
 
 def run_stage(path: Path) -> tuple[ConfigParser, float]:
-    """Run a stage in this process, as its command does but for the logging and the bars of the caches.
+    """Run a stage in this process as its command does, but without logging and the progress bars of the caches.
 
     Args:
         path: the file of :func:`write_stage`.
 
     Returns:
-        The parser, which gives by id what the run made; and the seconds from the first file read to the last written.
+        The parser, which holds what the run made by id, and the seconds from the first file read to the last written.
     """
     arguments = ConfigParser.load_config_file(path)
     start = time.perf_counter()

@@ -1,7 +1,6 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-
 """A MONAI Label app that trains adapters: needs the extra ``monai_essa[label]``, in an environment of its own."""
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The MONAI Label app: tasks, requests and versions of one bundle."""
+"""The MONAI Label app: the tasks of each bundle, and the checks of the requests for them."""
 
 from __future__ import annotations
 
@@ -45,19 +45,19 @@ _logger = logging.getLogger(__name__)
 
 
 class EssaLabelApp(MONAILabelApp):
-    """Serves every bundle in the app folder's ``model/``; nothing is looked up or downloaded.
+    """Serve every bundle in the app folder's ``model/``, without looking up or downloading anything.
 
     An app folder needs a ``main.py`` that imports this class: ``monai-essa label init`` writes one.
 
     Args:
         app_dir: the app folder.
         studies: folder of the images, or the address of a DICOMweb server.
-        conf: of ``--conf``; this app reads ``origins``, the web pages that may talk to the server besides its own,
+        conf: the settings of ``--conf``; this app reads ``origins``, other web pages that may talk to the server,
             separated by commas.
 
     Raises:
         FileNotFoundError: if ``model/`` holds no bundle with weights.
-        ValueError: if a bundle has the name of another one's SSA or no plain name, or an origin is none.
+        ValueError: if a bundle's name is that of another one's SSA or not a plain name, or an origin is not valid.
     """
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
@@ -123,8 +123,9 @@ class EssaLabelApp(MONAILabelApp):
         """Refuse a request that the training would refuse, before a process is started for it.
 
         Args:
-            model: name of the trainer; None: all, and ``values`` has what is for one of them alone under its name.
-            values: of the request.
+            model: name of the trainer; None for all of them: ``values`` then holds the fields for a single one under
+                its name.
+            values: the fields of the request.
 
         Raises:
             HTTPException: with status 404 for an unknown name.
@@ -137,23 +138,23 @@ class EssaLabelApp(MONAILabelApp):
             task.checked(_fields_of(name, self._trainers, values))
 
     def check_inference(self, model: str, values: Mapping[str, Any]) -> None:
-        """Refuse a request that the inference would refuse; as :meth:`check_training`."""
+        """Refuse a request that the inference would refuse, as :meth:`check_training` does for a training."""
         _known("model", model, self._infers).checked(values)
 
     def check_scoring(self, method: str | None, values: Mapping[str, Any]) -> None:
-        """Refuse a request that the scoring would refuse; as :meth:`check_training`."""
+        """Refuse a request that the scoring would refuse, as :meth:`check_training` does for a training."""
         if method is not None:
             _known("scoring", method, self._scoring_methods)
         for name in self._scoring_methods:
             scoring_record().check(_fields_of(name, self._scoring_methods, values), "scoring")
 
     def check_strategy(self, strategy: str, values: Mapping[str, Any]) -> None:
-        """Refuse a request for the next volume that names no strategy of this app, or has unknown fields."""
+        """Refuse a request for the next volume with an unknown strategy or unknown fields."""
         _known("strategy", strategy, self._strategies)
         strategy_record().check(values, "strategy")
 
     def check_model(self, model: str) -> None:
-        """Refuse the name of no model.
+        """Refuse the name of an unknown model.
 
         Raises:
             HTTPException: with status 404.
@@ -166,7 +167,7 @@ class EssaLabelApp(MONAILabelApp):
         Raises:
             HTTPException: with status 400 or 409 for what a training refuses, where the server itself trains.
         """
-        # MONAI Label puts what was said to all trainers, by name, beside what was said to this one.
+        # MONAI Label mixes the fields for all trainers, by name, with those for this one.
         request = {name: value for name, value in request.items() if name not in self._trainers}
         try:
             return super().train(request)
@@ -217,10 +218,10 @@ class EssaLabelApp(MONAILabelApp):
 
 
 class SteadyBatch(BatchInferTask):
-    """MONAI Label's batch inference, which goes on after an image that is refused, and runs on a CPU too."""
+    """Infer on a batch as MONAI Label does, but go on after an image that is refused, and run on a CPU too."""
 
     def __call__(self, request: dict[str, Any], datastore: Datastore, infer: Callable[..., Any]) -> dict[str, Any]:
-        """Infer on each image, and return the results by image id; ``error`` has the reason where there is none."""
+        """Infer on each image and return the results by image id; a refused image has the reason under ``error``."""
 
         def tried(one: dict[str, Any], store: Datastore) -> dict[str, Any]:
             try:
@@ -246,7 +247,7 @@ def _known(kind: str, name: Any, tasks: Mapping[str, Any]) -> Any:
 
 
 def _fields_of(name: str, tasks: Mapping[str, Any], values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return what a request says to one of several tasks: what is under no task's name, and what is under its own."""
+    """Return the fields of a request that one of several tasks reads: the shared ones, and those under its name."""
     own = values.get(name, {})
     shared = {field: value for field, value in values.items() if field not in tasks}
     return {**shared, **own} if isinstance(own, Mapping) else own

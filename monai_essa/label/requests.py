@@ -45,15 +45,14 @@ __all__ = [
     "train_record",
 ]
 
-_LONGEST_VALUE = (
-    100_000  # bytes of the JSON of a field that is kept as it came, such as the names of a label's segments
-)
+# Bytes of the JSON of a field that is kept as it came, such as the names of a label's segments.
+_LONGEST_VALUE = 100_000
 _RELATIVE_ID = re.compile(r"[@%]#")
 
 
 @dataclass(frozen=True)
 class Device:
-    """A device of this computer, under its name in torch or in MONAI Label; a list stands for its first one.
+    """A device of this computer, by its name in torch or in MONAI Label; a list stands for its first entry.
 
     ``cuda`` on a computer without a GPU means the CPU, as in all of MONAI Label.
     """
@@ -76,7 +75,7 @@ class Device:
 
 @dataclass(frozen=True)
 class JSONValue:
-    """JSON of limited size, whatever it says: for notes that are kept and given back."""
+    """Any JSON of limited size, for notes that are stored and returned."""
 
     def check(self, value: Any, where: str) -> Any:
         """Return the value."""
@@ -91,7 +90,7 @@ class JSONValue:
 
 @dataclass(frozen=True)
 class PlainValue:
-    """JSON of limited size that is no code to a ConfigParser, in no part of it."""
+    """JSON of limited size without any text that a ConfigParser would evaluate."""
 
     def check(self, value: Any, where: str) -> Any:
         """Return the value."""
@@ -100,7 +99,7 @@ class PlainValue:
 
 @dataclass(frozen=True)
 class _OneOrFirst:
-    """A value, or a list of which a client means the first, as in the lists of choices that ``/info/`` gives."""
+    """A value, or a list whose first entry is meant, since clients return the lists of choices of ``/info/``."""
 
     of: Check
 
@@ -122,7 +121,7 @@ class _Images:
 
 
 _COUNT = Number(0, 1_000_000, whole=True)
-_TEXT = Text(r"(?!\s*[$@%])[^\x00-\x1f\x7f\u2028\u2029]*")  # no code to a ConfigParser, wherever it would go
+_TEXT = Text(r"(?!\s*[$@%])[^\x00-\x1f\x7f\u2028\u2029]*")  # nothing that a ConfigParser would evaluate
 _NAME = Nullable(_TEXT)
 _POINTS = ListOf(PlainValue(), longest=10_000)
 _ADAPTER = Nullable(_OneOrFirst(Text(rf"({ADAPTER_NAME})?", 64)))
@@ -197,19 +196,19 @@ _INFER: dict[str, Check] = {
 
 
 def train_record(options: Mapping[str, Check]) -> Record:
-    """Return what the request of a training may say.
+    """Return the record of the fields that a request for a training may have.
 
     Args:
-        options: of the stage.
+        options: the checks of the stage's own options, by name.
     """
     return Record({}, {**_ANY, **_TRAIN, **options})
 
 
 def infer_record(offered: Collection[str], labels: Collection[str]) -> Record:
-    """Return what the request of an inference may say.
+    """Return the record of the fields that a request for an inference may have.
 
     Args:
-        offered: names of the options that the task offers its clients, besides those of every task.
+        offered: names of the options that this task offers its clients in addition to those of every task.
         labels: names of the segments; clients for clicks send points under them.
     """
     own: dict[str, Check] = {name: PlainValue() for name in offered}
@@ -217,7 +216,7 @@ def infer_record(offered: Collection[str], labels: Collection[str]) -> Record:
 
 
 def strategy_record() -> Record:
-    """Return what the request for the next volume may say."""
+    """Return the record of the fields that a request for the next volume may have."""
     names = ListOf(_TEXT, longest=1000)
     own: dict[str, Check] = {
         "label_tag": _NAME,
@@ -229,7 +228,7 @@ def strategy_record() -> Record:
 
 
 def scoring_record() -> Record:
-    """Return what the request of a scoring may say."""
+    """Return the record of the fields that a request for a scoring may have."""
     own: dict[str, Check] = {"method": _TEXT, "y": _NAME, "y_pred": _NAME, "label_tag": _NAME, "labels": PlainValue()}
     return Record({}, {**_ANY, **own, "num_samples": _COUNT})
 

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The server around the app: allowed origins, guarded routes."""
+"""The server around the app: it answers known web pages only, and checks each request before MONAI Label sees it."""
 
 from __future__ import annotations
 
@@ -53,10 +53,120 @@ _FILE_NAME = re.compile(r"([^\x00-\x1f\x7f]{0,4000}[/\\])?[^/\\\x00-\x1f\x7f]{1,
 _LONGEST_JSON = 1_000_000
 _JSON_FIELDS = ("params", "info", "wsi")  # of a form
 _YES = ("true", "1", "on", "yes", "t", "y")
+_ORIGIN = re.compile(r"https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?")
+
+
+def guard(server: FastAPI, origins: Collection[str]) -> None:
+    """Put our checks before the endpoints of a server that is starting.
+
+    MONAI Label builds the list of middleware before it hands the server to an app, so the list is built again.
+
+    Args:
+        server: the server of MONAI Label.
+        origins: the origins of other web pages that may talk to it.
+    """
+    if not getattr(server.state, "guarded", False):
+        server.state.guarded = True
+        _put_first(server)
+        server.add_exception_handler(MONAILabelException, _answer)
+    server.state.one_decides = asyncio.Lock()
+    others = [entry for entry in server.user_middleware if entry.cls not in (CORSMiddleware, OriginGuard)]
+    cors = Middleware(
+        CORSMiddleware, allow_origins=list(origins), allow_credentials=True, allow_methods=["*"], allow_headers=["*"]
+    )
+    server.user_middleware[:] = [Middleware(OriginGuard, origins=origins), *([cors] if origins else []), *others]
+    server.middleware_stack = server.build_middleware_stack()
+
+
+def checked_origins(origins: Collection[str]) -> tuple[str, ...]:
+    """Return origins in the form in which browsers send them.
+
+    Raises:
+        ValueError: if one is not an origin, such as ``*`` or an address with a path.
+
+    Example:
+        >>> checked_origins(["https://Label.example.org/"])
+        ('https://label.example.org',)
+    """
+    cleaned = [origin.strip().rstrip("/").lower() for origin in origins]
+    for origin in cleaned:
+        if not _ORIGIN.fullmatch(origin):
+            raise ValueError(f"origin {origin!r}: expected one such as https://label.example.org, without a path")
+    return tuple(cleaned)
+
+
+class OriginGuard:
+    """Refuses, with status 403, what a browser sends on behalf of another web page.
+
+    A page of another origin can send simple requests without asking first. If its own host name resolves to this
+    computer, its requests even look like those of the server's page. So the ``Origin`` must be the server's own or a
+    known one, a request without it must not be marked as cross-site, and the ``Host`` must be an address, a name of the
+    local network or a known name. Clients other than browsers send neither ``Origin`` nor such a mark.
+
+    Args:
+        app: the application that answers the other requests.
+        origins: the origins of allowed pages, as :func:`checked_origins` returns them.
+    """
+
+    def __init__(self, app: ASGIApp, origins: Collection[str] = ()) -> None:
+        self.app = app
+        self.origins = origins
+        names = [urlsplit(origin).hostname or "" for origin in origins]
+        self.names = {*names, socket.gethostname().lower(), socket.getfqdn().lower()}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or answer it."""
+        refusal = self._refusal(scope) if scope["type"] == "http" else None
+        if refusal is None:
+            await self.app(scope, receive, send)
+        else:
+            await PlainTextResponse(refusal, status_code=403)(scope, receive, send)
+
+    def _refusal(self, scope: Scope) -> str | None:
+        headers = Headers(scope=scope)
+        host, origin = headers.get("host", "").lower(), headers.get("origin", "").lower()
+        told = "start the server with --origin to allow it"
+        if not self._is_local(host):
+            return f"host {host!r} is not known: {told} (--origin http://{host})"
+        if origin and origin not in self.origins and not _is_same(origin, host):
+            return f"origin {origin!r} is another web page: {told} (--origin {origin})"
+        if not origin and headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+            opened = scope["method"] == "GET" and headers.get("sec-fetch-mode") == "navigate"
+            return None if opened else f"the request comes from another web page: {told}"
+        return None
+
+    def _is_local(self, host: str) -> bool:
+        """Return whether a host name can be trusted to mean this server; a public name must be a known one."""
+        name = (urlsplit(f"//{host}").hostname or "").rstrip(".") if _is_authority(host) else None
+        if name is None:
+            return False
+        return "." not in name.removesuffix(".localhost") or name in self.names or _is_address(name)
+
+
+def _put_first(server: FastAPI) -> None:
+    """Include MONAI Label's routers a second time, with the checks as dependencies, before the existing routes."""
+    there = list(server.router.routes)
+    checks: list[tuple[APIRouter, Callable[..., Any]]] = [
+        (train.router, _train_request),
+        (infer.router, _infer_request),
+        (wsi_infer.router, _whole_slide_request),
+        (batch_infer.router, _infer_request),
+        (scoring.router, _scoring_request),
+        (activelearning.router, _strategy_request),
+        (datastore.router, _any_request),
+        (session.router, _any_request),
+        (model.router, _model_request),
+    ]
+    server.include_router(status_router())
+    for router, check in checks:
+        prefix = settings.MONAI_LABEL_API_STR
+        server.include_router(router, prefix=prefix, dependencies=[Depends(check)], include_in_schema=False)
+    before = {id(route) for route in there}
+    server.router.routes[:] = [*(route for route in server.router.routes if id(route) not in before), *there]
 
 
 async def _answer(request: Request, error: Exception) -> JSONResponse:
-    """Answer what MONAI Label refuses with a status of its kind, where it would say "Internal Server Error"."""
+    """Answer a refusal by MONAI Label with a fitting status, in place of its "Internal Server Error"."""
     unknown = isinstance(error, (ImageNotFoundException, LabelNotFoundException))
     refused = isinstance(error, MONAILabelException) and error.error == MONAILabelError.INVALID_INPUT
     message = getattr(error, "msg", str(error))
@@ -67,8 +177,8 @@ async def _any_request(request: Request) -> dict[str, Any]:
     """Check what every request has, and return the JSON of its body or of its form.
 
     Raises:
-        HTTPException: with status 400 for text that is too long or not printable, a file name that is a path, and JSON
-            that is no object.
+        HTTPException: with status 400 for text that is too long or not printable, a file name that is not printable or
+            longer than 200 characters, and JSON that is not an object.
     """
     with _refusing():
         for place in (request.path_params, request.query_params):
@@ -81,7 +191,7 @@ async def _any_request(request: Request) -> dict[str, Any]:
 
 
 async def _train_request(request: Request) -> AsyncIterator[None]:
-    """Check the request of a training; one at a time decides whether another one runs already."""
+    """Check the request of a training; a lock ensures that only one request at a time looks for a running one."""
     values = await _any_request(request)
     if request.method != "POST":
         yield
@@ -128,118 +238,6 @@ async def _model_request(request: Request) -> None:
     app_instance().check_model(request.path_params["model"])
 
 
-_ORIGIN = re.compile(r"https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?")
-
-
-def guard(server: FastAPI, origins: Collection[str]) -> None:
-    """Put our checks before the endpoints of a server that is starting.
-
-    The server's list of middleware is built before an app gets to know of the server, so it is built again.
-
-    Args:
-        server: MONAI Label's.
-        origins: of the web pages that may talk to it besides its own.
-    """
-    if not getattr(server.state, "guarded", False):
-        server.state.guarded = True
-        _put_first(server)
-        server.add_exception_handler(MONAILabelException, _answer)
-    server.state.one_decides = asyncio.Lock()
-    others = [entry for entry in server.user_middleware if entry.cls not in (CORSMiddleware, OriginGuard)]
-    cors = Middleware(
-        CORSMiddleware, allow_origins=list(origins), allow_credentials=True, allow_methods=["*"], allow_headers=["*"]
-    )
-    server.user_middleware[:] = [Middleware(OriginGuard, origins=origins), *([cors] if origins else []), *others]
-    server.middleware_stack = server.build_middleware_stack()
-
-
-def checked_origins(origins: Collection[str]) -> tuple[str, ...]:
-    """Return origins in the form in which browsers send them.
-
-    Raises:
-        ValueError: if one is none, such as ``*`` or an address with a path.
-
-    Example:
-        >>> checked_origins(["https://Label.example.org/"])
-        ('https://label.example.org',)
-    """
-    cleaned = [origin.strip().rstrip("/").lower() for origin in origins]
-    for origin in cleaned:
-        if not _ORIGIN.fullmatch(origin):
-            raise ValueError(f"origin {origin!r}: expected one such as https://label.example.org, without a path")
-    return tuple(cleaned)
-
-
-class OriginGuard:
-    """Refuses, with status 403, what a browser sends on behalf of another web page.
-
-    A page of another origin can send simple requests without asking first, and with a name of its own that leads to
-    this computer it can ask as if it were the server's page. So the ``Origin`` has to be the server's own or a known
-    one, a request without it must not be marked as cross-site, and the ``Host`` has to be an address, a name of the
-    local network or one that is known. Clients that are no browsers send neither ``Origin`` nor such a mark.
-
-    Args:
-        app: what answers the other requests.
-        origins: of the pages that may, as :func:`checked_origins` returns them.
-    """
-
-    def __init__(self, app: ASGIApp, origins: Collection[str] = ()) -> None:
-        self.app = app
-        self.origins = origins
-        names = [urlsplit(origin).hostname or "" for origin in origins]
-        self.names = {*names, socket.gethostname().lower(), socket.getfqdn().lower()}
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or answer it."""
-        refusal = self._refusal(scope) if scope["type"] == "http" else None
-        if refusal is None:
-            await self.app(scope, receive, send)
-        else:
-            await PlainTextResponse(refusal, status_code=403)(scope, receive, send)
-
-    def _refusal(self, scope: Scope) -> str | None:
-        headers = Headers(scope=scope)
-        host, origin = headers.get("host", "").lower(), headers.get("origin", "").lower()
-        told = "start the server with --origin to allow it"
-        if not self._is_local(host):
-            return f"host {host!r} is not known: {told} (--origin http://{host})"
-        if origin and origin not in self.origins and not _is_same(origin, host):
-            return f"origin {origin!r} is another web page: {told} (--origin {origin})"
-        if not origin and headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
-            opened = scope["method"] == "GET" and headers.get("sec-fetch-mode") == "navigate"
-            return None if opened else f"the request comes from another web page: {told}"
-        return None
-
-    def _is_local(self, host: str) -> bool:
-        """Say whether the name in an address can be trusted to mean this server: no public name is, unless known."""
-        name = (urlsplit(f"//{host}").hostname or "").rstrip(".") if _is_authority(host) else None
-        if name is None:
-            return False
-        return "." not in name.removesuffix(".localhost") or name in self.names or _is_address(name)
-
-
-def _put_first(server: FastAPI) -> None:
-    """Include MONAI Label's routers once more, with the checks as dependencies, before what is there."""
-    there = list(server.router.routes)
-    checks: list[tuple[APIRouter, Callable[..., Any]]] = [
-        (train.router, _train_request),
-        (infer.router, _infer_request),
-        (wsi_infer.router, _whole_slide_request),
-        (batch_infer.router, _infer_request),
-        (scoring.router, _scoring_request),
-        (activelearning.router, _strategy_request),
-        (datastore.router, _any_request),
-        (session.router, _any_request),
-        (model.router, _model_request),
-    ]
-    server.include_router(status_router())
-    for router, check in checks:
-        prefix = settings.MONAI_LABEL_API_STR
-        server.include_router(router, prefix=prefix, dependencies=[Depends(check)], include_in_schema=False)
-    before = {id(route) for route in there}
-    server.router.routes[:] = [*(route for route in server.router.routes if id(route) not in before), *there]
-
-
 def _form_values(form: FormData) -> dict[str, Any]:
     for name, value in form.multi_items():
         if isinstance(value, UploadFile) and not _is_file_name(value.filename):
@@ -267,7 +265,7 @@ def _json_object(text: str | bytes, where: str) -> dict[str, Any]:
 
 @contextmanager
 def _refusing() -> Iterator[None]:
-    """Within the block what a check refuses is answered with status 400."""
+    """Answer with status 400 what a check refuses within the block."""
     try:
         yield
     except ValueError as error:

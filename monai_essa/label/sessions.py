@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Sessions: images that a client uploads once and infers on several times. Nothing of them leaves its folder."""
+"""Sessions: images that a client uploads once and infers on several times; no archive writes outside its folder."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _logger = logging.getLogger(__name__)
 
 
 class ReceivedSessions(Sessions):
-    """MONAI Label's sessions, with ids that are its own and archives that are unpacked member by member."""
+    """Keep sessions as MONAI Label does, but accept its own ids only and unpack archives member by member."""
 
     def get_session(self, session_id: str, update_ts: bool = True, fetch_cache: bool = True) -> SessionInfo | None:
         """Find a session; None for an id that is not one of ours, or an image outside the session's folder."""
@@ -58,7 +58,7 @@ class ReceivedSessions(Sessions):
             super().remove_session(session_id)
 
     def remove_expired(self) -> int:
-        """Delete the sessions whose time is over, and return how many; other folders are left alone."""
+        """Delete the expired sessions and return their number; other folders are left alone."""
         store = Path(self.store_path)
         names = [path.name for path in store.iterdir() if path.is_dir()] if store.is_dir() else []
         sessions = {name: self.get_session(name, update_ts=False, fetch_cache=False) for name in names}
@@ -74,7 +74,7 @@ class ReceivedSessions(Sessions):
         """Keep a file or a folder that a client sent; an archive is unpacked if it asks so.
 
         Raises:
-            HTTPException: with status 400 if the archive is none, or holds what does not belong below its folder.
+            HTTPException: with status 400 if the file is not an archive, or :func:`unpack` refuses it.
         """
         received = Path(data_file)
         if received.name == _RECORD:
@@ -94,15 +94,15 @@ class ReceivedSessions(Sessions):
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpack a tar or zip file that somebody sent: files and folders only, each below the folder, of limited size.
+    """Unpack a received tar or zip file of limited size; it may hold files and folders only, all below the folder.
 
     Args:
         archive: the file, compressed or not.
-        folder: where to.
+        folder: the folder to unpack into.
 
     Raises:
-        ValueError: if it is no such archive, is damaged, or a member is a link or a device, lies elsewhere, or is one
-            too many or too large.
+        ValueError: if the file is not a tar or zip archive or is damaged; if a member is a link or a device, or would
+            leave the folder; or if there are too many files or bytes.
     """
     try:
         if zipfile.is_zipfile(archive):

@@ -1,8 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-
-"""``/status``: studies, adapters and training as a page that needs no internet, unlike MONAI Label's own pages."""
+"""``/status``: a page about studies, adapters and training that works without internet, unlike MONAI Label's own."""
 
 from __future__ import annotations
 
@@ -48,7 +47,7 @@ _COLUMNS = ("adapter", "version", "learned from", "epochs", "seconds", "Dice", "
 
 
 def status_router() -> APIRouter:
-    """Make the route, for those who may see ``/info/``."""
+    """Return a router with the page, for the users who may see ``/info/``."""
     router = APIRouter(dependencies=[Depends(RBAC(settings.MONAI_LABEL_AUTH_ROLE_USER))])
 
     @router.get("/status", response_class=HTMLResponse, summary="Studies, adapters and training")
@@ -62,9 +61,9 @@ def status_page(info: Mapping[str, Any], task: Mapping[str, Any] | None) -> str:
     """Write the page.
 
     Args:
-        info: of the app.
-        task: MONAI Label's record of the training that runs, or of the last one; None if there was none since the
-            start.
+        info: what ``/info/`` returns.
+        task: MONAI Label's record of the running training or else of the last one; None if there was none since the
+            server was started.
 
     Returns:
         HTML that loads nothing from elsewhere.
@@ -99,7 +98,7 @@ def _row(site: str, entry: Mapping[str, Any], versions: Sequence[Mapping[str, An
 
 
 def _use(entry: Mapping[str, Any], versions: Sequence[Mapping[str, Any]]) -> str:
-    """Say what a version is for."""
+    """Return what a version is used for."""
     usable = [other for other in versions if other.get("promoted", True) and not other.get("damaged", False)]
     labelled = [other for other in usable if other.get("stage") != SSA]
     if entry.get("damaged", False):

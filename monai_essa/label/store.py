@@ -1,8 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-
-"""The adapters of one bundle, by site, each with its versions: training adds one, undo goes back, none is deleted."""
+"""The adapters of one bundle, by site and version: training adds a version, undo goes back, none is deleted."""
 
 from __future__ import annotations
 
@@ -20,7 +19,7 @@ from monai_essa.outside import Choice, Flag, ListOf, Nullable, Number, Record, T
 __all__ = ["ADAPTER_NAME", "BASE", "LATEST", "SSA", "AdapterStore"]
 
 BASE = "base"  # the bundle's own model.pt, without an adapter
-LATEST = "latest"  # the adapter that was trained last, of whichever site
+LATEST = "latest"  # the adapter that was trained last, at any site
 SSA = "ssa"  # stage of a version that adapts the encoder alone: trainings begin from it, inference never uses it
 ADAPTER_NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
 
@@ -38,7 +37,7 @@ _HISTORY = ListOf(
             "dice": _SCORE,
             "loss": ListOf(Number()),
             "trained_on": ListOf(Text("[0-9a-f]{16}")),  # digests of the names of the volumes
-            "promoted": Flag(),  # false: worse than the version before it; kept, and used by nothing
+            "promoted": Flag(),  # false: worse than the version before it; kept, but not used
             "held_out": Record({"volumes": _COUNT, "dice": _SCORE, "before": _SCORE}),
         },
     )
@@ -47,10 +46,10 @@ _logger = logging.getLogger(__name__)
 
 
 class AdapterStore:
-    """Adapter files in ``folder/SITE/001.safetensors`` and so on, and ``history.json`` beside them.
+    """Keep adapter files as ``folder/SITE/001.safetensors`` and so on, with ``history.json`` beside them.
 
-    A damaged history is read from the copy in ``folder/.backup``, or else made again from the adapter files that are
-    whole; a version whose file is missing or damaged is passed over. :meth:`problems` says so.
+    A damaged history is read from its copy in ``folder/.backup``, or else made again from the intact adapter files. A
+    version whose file is missing or damaged is passed over. :meth:`problems` reports both.
 
     Args:
         folder: made when the first adapter is added.
@@ -78,41 +77,41 @@ class AdapterStore:
         return self._history(name)[0]
 
     def problems(self) -> list[str]:
-        """Say what of the store is damaged, and what is used in its place; a line each."""
+        """Return one line for each damaged part of the store, which says what is used in its place."""
         return [line for name in self.sites() for line in self._problems(name)]
 
     def is_whole(self, name: str, version: int) -> bool:
-        """Say whether the file of a version is there, with the header of an adapter and the length that it says."""
+        """Return whether the file of a version has the header of an adapter and the length that the header says."""
         return _is_adapter(self.file(name, version))
 
     def newest(self, name: str) -> dict[str, Any] | None:
-        """Find what the next training of a site begins from; None: the base."""
+        """Return the version that the next training of a site begins from; None for the base."""
         usable = self._usable(name)
         return usable[-1] if usable else None
 
     def current(self, name: str) -> Path | None:
-        """Find the file that inference uses for a site; None without one, and for the base.
+        """Return the file that inference uses for a site; None if there is none, and for the base.
 
         Raises:
-            ValueError: if the name is no plain one.
+            ValueError: if the name is not a plain one.
         """
         version = self.current_version(name)
         return self.file(name, version["version"]) if version else None
 
     def current_version(self, name: str) -> dict[str, Any] | None:
-        """Find the version that inference uses for a site; None without one, and for the base."""
+        """Return the version that inference uses for a site; None if there is none, and for the base."""
         versions = [] if name == BASE else [entry for entry in self._usable(name) if entry.get("stage") != SSA]
         return versions[-1] if versions else None
 
     def file(self, name: str, version: int) -> Path:
-        """Name the file of a version."""
+        """Return the path of the file of a version."""
         return self._site(name) / f"{version:03d}.safetensors"
 
     def check_trainable(self, name: str) -> None:
         """Refuse what cannot be the name of an adapter.
 
         Raises:
-            ValueError: if the name is no plain one, or one of the two that a request for an inference may give.
+            ValueError: if the name is not a plain one, or is ``base`` or ``latest``, which have a meaning in requests.
         """
         if name in (BASE, LATEST):
             raise ValueError(f"adapter {name!r}: expected another name; this one has a meaning in requests")
@@ -133,15 +132,16 @@ class AdapterStore:
         """Copy an adapter file in as the newest version of a site.
 
         Args:
-            name: of the site.
+            name: name of the site.
             file: an adapter file.
-            note: about it, with its ``stage`` if that is :data:`SSA`, and ``promoted`` false if nothing is to use it.
+            note: what the history says about it: its ``stage`` if that is :data:`SSA`, ``promoted`` as false if it must
+                not be used, and so on.
 
         Returns:
             The version.
 
         Raises:
-            ValueError: as :meth:`check_trainable` says, or if the file is no adapter, or the note is no such one.
+            ValueError: as :meth:`check_trainable` says, or if the file is not an adapter file or the note not valid.
         """
         self.check_trainable(name)
         if not _is_adapter(file):
@@ -158,10 +158,10 @@ class AdapterStore:
         return version
 
     def undo(self, name: str) -> int:
-        """Take the newest version that is in use back, whatever its stage; its file stays.
+        """Take back the newest version in use, whatever its stage; its file is kept.
 
         Returns:
-            The version that the next training begins from now; 0 is the base.
+            The version that the next training now begins from; 0 for the base.
 
         Raises:
             ValueError: if nothing was trained.
@@ -186,7 +186,7 @@ class AdapterStore:
         return [*([damage] if damage else []), *lines]
 
     def _history(self, name: str) -> tuple[list[dict[str, Any]], str | None]:
-        """Read the versions from the first source that is whole, and say which one had to stand in for which."""
+        """Read the versions from the first intact source, and return a line if that is not ``history.json``."""
         path, files = self._site(name) / "history.json", self._files(name)
         if not path.exists() and not files:
             return [], None
@@ -243,7 +243,7 @@ def _is_adapter(file: Path) -> bool:
 
 
 def _tensor_names(file: Path) -> list[str] | None:
-    """Read the names in an adapter's header; None for a file that is missing, cut off or no adapter."""
+    """Read the names in an adapter's header; None for a file that is missing, cut off or not an adapter."""
     try:
         with safe_open(file, framework="np") as content:
             return list(content.keys()) if "monai_essa" in (content.metadata() or {}) else None
@@ -252,6 +252,6 @@ def _tensor_names(file: Path) -> list[str] | None:
 
 
 def _described(version: int, file: Path) -> dict[str, Any]:
-    """Say of a version what its file shows: one of the encoder alone is of SSA."""
+    """Return the note of a version that its file tells: an adapter of the encoder alone is one of SSA."""
     names = _tensor_names(file) or []
     return {"version": version} | ({} if any(name.startswith("network:") for name in names) else {"stage": SSA})

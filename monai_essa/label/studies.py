@@ -58,15 +58,15 @@ _UNREADABLE = (OSError, ValueError, RuntimeError, EOFError, MemoryError, ImageFi
 
 
 def check_plain_name(kind: str, name: str) -> str:
-    """Return a name that a client sent, if it names nothing outside the folder that it is used in.
+    """Return a name that a client sent if it stays within the folder that it is used in.
 
     Args:
-        kind: what it names, for the message.
-        name: as sent.
+        kind: what the name is of, for the message.
+        name: the name as sent.
 
     Raises:
-        HTTPException: with status 400, for a path, ``..``, a hidden file, a name that is too long for one, or one that
-            a configuration of MONAI would take for code.
+        HTTPException: with status 400 for a path, ``..``, a hidden file, a name that is too long, or one that MONAI
+            would evaluate in a configuration.
     """
     if not _is_plain(name):
         raise HTTPException(
@@ -78,17 +78,17 @@ def check_plain_name(kind: str, name: str) -> str:
 
 
 def is_received_file(path: str) -> bool:
-    """Say whether MONAI Label itself wrote a file, as an upload of one request or of a session."""
+    """Return whether MONAI Label itself wrote a file, as an upload of one request or of a session."""
     sessions = Path(os.path.realpath(settings.MONAI_LABEL_SESSION_PATH or _SESSIONS))
     return _is_upload(path) or Path(os.path.realpath(path)).is_relative_to(sessions)
 
 
 @contextmanager
 def upload_removed_if_refused(*paths: Any) -> Iterator[None]:
-    """Delete the uploads of a request that fails within the block; MONAI Label deletes those of the others.
+    """Delete the uploads of a request that fails within the block; MONAI Label deletes those of other requests.
 
     Args:
-        paths: what the request is about; what is no upload stays.
+        paths: the files of the request; those that are not uploads are kept.
     """
     try:
         yield
@@ -100,10 +100,10 @@ def upload_removed_if_refused(*paths: Any) -> Iterator[None]:
 
 
 class StudiesFolder(LocalDatastore):
-    """A local folder of images and labels; ids and tags are plain names, or refused with status 400.
+    """Serve a local folder of images and labels; ids and tags that are not plain names are refused with status 400.
 
-    Files with other names and links that lead out of the folder are not listed, and the log says so. A folder that
-    cannot be written to is served; labels and uploads are refused then.
+    Files with other names and links that lead out of the folder are left out, and the log says so. A folder that cannot
+    be written to is served, but labels and uploads are refused.
 
     Args:
         path: the folder.
@@ -127,7 +127,7 @@ class StudiesFolder(LocalDatastore):
         if not self.writable:
             _logger.warning("%s cannot be written to: it is served, labels and uploads are refused", path)
             labels = _labels_of_read_only(Path(path))
-            read_only = False  # what the files are is looked up, and kept in memory
+            read_only = False  # so that the files are looked up; the list is kept in memory
         super().__init__(path, labels_dir=labels, extensions=extensions, auto_reload=auto_reload, read_only=read_only)
         if auto_reload:  # another process that writes the record renames a file to it
             self._handler.on_moved = lambda event: self._init_from_datastore_file()
@@ -142,13 +142,13 @@ class StudiesFolder(LocalDatastore):
             return super().add_image(image_id, image_filename, _checked_info(image_info))
 
     def remove_image(self, image_id: str) -> None:
-        """Delete an image and its labels; the next request knows, it need not wait for the watcher of the folder."""
+        """Delete an image and its labels, at once rather than when the watcher of the folder notices."""
         self._check_writable()
         super().remove_image(self.known(image_id))
         self.refresh()
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
-        """Delete a label; the next request knows, as for an image."""
+        """Delete a label, at once as :meth:`remove_image` does."""
         self._check_writable()
         self.known_label(label_id, label_tag)
         super().remove_label(label_id, label_tag)
@@ -163,7 +163,7 @@ class StudiesFolder(LocalDatastore):
         """Copy a label into the folder of its tag.
 
         Raises:
-            HTTPException: with status 400 for a name that is no plain one, 404 for an unknown image, 422 for a label
+            HTTPException: with status 400 for a name that is not a plain one, 404 for an unknown image, 422 for a label
                 that does not lie on its image's voxels, and 409 where the folder cannot be written to.
         """
         with upload_removed_if_refused(label_filename):
@@ -177,27 +177,27 @@ class StudiesFolder(LocalDatastore):
             return super().save_label(image_id, label_filename, label_tag, _checked_info(label_info))
 
     def get_image_uri(self, image_id: str) -> str:
-        """Find the file of an image; empty for an unknown one, and for one that a link takes out of the folder."""
+        """Return the file of an image; "" for an unknown one, and for a link out of the folder."""
         return self._inside(super().get_image_uri(image_id))
 
     def get_image_info(self, image_id: str) -> dict[str, Any]:
-        """Return what is noted about an image, with its path."""
+        """Return the notes about an image, with its path."""
         self.known(image_id)
         info: dict[str, Any] = super().get_image_info(image_id)
         return info
 
     def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
-        """Return what is noted about a label."""
+        """Return the notes about a label."""
         self.known_label(label_id, label_tag)
         info: dict[str, Any] = super().get_label_info(label_id, label_tag)
         return info
 
     def get_label_uri(self, label_id: str, label_tag: str) -> str:
-        """Find the file of a label, as :meth:`get_image_uri` does."""
+        """Return the file of a label, as :meth:`get_image_uri` does for an image."""
         return self._inside(super().get_label_uri(label_id, label_tag))
 
     def datalist(self, full_path: bool = True) -> list[dict[str, Any]]:
-        """List the images with a final label, without those that a link takes out of the folder."""
+        """List the images with a final label, except for links out of the folder."""
         pairs = super().datalist(full_path)
         return [pair for pair in pairs if not full_path or all(self._inside(path) for path in pair.values())]
 
@@ -205,25 +205,25 @@ class StudiesFolder(LocalDatastore):
         """Pack the labelled images.
 
         Raises:
-            HTTPException: with status 404 if there is no label.
+            HTTPException: with status 404 if no image has a label.
         """
         if not self.datalist():
             raise HTTPException(404, "no image has a label with the tag 'final' yet: there is nothing to pack")
         return super().get_dataset_archive(limit_cases)
 
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
-        """Note something about an image; what another process has saved meanwhile is read first, so that it stays."""
+        """Add notes about an image, after reading those that another process has saved meanwhile."""
         self.known(image_id)
         self._init_from_datastore_file()
         super().update_image_info(image_id, _checked_info(info))
 
     def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
-        """Note something about a label."""
+        """Add notes about a label."""
         self.known_label(label_id, label_tag)
         super().update_label_info(label_id, label_tag, _checked_info(info))
 
     def status(self) -> dict[str, Any]:
-        """Count images and labels, and say what is left out or could not be read, twenty lines at most."""
+        """Count images and labels, and list in at most twenty lines what is left out or could not be read."""
         unreadable = [
             f"{name}: {entry.image.info[UNREADABLE]}"
             for name, entry in self._datastore.objects.items()
@@ -240,7 +240,7 @@ class StudiesFolder(LocalDatastore):
         """Return the id of an image of the folder.
 
         Raises:
-            HTTPException: with status 400 for a path, 404 for an id that the folder does not have.
+            HTTPException: with status 400 for a path, 404 for an unknown id.
         """
         check_plain_name("image id", image_id)
         if not self.get_image_uri(image_id):
@@ -260,11 +260,11 @@ class StudiesFolder(LocalDatastore):
         return label_id
 
     def _inside(self, path: str) -> str:
-        """Return a real path, or nothing for one outside the folder."""
+        """Return a real path, or "" for one outside the folder."""
         return path if Path(path).is_relative_to(os.path.realpath(self._datastore_path)) else ""
 
     def _check_place(self, folder: str, name: str, file: str) -> None:
-        """Refuse a file of another kind than the folder's, and a link in its place that leads elsewhere."""
+        """Refuse a file of a kind that the folder does not serve, and one whose place is a link out of the folder."""
         extension = self._to_id(os.path.basename(file))[1]
         if not any(fnmatch.fnmatch(f"x{extension}", pattern) for pattern in self._extensions):
             kinds = ", ".join(pattern.removeprefix("*") for pattern in self._extensions)
@@ -280,7 +280,7 @@ class StudiesFolder(LocalDatastore):
             raise HTTPException(409, f"{self._datastore_path} cannot be written to; labels and uploads are refused")
 
     def _list_files(self, path: str, patterns: Sequence[str]) -> dict[str, str]:
-        """List the files that are served: plain names, and no link out of the folder."""
+        """List the files that are served: those with plain names, except for links out of the folder."""
         found: dict[str, str] = super()._list_files(path, patterns)
         return {name: file for name, file in found.items() if self._is_served(path, name)}
 
@@ -295,9 +295,9 @@ class StudiesFolder(LocalDatastore):
         return not reason
 
     def _init_from_datastore_file(self, throw_exception: bool = False) -> None:
-        """Read the folder's record again if it changed, without what is not served.
+        """Read the folder's record again if it changed, and leave out what is not served.
 
-        A damaged record is kept beside and made anew from the files.
+        A damaged record is renamed, and a new one is made from the files.
         """
         config = Path(self._datastore_config_path)
         if not self.writable or not config.is_file() or config.stat().st_mtime == self._config_ts:
@@ -311,7 +311,7 @@ class StudiesFolder(LocalDatastore):
         self._leave_out()
 
     def _leave_out(self) -> None:
-        """Forget the images and labels of the record that are not served."""
+        """Remove the images and labels that are not served from the record."""
         record = self._datastore
         for name, entry in list(record.objects.items()):
             entry.labels = {
@@ -323,7 +323,7 @@ class StudiesFolder(LocalDatastore):
                 del record.objects[name]
 
     def _update_datastore_file(self, lock: bool = True) -> None:
-        """Write the folder's record so that no reader and no power cut sees half of it."""
+        """Write the folder's record whole or not at all, for readers and after a power cut."""
         if not self.writable:
             return
         if lock:
@@ -336,12 +336,12 @@ class StudiesFolder(LocalDatastore):
 
 
 def label_problem(label: Path, image: Path, where: str) -> str | None:
-    """Read a label, and say in a line what is wrong with it; None if it fits its image.
+    """Read a label and return a line that says what is wrong with it; None if it fits its image.
 
     Args:
-        label: as it was submitted.
-        image: the volume that it is of.
-        where: what the line names.
+        label: the file as it was submitted.
+        image: the volume that was labelled.
+        where: how the line begins, such as "label of case_01".
     """
     try:
         voxels, affine = read_volume(label)
@@ -373,7 +373,7 @@ def _is_plain(name: str) -> bool:
 
 
 def _can_write(folder: str) -> bool:
-    """Try it: permissions do not tell of a file system that is mounted to be read only."""
+    """Try to write: permissions do not show that a file system is mounted read-only."""
     try:
         with tempfile.TemporaryFile(dir=folder):
             return True
@@ -382,7 +382,7 @@ def _can_write(folder: str) -> bool:
 
 
 def _is_damaged(config: Path) -> bool:
-    """Say whether the record of a folder cannot be read as one."""
+    """Return whether there is a record of a folder that cannot be read."""
     try:
         LocalDatastoreModel.model_validate_json(config.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -391,13 +391,13 @@ def _is_damaged(config: Path) -> bool:
 
 
 def _labels_of_read_only(folder: Path) -> str:
-    """Name the folder of labels; MONAI Label makes it at start, so a folder without one gets an empty one elsewhere."""
+    """Return the folder of the labels, or an empty one elsewhere, since MONAI Label creates a missing one."""
     there = all((folder / "labels" / tag.value).is_dir() for tag in DefaultLabelTag)
     return "labels" if there else tempfile.mkdtemp()
 
 
 def _checked_info(info: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return notes about an image or a label; those that this app and MONAI Label read have a form of their own.
+    """Return notes about an image or a label, those that this app and MONAI Label read in the form that they need.
 
     Raises:
         HTTPException: with status 400 for others.
@@ -412,7 +412,7 @@ def _checked_info(info: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def _grid(image: Path) -> tuple[tuple[int, ...], np.ndarray]:
-    """Read shape and affine of a volume; of NIfTI the header alone."""
+    """Read the shape and the affine of a volume; for NIfTI from the header alone."""
     if image.name.lower().endswith(_NIFTI):
         volume: Any = nib.load(image)
         return tuple(volume.shape[:3]), volume.affine

@@ -1,10 +1,9 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
+"""Make torchvision importable where it is a CUDA build beside a CPU build of torch.
 
-"""Lets torchvision be imported beside a CPU build of torch, where its own build is for CUDA.
-
-MONAI Label imports torchvision for two functions that draw; its compiled operators are never used.
+MONAI Label imports torchvision for two functions that draw; it never uses the compiled operators.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ _libraries: list[torch.library.Library] = []  # an operator lives as long as its
 
 
 def declare_operators() -> None:
-    """Declare the operators that torchvision registers shapes for on import, if its own library did not load."""
+    """Declare the operators that torchvision registers shapes for on import, if its own library fails to load."""
     try:
         import torchvision  # type: ignore[import-not-found,import-untyped,unused-ignore]  # noqa: F401
     except RuntimeError:  # operator torchvision::nms does not exist

@@ -1,10 +1,9 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
+"""Inference by a bundle with the adapter that a request names; the network is loaded once, and adapters are switched.
 
-"""Inference by a bundle with the adapter that a request names, switched without loading the network again.
-
-The adapters that were read last stay in memory beside the network, so that sites which alternate read no file.
+The adapters that were read last stay in memory, so that alternating between sites reads no file.
 """
 
 from __future__ import annotations
@@ -35,16 +34,16 @@ _KEPT = 4  # adapters in memory for each device; a full tuning's is as large as 
 
 
 class UnreadableStudy(ValueError):
-    """An image that the bundle cannot segment, with the reason in a line."""
+    """Say in one line why the bundle cannot segment an image."""
 
 
 class AdapterInfer(BundleInferTask):
-    """A bundle's inference; ``adapter`` in the request is a site's name, ``base`` or ``latest``, which is the default.
+    """Infer by a bundle with the adapter of a request: a site's name, ``base`` or ``latest``, which is the default.
 
     Args:
         bundle: the bundle's folder.
-        conf: of the server.
-        adapters: what is chosen from.
+        conf: settings of the server.
+        adapters: the adapters to choose from.
     """
 
     def __init__(self, bundle: Path, conf: dict[str, str], adapters: AdapterStore) -> None:
@@ -55,11 +54,11 @@ class AdapterInfer(BundleInferTask):
         self._one_at_a_time = threading.RLock()  # the network is changed in place
 
     def config(self) -> dict[str, Any]:
-        """Offer the adapters; a client shows the first as its default, and may keep to it after a training."""
+        """Offer the adapters; a client shows the first as its default and may keep it after a training."""
         return super().config() | {"adapter": [LATEST, *self.adapters.names(), BASE]}
 
     def adapter_name(self, request: dict[str, Any]) -> str:
-        """Read which adapter a request wants: a site's name, or ``base``.
+        """Return the name of the adapter that a request wants: a site's name or ``base``.
 
         Raises:
             HTTPException: with status 404 if there is none of that name.
@@ -72,15 +71,15 @@ class AdapterInfer(BundleInferTask):
         return choices[0] if name == LATEST else name
 
     def checked(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a request whose values all are what they may be.
+        """Return a request after a check of all its values.
 
         Raises:
-            ValueError: if a field is unknown, or a value is none that an inference takes.
+            ValueError: if a field is unknown or a value not valid.
         """
         return infer_record(self._config, self.labels).check(request, "inference")
 
     def __call__(self, request: dict[str, Any], callbacks: Any = None) -> tuple[str | None, dict[str, Any]]:
-        """Infer, and say in the result which adapter and version did.
+        """Infer, and add the adapter and its version to the result.
 
         Raises:
             HTTPException: with status 400 for a wrong request, 404 for an unknown adapter, 422 for an image that cannot
@@ -108,7 +107,7 @@ class AdapterInfer(BundleInferTask):
         name = Path(str(data.get("image_path", "image"))).name
         try:
             data = super().run_pre_transforms(data, transforms)
-        except Exception as error:  # whatever a reader or a transform makes of it
+        except Exception as error:  # readers and transforms raise errors of any kind
             raise UnreadableStudy(f"{name}: cannot be read as an image of this model: {one_line(error)}") from error
         shape, channels = tuple(data["image"].shape), self._channels
         if shape[0] != channels or len(shape) != 1 + self.dimension:
@@ -119,13 +118,13 @@ class AdapterInfer(BundleInferTask):
         return data
 
     def run_inferer(self, data: dict[str, Any], convert_to_batch: bool = True, device: str = "cuda") -> dict[str, Any]:
-        """Run the network with the adapter of the request in."""
+        """Run the network with the adapter of the request."""
         with self.network_with(data["adapter"], device):
             return super().run_inferer(data, convert_to_batch, device)
 
     @contextmanager
     def network_with(self, name: str, device: str | None = None) -> Iterator[nn.Module]:
-        """Within the block the network of a device computes with an adapter, or with none."""
+        """Yield the network of a device, switched to an adapter or, for ``base``, to none within the block."""
         device = name_to_device(device)
         with self._one_at_a_time:
             network = self._get_network(device, None)
@@ -143,7 +142,7 @@ class AdapterInfer(BundleInferTask):
 
 
 def _switched(network: nn.Module, file: Path) -> nn.Module:
-    """Switch to the adapter of a file, which is read unless it is one of those in memory.
+    """Switch to the adapter of a file, which is read unless it is in memory already.
 
     Raises:
         HTTPException: with status 409 if the adapter cannot be used; the network is then as it was.

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The processes that MONAI Label starts for trainings and scorings: none outlives its server, one trains at a time."""
+"""The processes that MONAI Label starts for its tasks: none outlives its server, and one trains at a time."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from monai_essa.outside import shown
 
 __all__ = ["end_tasks_with_server", "end_with_server", "mark_server", "one_training", "task_in_progress"]
 
-_SERVER = "MONAI_ESSA_LABEL_SERVER"  # environment variable: process id of the server, for the processes that it starts
+_SERVER = "MONAI_ESSA_LABEL_SERVER"  # environment variable: the server's process id, for the processes that it starts
 _TASK_MODULE = "monailabel.interfaces.utils.app"
 _METHODS = ("train", "scoring", "batch_infer")
 _PR_SET_PDEATHSIG = 1
@@ -34,14 +34,14 @@ _logger = logging.getLogger(__name__)
 
 
 def mark_server() -> None:
-    """Tell the processes that this one starts from now on that it is their server."""
+    """Mark this process as the server of those that it starts from now on."""
     os.environ[_SERVER] = str(os.getpid())
 
 
 def end_with_server() -> None:
-    """Make this process end when the server that started it does, however that ends; elsewhere do nothing.
+    """End this process when the server that started it ends in any way; without such a server, do nothing.
 
-    On Linux the kernel sees to it; everywhere a thread looks once a second whether the parent is still the server.
+    On Linux the kernel ensures it; everywhere a thread checks once a second whether the parent is still the server.
     """
     server = os.environ.get(_SERVER, "")
     main = getattr(sys.modules["__main__"], "__spec__", None)
@@ -49,13 +49,13 @@ def end_with_server() -> None:
         return
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if not _is_child_of(int(server)):  # it ended before the line above
+    if not _is_child_of(int(server)):  # the server ended before the line above
         os._exit(1)
     threading.Thread(target=_watch, args=(int(server),), name="server watch", daemon=True).start()
 
 
 def end_tasks_with_server() -> None:
-    """Stop what runs and what waits when the server's lifespan ends; called within it.
+    """Stop running and waiting tasks when the server's lifespan ends; to be called within it.
 
     Without this, a server that was interrupted would wait for its training, unreachable, and then start the next one.
     """
@@ -66,10 +66,10 @@ def end_tasks_with_server() -> None:
 
 @contextmanager
 def one_training(runs: Path) -> Iterator[None]:
-    """Within the block no other process trains in a folder of runs; the lock ends with the process.
+    """Hold a lock within the block, so that no other process trains in a folder of runs; it ends with the process.
 
     Args:
-        runs: the folder; made if missing. ``training.pid`` in it holds the process id.
+        runs: the folder, which is made if missing; ``training.pid`` in it holds the process id.
 
     Raises:
         RuntimeError: if another process trains there.
@@ -93,7 +93,7 @@ def one_training(runs: Path) -> Iterator[None]:
 
 
 def task_in_progress(method: str) -> dict[str, Any] | None:
-    """Find the task that runs, or else the first that waits to; None without one.
+    """Return the running task, or else the first waiting one; None if there is neither.
 
     Args:
         method: ``"train"``, ``"scoring"`` or ``"batch_infer"``.
@@ -107,7 +107,7 @@ def task_in_progress(method: str) -> dict[str, Any] | None:
 
 
 def _is_child_of(server: int) -> bool:
-    parent = psutil.Process().parent()  # None once it ended, even if its number was given to another process
+    parent = psutil.Process().parent()  # None once it has ended, even if another process has its number now
     return parent is not None and parent.pid == server
 
 

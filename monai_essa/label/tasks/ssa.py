@@ -23,13 +23,13 @@ from monai_essa.outside import Check, Number
 
 __all__ = ["UnlabelledStage", "ssa_values"]
 
-_IN_MEMORY = 32  # preprocessed volumes that are kept there; a site has many more of them than labels
+_IN_MEMORY = 32  # preprocessed volumes in the cache; a site has many more volumes than labels
 # Network, method and preprocessing are the bundle's.
 _SHARED = ("method", "hidden_size", "mlp_dim", "num_heads", "spacing", "img_size", "in_channels", "intensity")
 
 
 class UnlabelledStage:
-    """Trains the tensors of the bundle's method by essa_ssa, from the bundle's own encoder; labels are not read.
+    """Train the tensors of the bundle's method by essa_ssa, from the bundle's own encoder; labels are not read.
 
     Args:
         bundle: the bundle's folder.
@@ -48,10 +48,10 @@ class UnlabelledStage:
         self.bundle = bundle
 
     def train(self, request: Mapping[str, Any], datastore: Datastore, run: Path) -> dict[str, Any]:
-        """Train, and note how many volumes there were, and the held-out loss of the first and the last epoch.
+        """Train, and return the number of volumes and the held-out losses of the first and the last epoch.
 
         Raises:
-            ValueError: if there are fewer than two volumes: one is held out.
+            ValueError: if there are fewer than two volumes, since one is held out.
         """
         wanted = {**self.options, **request}
         images = [datastore.get_image_uri(image) for image in sorted(datastore.list_images())]
@@ -73,10 +73,10 @@ class UnlabelledStage:
 
 
 def ssa_values(bundle: Path) -> dict[str, Any]:
-    """Take network, method and preprocessing from a bundle, and what essa_ssa's overlays for the two choose.
+    """Take network, method and preprocessing from a bundle, and objective and learning rate from essa_ssa's overlays.
 
-    The objective is that of the network's overlay (MAE for a UNETR, SimMIM for a SwinUNETR and a SegResNet); SimMIM,
-    which takes any encoder, for a network without an overlay. The learning rate is that of the method's.
+    The objective is that of the network's overlay: MAE for a UNETR, SimMIM for a SwinUNETR and a SegResNet. A network
+    without an overlay gets SimMIM, which takes any encoder. The learning rate is that of the method's overlay.
 
     Args:
         bundle: folder of a copy of essa_segmentation, with weights.
@@ -87,7 +87,7 @@ def ssa_values(bundle: Path) -> dict[str, Any]:
     parser = ConfigParser()
     parser.read_config(str(bundle / "configs" / "train.yaml"))
     values = {key: parser[key] for key in (*_SHARED, "intensity_name") if key in parser}
-    # References in it are resolved here, for they may name any key of the bundle.
+    # Its references are resolved here, since they may name any key of the bundle.
     values["network_def"] = parser.get_parsed_content("network_def", instantiate=False).get_config()
     steps = [*parser["load"], *parser.get("orient", [])]
     values["axcodes"] = next(step["axcodes"] for step in steps if step["_target_"] == "Orientationd")
@@ -104,7 +104,7 @@ def _losses(run: Path) -> list[float]:
 
 
 def _overlay(kind: str, component: Any) -> dict[str, Any]:
-    """Find the overlay for the class of a component; {} without one, and for a list of methods."""
+    """Return the overlay for the class of a component; {} if there is none, and for a list of methods."""
     key = {"network": "network_def", "method": "method"}[kind]
     for path in sorted((bundle_folder("essa_ssa") / "configs").glob(f"{kind}_*.yaml")):
         overlay = _read(path.name)

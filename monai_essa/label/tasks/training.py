@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Train an adapter on a site's labels, and promote it only if held-out labels do not speak against it."""
+"""Train an adapter on a site's labels, and promote it unless it is worse on held-out labels."""
 
 from __future__ import annotations
 
@@ -27,19 +27,27 @@ from monai_essa.label.store import SSA, AdapterStore
 from monai_essa.label.tasks.processes import one_training
 from monai_essa.outside import Check, Flag, Number
 
-__all__ = ["LabelledStage", "SiteTraining", "Stage", "compared", "held_out_dice", "split_labelled", "volume_digests"]
+__all__ = [
+    "LabelledStage",
+    "SiteTraining",
+    "TrainingStage",
+    "compared",
+    "held_out_dice",
+    "split_labelled",
+    "volume_digests",
+]
 
 _logger = logging.getLogger(__name__)
 Item = dict[str, str]
 
 
-class Stage(Protocol):
-    """What a training learns from, and how.
+class TrainingStage(Protocol):
+    """What a training of the app learns from, and how.
 
     Attributes:
         description: one line for the clients.
-        options: what a request may set beside the device, the adapter and undo, with the defaults.
-        checks: what each of the options may be.
+        options: the defaults of what a request may set in addition to the device, the adapter and undo.
+        checks: the check of each option.
     """
 
     description: str
@@ -47,33 +55,33 @@ class Stage(Protocol):
     checks: Mapping[str, Check]
 
     def train(self, request: Mapping[str, Any], datastore: Datastore, run: Path) -> dict[str, Any]:
-        """Write ``adapter.safetensors`` into a new run folder, and return what is worth noting about it."""
+        """Write ``adapter.safetensors`` into a new run folder, and return the note for the history."""
 
 
 class SiteTraining(TrainTask):
-    """Trains the few tensors of an adapter; the bundle's model.pt is never written to.
+    """Train the few tensors of an adapter; the bundle's model.pt is never written to.
 
     Args:
         stage: what the training learns from.
-        runs: folder of the run folders.
-        adapters: where the result goes, as the newest version of the site that the request names.
+        runs: the folder that holds the run folders.
+        adapters: the store that gets the result, as the newest version of the site that the request names.
     """
 
-    def __init__(self, stage: Stage, runs: Path, adapters: AdapterStore) -> None:
+    def __init__(self, stage: TrainingStage, runs: Path, adapters: AdapterStore) -> None:
         super().__init__(stage.description)
         self.stage = stage
         self.runs = runs
         self.adapters = adapters
 
     def config(self) -> dict[str, Any]:
-        """Offer what a request may set."""
-        undo = {"undo": False}  # true: train nothing, take the newest version of the site back
+        """Return the options of a request with their defaults."""
+        undo = {"undo": False}  # true: take back the newest version of the site instead of training
         return {"device": device_list(), "adapter": "default"} | dict(self.stage.options) | undo
 
     def stats(self) -> dict[str, Any]:
         """List the versions of each site; ``best_metric`` is what 3D Slicer draws, the Dice of the last adapter.
 
-        A version without a whole file is marked ``damaged``; ``problems`` says in a line what is used in its place.
+        A version whose file is missing or damaged is marked ``damaged``; ``problems`` says what is used in its place.
         """
         versions = {
             name: [self._shown(name, entry) for entry in self.adapters.versions(name)] for name in self.adapters.sites()
@@ -83,10 +91,10 @@ class SiteTraining(TrainTask):
         return {"best_metric": best[-1] if best else 0, "adapters": versions, "problems": self.adapters.problems()}
 
     def checked(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a request whose values all are what they may be, with the name of the adapter.
+        """Return a request after a check of all its values, with the name of the adapter.
 
         Raises:
-            ValueError: if a field is unknown or a value is none that the task takes, or if there is nothing to undo.
+            ValueError: if a field is unknown or a value not valid, or if there is nothing to undo.
         """
         values = train_record(self.stage.checks).check(request, "training")
         name = values.get("adapter") or "default"
@@ -132,12 +140,12 @@ class SiteTraining(TrainTask):
 
 
 class LabelledStage:
-    """Trains the tensors of the bundle's method, its decoder and its head.
+    """Train the tensors of the bundle's method, its decoder and its head.
 
     Args:
         bundle: the bundle's folder.
-        adapters: whose newest version a training goes on from. After an SSA that is its tensors of the method, with the
-            decoder and the head of the bundle.
+        adapters: the store whose newest version a training goes on from. After an SSA that means the method's tensors
+            of the SSA with the decoder and the head of the bundle.
     """
 
     description = "Trains an adapter of the bundle on the labels submitted so far, in minutes"
@@ -159,10 +167,10 @@ class LabelledStage:
         self.adapters = adapters
 
     def train(self, request: Mapping[str, Any], datastore: Datastore, run: Path) -> dict[str, Any]:
-        """Train, and note how many labels there were, the Dice of the best epoch, and whether the result is to be used.
+        """Train, and return the number of labels, the Dice of the best epoch, and whether to use the result.
 
         Raises:
-            ValueError: if there is no label, or ``val_split`` is no share.
+            ValueError: if there are no labels, or ``val_split`` is not at least 0 and below 1.
         """
         wanted = {**self.options, **request}
         site, device = wanted["adapter"], name_to_device(wanted.get("device"))
@@ -213,18 +221,18 @@ class LabelledStage:
 def split_labelled(items: Sequence[Item], val_split: float) -> tuple[list[Item], list[Item]]:
     """Split by a digest of the image's name, so that a volume stays on its side as more labels come in.
 
-    There is always something to validate on, for a run without keeps no best epoch: with one label, or a
-    ``val_split`` of 0, the volumes that train.
+    A run without validation keeps no best epoch, so with one label or a ``val_split`` of 0 the training volumes
+    validate too.
 
     Args:
-        items: ``{"image": path, "label": path}`` of each.
-        val_split: the share that validates, of 0 to 1.
+        items: ``{"image": path, "label": path}`` of each volume.
+        val_split: the share of volumes for validation, at least 0 and below 1.
 
     Returns:
         The items that train, and those that validate.
 
     Raises:
-        ValueError: if there is no label, or ``val_split`` is none.
+        ValueError: if there are no labels, or ``val_split`` is out of range.
     """
     if not items:
         raise ValueError("no labels: submit at least one label with the tag 'final', then train")
@@ -239,7 +247,7 @@ def split_labelled(items: Sequence[Item], val_split: float) -> tuple[list[Item],
 
 
 def volume_digests(items: Sequence[Item]) -> list[str]:
-    """Return what stands for the names of volumes in a history, which may travel.
+    """Return digests of the names of volumes for the history, which may leave the site.
 
     Example:
         >>> volume_digests([{"image": "/studies/case_00.nii.gz"}])
@@ -254,11 +262,11 @@ def held_out_dice(bundle: Path, items: Sequence[Item], adapter: Path | None, dev
     Args:
         bundle: the bundle's folder.
         items: ``{"image": path, "label": path}`` of each volume.
-        adapter: an adapter file; None: the bundle alone.
-        device: where it runs.
+        adapter: an adapter file; None for the bundle alone.
+        device: the device to run on.
 
     Returns:
-        The Dice; None if it is not defined, for want of foreground.
+        The Dice; None if it is undefined because there is no foreground.
     """
     parser = ConfigParser()
     parser.read_config(str(bundle / "configs" / "train.yaml"))
@@ -282,12 +290,12 @@ def compared(bundle: Path, items: Sequence[Item], new: Path, before: Path | None
         bundle: the bundle's folder.
         items: labelled volumes that neither trained on.
         new: the new adapter.
-        before: the adapter in use; None: the bundle alone.
-        device: where they run.
+        before: the adapter in use; None for the bundle alone.
+        device: the device to run on.
 
     Returns:
-        What the history says: ``held_out``, and ``promoted`` false if the new one is worse; nothing without a volume,
-        or where the Dice of one is not defined.
+        Entries for the history: ``held_out``, and ``promoted``, which is false if the new one is worse. Empty without
+        volumes, or if the Dice of one adapter is undefined.
     """
     if not items:
         return {}

@@ -1,8 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-
-"""Active learning: which unlabelled volume the network is least sure of, by dropout at inference."""
+"""Active learning: score unlabelled volumes by the network's uncertainty, measured with dropout at inference."""
 
 from __future__ import annotations
 
@@ -29,7 +28,7 @@ __all__ = ["EntropyScoring", "MostUncertain", "dropout_on", "soft_entropy"]
 
 _logger = logging.getLogger(__name__)
 _STAMP = "epistemic_stamp"  # what the score was computed with
-_SERVED_FOR = 3600  # seconds in which another volume is given to the next reader
+_SERVED_FOR = 3600  # seconds during which the next reader gets another volume
 _DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 
 
@@ -37,10 +36,10 @@ def soft_entropy(probabilities: torch.Tensor) -> float:
     """Compute the mean entropy, over voxels, of the mean of soft predictions.
 
     Args:
-        probabilities: (samples, classes, spatial...), each voxel's sum over the classes being 1.
+        probabilities: (samples, classes, spatial...); they sum to 1 over the classes.
 
     Returns:
-        Nats: 0 where all samples are sure of the same, log(classes) where nothing is known.
+        The entropy in nats: 0 if all samples are certain of the same class, log(classes) if nothing is known.
     """
     mean = probabilities.mean(0)
     return float(-(mean * mean.clamp_min(1.0e-8).log()).sum(0).mean())
@@ -48,10 +47,10 @@ def soft_entropy(probabilities: torch.Tensor) -> float:
 
 @contextmanager
 def dropout_on(network: nn.Module, rate: float) -> Iterator[int]:
-    """Within the block the network drops at a rate wherever it has a dropout layer; all else stays in eval mode.
+    """Switch all dropout layers of a network on, at a rate, within the block; the rest stays in eval mode.
 
     Yields:
-        How many layers that is.
+        The number of dropout layers.
     """
     layers = [module for module in network.modules() if isinstance(module, _DROPOUT)]
     before = [layer.p for layer in layers]
@@ -67,14 +66,14 @@ def dropout_on(network: nn.Module, rate: float) -> Iterator[int]:
 
 
 class EntropyScoring(ScoringMethod):
-    """Scores every unlabelled volume by :func:`soft_entropy`, once for each version of the adapter.
+    """Score every unlabelled volume by :func:`soft_entropy`, once for each version of the adapter.
 
     A network without dropout layers (SegResNet as the bundles have it) is scored by the entropy of one prediction.
 
     Args:
         task: the inference of the bundle.
-        samples: predictions of a volume.
-        rate: of the dropout.
+        samples: number of predictions of a volume, default 5.
+        rate: probability of the dropout, default 0.1.
     """
 
     def __init__(self, task: AdapterInfer, samples: int = 5, rate: float = 0.1) -> None:
@@ -84,10 +83,10 @@ class EntropyScoring(ScoringMethod):
         self.rate = rate
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
-        """Score, and note each score in the datastore; of a volume that cannot be scored, the reason.
+        """Score, and note in the datastore the score of each volume, or the reason why there is none.
 
         Raises:
-            ValueError: if a field of the request is unknown, or a value is none that it may be.
+            ValueError: if a field of the request is unknown or a value not valid.
         """
         request = scoring_record().check(request, "scoring")
         name = self.task.adapter_name(request)
@@ -104,7 +103,7 @@ class EntropyScoring(ScoringMethod):
         note: dict[str, Any] = {SCORE: None, _STAMP: stamp, UNREADABLE: None}
         try:
             note[SCORE] = self.score(datastore.get_image_uri(image), name, device)
-        except (ValueError, RuntimeError, OSError, MemoryError) as error:  # of one volume; the others are scored
+        except (ValueError, RuntimeError, OSError, MemoryError) as error:  # one bad volume must not stop the others
             note[UNREADABLE] = one_line(error)[:256]
             _logger.warning("%s was not scored: %s", image, note[UNREADABLE])
         datastore.update_image_info(image, note)
@@ -124,16 +123,16 @@ class EntropyScoring(ScoringMethod):
 
 
 class MostUncertain(Strategy):
-    """Gives the unlabelled volume of the highest score.
+    """Choose the unlabelled volume with the highest score.
 
-    One that was given within the hour comes after all others, one that could not be read at the very end.
+    Volumes that were served within the last hour come after all others, and unreadable ones last.
     """
 
     def __init__(self) -> None:
         super().__init__("The volume that the network is least sure of")
 
     def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any] | None:
-        """Choose; None if every image has a label."""
+        """Return the volume with its score; None if every image has a label."""
         now = time.time()
 
         def rank(image: str) -> tuple[bool, bool, float, str]:
