@@ -42,6 +42,7 @@ OLDEST := (not keeps_the_contract or columns or ssf) and not starts_at_the_base 
 test-oldest: $(VENV)/monai-oldest
 	PYTHONPATH="$<:." $(BIN)/python -m pytest $(PYTEST_ARGS) -m "not slow and not full" -k "$(OLDEST)" \
 		tests/test_contract.py tests/anatomy tests/methods \
+		tests/test_private_names.py tests/efficiency/test_stock_forwards.py \
 		tests/efficiency/test_global_attention.py tests/efficiency/test_window_attention.py
 
 $(VENV)/monai-oldest: constraints-lowest.txt | $(VENV)/installed-dev
