@@ -14,10 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer
+from typing import Any
 
 __all__ = [
     "file_sha256",
@@ -122,7 +119,7 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
         temporary.rename(path)
 
 
-def sha256(*parts: str | ReadableBuffer) -> str:
+def sha256(*parts: str | bytes | memoryview) -> str:
     """Return the SHA-256 of the parts, joined, in hexadecimal.
 
     Args:
@@ -161,7 +158,7 @@ def json_sha256(value: Any) -> str:
     return sha256(json.dumps(value, sort_keys=True))
 
 
-def short_digest(*parts: str | ReadableBuffer, size: int = 16) -> str:
+def short_digest(*parts: str | bytes | memoryview, size: int = 16) -> str:
     """Return the BLAKE2b of the parts, joined, in hexadecimal: for keys that tell things apart and guard nothing.
 
     Args:

@@ -176,9 +176,11 @@ def write_metadata(bundle: Path, name: str, overlays: Mapping[str, str]) -> None
 
 
 def _with_run(source: Path, variant: BundleVariant, run: Path) -> BundleVariant:
-    """Complete the caller's choices by those of the run."""
+    """Complete the caller's choices by those of the run; an overlay that the caller chose wins with all of its keys."""
+    chosen = {key for kind, name in variant.overlays.items() for key in config_entries(_overlay(source, kind, name))}
+    values = {key: value for key, value in run_values(source, run).items() if key not in chosen}
     overlays = {**run_overlays(source, run), **variant.overlays}
-    return replace(variant, overlays=overlays, values={**run_values(source, run), **variant.values})
+    return replace(variant, overlays=overlays, values={**values, **variant.values})
 
 
 def _with_start(source: Path, variant: BundleVariant) -> Mapping[str, str]:

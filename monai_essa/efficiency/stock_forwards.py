@@ -11,7 +11,6 @@ should.
 from __future__ import annotations
 
 import functools
-import hashlib
 import inspect
 import logging
 import operator
@@ -24,6 +23,8 @@ from monai.networks.blocks import UnetrUpBlock
 from monai.networks.blocks.dynunet_block import UnetResBlock
 from monai.networks.blocks.selfattention import SABlock
 from monai.networks.nets.swin_unetr import SwinTransformerBlock, WindowAttention
+
+from monai_essa.files import sha256
 
 __all__ = ["has_known_forward"]
 
@@ -100,6 +101,6 @@ def _digest(code: CodeType | None) -> str | None:
     """Return the sha256 of a function's source; None where there is no source."""
     try:
         # Of the code, not of the function: behind functools.wraps inspect would read the function that is wrapped.
-        return None if code is None else hashlib.sha256(inspect.getsource(code).encode()).hexdigest()
+        return None if code is None else sha256(inspect.getsource(code))
     except OSError:
         return None

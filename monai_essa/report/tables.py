@@ -5,11 +5,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-
-import numpy as np
 
 from monai_essa.outside import printable
 
@@ -157,12 +156,11 @@ def _shape(results: Sequence[MethodResult]) -> tuple[list[str], int]:
 
 
 def _mean_dice(result: MethodResult, name: str) -> str:
-    values = np.asarray(result.dice[name], dtype=float)
-    values = values[~np.isnan(values)]
-    if not values.size:
+    values = [value for value in result.dice[name] if not math.isnan(value)]
+    if not values:
         return "-"
     interval = result.intervals.get(name)
-    return f"{values.mean():.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
+    return f"{math.fsum(values) / len(values):.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
 
 
 def _size(count: int | None) -> str:

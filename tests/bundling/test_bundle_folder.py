@@ -23,7 +23,7 @@ def module_at(monkeypatch: pytest.MonkeyPatch) -> MakeModule:
 
     def move(package: Path) -> ModuleType:
         package.mkdir(parents=True, exist_ok=True)
-        monkeypatch.setattr(shipped, "__file__", str(package / "bundle_folder.py"))
+        monkeypatch.setattr(shipped, "__file__", str(package / "bundling" / "folder.py"))
         return shipped
 
     return move

@@ -56,6 +56,16 @@ def test_what_is_typed_wins(segmentation_runs, tmp_path: Path) -> None:
     assert yaml.safe_load((folder / "configs" / "train.yaml").read_text(encoding="utf-8"))["lr"] == 2.0e-3
 
 
+def test_an_overlay_that_is_chosen_wins_with_all_its_keys(segmentation_runs, tmp_path: Path) -> None:
+    variant = BundleVariant("ball", {"method": "full"}, run=segmentation_runs[0])
+    folder = copy_bundle(SEGMENTATION, tmp_path, variant)
+    train, overlay = (
+        yaml.safe_load((configs / name).read_text(encoding="utf-8"))
+        for configs, name in ((folder / "configs", "train.yaml"), (SEGMENTATION / "configs", "method_full.yaml"))
+    )
+    assert {key: train[key] for key in overlay} == overlay
+
+
 @pytest.mark.parametrize(
     ("settings", "overlays"),
     [
