@@ -18,10 +18,18 @@ import torch
 import torch.nn as nn
 from monai.networks.nets import UNETR, MaskedAutoEncoderViT, SegResNet, SegResNetDS, SwinUNETR, UNet, ViT, ViTAutoEnc
 
-from monai_essa.adapters.adaptation import adapt, disable_adapter, merge
+from monai_essa import (
+    adapt,
+    add_adapter,
+    disable_adapter,
+    load_adapter,
+    merge,
+    remove_adapter,
+    save_adapter,
+    set_adapter,
+    summary,
+)
 from monai_essa.adapters.adapted import adaptation_of
-from monai_essa.adapters.file import load_adapter, save_adapter
-from monai_essa.adapters.summary import summary
 from monai_essa.anatomy import classification_network
 from monai_essa.anatomy.parts import dead_parameters
 from monai_essa.methods import (
@@ -239,6 +247,7 @@ def test_a_pair_keeps_the_contract(method, network, tmp_path):
     perturb(twin)
     expected = a_copy_is_independent_and_disabling_is_exact(net, twin, network, start)
     a_file_carries_the_adaptation_and_swaps_back(net, twin, network, (start, expected), tmp_path)
+    named_adapters_take_turns(copy.deepcopy(twin), network, (start, expected), tmp_path)
     if METHODS[method].merges:
         merged_network_is_plain_and_computes_the_same(method, network)
     else:
@@ -282,6 +291,22 @@ def a_file_carries_the_adaptation_and_swaps_back(
     assert learning(loaded) == learning(twin), "a fresh base with the file trains something else"
     assert torch.equal(output_of(load_adapter(twin, untrained), images), start), "the untrained swapped in"
     assert torch.equal(output_of(load_adapter(twin, site_a), images), expected), "the trained swapped back"
+
+
+def named_adapters_take_turns(
+    net: nn.Module, network: str, outputs: tuple[torch.Tensor, torch.Tensor], folder: Path
+) -> None:
+    (plain, images, base), (start, expected) = first(network), outputs
+    before = list(net.state_dict()), learning(net)
+    add_adapter(net, "untrained", folder / "untrained.safetensors")
+    assert (list(net.state_dict()), learning(net)) == before, "an adapter that waits shows"
+    assert torch.equal(output_of(net, images), expected), "an adapter that waits computes"
+    assert torch.equal(output_of(set_adapter(net, "untrained"), images), start)
+    assert torch.equal(output_of(set_adapter(net, "default"), images), expected)
+    remove_adapter(remove_adapter(net, "untrained"), "default")
+    assert torch.equal(output_of(net, images), base), "the base is not what it was"
+    assert list(net.state_dict()) == list(plain.state_dict())
+    assert [type(module) for module in net.modules()] == [type(module) for module in plain.modules()]
 
 
 def what_cannot_merge_says_so_in_one_line_and_stays_as_it_is(

@@ -13,8 +13,7 @@ from pathlib import Path
 import torch
 from monai.networks.nets import ViT
 
-from monai_essa.adapters.adaptation import adapt
-from monai_essa.adapters.file import load_adapter, save_adapter
+from monai_essa import adapt, load_adapter, save_adapter
 from tests.docs.shown_commands import blocks
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -12,10 +12,9 @@ import torch
 import torch.nn as nn
 from monai.networks.nets import UNETR, SegResNetDS, ViT
 
-from monai_essa.adapters.adaptation import adapt, disable_adapter, merge
+from monai_essa import adapt, disable_adapter, load_adapter, merge, save_adapter, summary
 from monai_essa.adapters.adapted import adaptation_of, is_adapted
-from monai_essa.adapters.file import load_adapter, read_adapter, save_adapter
-from monai_essa.adapters.summary import summary
+from monai_essa.adapters.file import read_adapter
 from monai_essa.anatomy import classification_network
 from monai_essa.methods import APLA, SSF, VPT, AdaptFormer, BitFit, FullTuning, HeadOnly, LoRA, NormTuning
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from monai.networks.nets import UNETR, SegResNetDS, ViT
 
-from monai_essa.adapters.adaptation import adapt
+from monai_essa import adapt
 from monai_essa.adapters.identity import (
     base_fingerprint,
     base_identity,

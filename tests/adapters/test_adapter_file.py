@@ -18,8 +18,8 @@ from monai.networks.nets import UNETR, ViT
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from monai_essa.adapters.adaptation import adapt
-from monai_essa.adapters.file import load_adapter, read_adapter, save_adapter
+from monai_essa import adapt, load_adapter, save_adapter
+from monai_essa.adapters.file import read_adapter
 from monai_essa.adapters.identity import sha256_of_all
 from monai_essa.methods import APLA, SSF, VPT, AdaptFormer, BitFit, FullTuning, LoRA, PeftLibrary
 

@@ -10,9 +10,8 @@ import torch
 import torch.nn as nn
 from monai.networks.nets import UNETR, ViT
 
-from monai_essa.adapters.adaptation import adapt, disable_adapter
-from monai_essa.adapters.file import read_adapter, save_adapter
-from monai_essa.adapters.state import adapter_state_dict, load_adapter_state_dict
+from monai_essa import adapt, adapter_state_dict, disable_adapter, load_adapter_state_dict, save_adapter
+from monai_essa.adapters.file import read_adapter
 from monai_essa.methods import APLA, LoRA
 
 ROWS, COLUMNS = "encoder:blocks.1.attn.out_proj.rows", "encoder:blocks.1.attn.out_proj.columns"

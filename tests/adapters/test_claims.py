@@ -14,7 +14,7 @@ import torch
 import yaml
 from monai.networks.nets import SegResNet, ViT
 
-from monai_essa.adapters.adaptation import adapt
+from monai_essa import adapt
 from monai_essa.methods import APLA, LoRA
 from monai_essa.outside import check_pattern
 

@@ -12,10 +12,9 @@ import torch
 import torch.nn as nn
 from monai.networks.nets import UNETR, MaskedAutoEncoderViT, SegResNet, SegResNetDS, SwinUNETR, UNet, ViT, ViTAutoEnc
 
-from monai_essa.adapters.adaptation import adapt
+from monai_essa import adapt, lean
 from monai_essa.adapters.identity import encoder_facts, position_grid
 from monai_essa.anatomy import classification_network
-from monai_essa.efficiency import lean
 from monai_essa.methods import APLA, SSF, VPT, AdaptFormer, FullTuning, LoRA, PeftLibrary
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")

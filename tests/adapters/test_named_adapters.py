@@ -16,11 +16,20 @@ import torch
 import torch.nn as nn
 from monai.networks.nets import UNETR, SegResNetDS, ViT
 
-from monai_essa.adapters.adaptation import adapt, disable_adapter, merge
+from monai_essa import (
+    active_adapter,
+    adapt,
+    adapter_names,
+    add_adapter,
+    disable_adapter,
+    lean,
+    load_adapter,
+    merge,
+    remove_adapter,
+    save_adapter,
+    set_adapter,
+)
 from monai_essa.adapters.adapted import adaptation_of, is_adapted
-from monai_essa.adapters.file import load_adapter, save_adapter
-from monai_essa.adapters.named import active_adapter, adapter_names, add_adapter, remove_adapter, set_adapter
-from monai_essa.efficiency import lean
 from monai_essa.methods import APLA, SSF, VPT, BitFit, FullTuning, LoRA, NormTuning
 from tests.test_contract import METHODS, NETWORKS
 

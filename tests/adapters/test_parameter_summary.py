@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from monai.networks.nets import UNETR, ViT
 
-from monai_essa.adapters.adaptation import adapt
-from monai_essa.adapters.summary import Summary, summary
+from monai_essa import adapt, summary
+from monai_essa.adapters.summary import Summary
 from monai_essa.methods import APLA, HeadOnly
 
 

@@ -16,13 +16,11 @@ import torch
 import torch.nn as nn
 from monai.networks.nets import UNETR, MaskedAutoEncoderViT, SegResNet, SegResNetDS, SwinUNETR, UNet, ViT, ViTAutoEnc
 
-from monai_essa.adapters.adaptation import adapt, merge
-from monai_essa.adapters.file import load_adapter, save_adapter
+from monai_essa import adapt, load_adapter, load_weights, merge, save_adapter
 from monai_essa.anatomy import classification_network, keep_grid, kept_grid
 from monai_essa.anatomy.parts import encoder_prefix
 from monai_essa.engines import supervised_network
 from monai_essa.methods import APLA, FullTuning, LoRA
-from monai_essa.weights import load_weights
 
 Build = Callable[[], nn.Module]
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn as nn
 from monai.networks.nets import UNETR, BasicUNet, DynUNet, SegResNet, SegResNetDS, SegResNetVAE, SwinUNETR, UNet, ViT
 
-from monai_essa.adapters.adaptation import adapt
+from monai_essa import adapt, load_weights
 from monai_essa.anatomy import classification_network, encoder_view
 from monai_essa.anatomy.blocks import transformer_blocks
 from monai_essa.anatomy.parts import (
@@ -29,7 +29,6 @@ from monai_essa.anatomy.parts import (
 )
 from monai_essa.methods import APLA, SSF, BitFit, FullTuning, HeadOnly, LoRA, PeftLibrary, choose_columns
 from monai_essa.pretext import MAE, SimMIM
-from monai_essa.weights import load_weights
 
 CNNS = {
     "segresnet": lambda: SegResNet(3, init_filters=8, blocks_down=(1, 1, 1), blocks_up=(1, 1)),

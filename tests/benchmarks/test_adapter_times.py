@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.adapter_times import adapter_table, adapter_times, compared_networks
 from benchmarks.scale import quick_scale
-from monai_essa.adapters.adaptation import adapt
+from monai_essa import adapt
 from monai_essa.methods import APLA, LoRA
 
 NETWORKS = quick_scale().networks

@@ -11,7 +11,7 @@ import torch.nn as nn
 from monai.networks.nets import ViT
 
 from benchmarks.contenders import TwoGemmLinear, in_two_gemms
-from monai_essa.adapters.adaptation import adapt
+from monai_essa import adapt
 from monai_essa.methods import APLA
 from monai_essa.methods.apla import APLALinear
 

@@ -24,7 +24,8 @@ from monai.bundle import ConfigWorkflow
 from monai.networks.nets import ViT
 from PIL import Image
 
-from monai_essa.adapters.file import load_adapter, read_adapter
+from monai_essa import load_adapter
+from monai_essa.adapters.file import read_adapter
 from monai_essa.anatomy import classification_network
 
 RunBundle = Callable[..., ConfigWorkflow]

@@ -20,8 +20,8 @@ from monai.bundle import ConfigWorkflow
 from monai.networks.nets import ViT
 from safetensors.torch import load_file
 
-from monai_essa.adapters.adaptation import adapt
-from monai_essa.adapters.file import load_adapter, read_adapter
+from monai_essa import adapt, load_adapter
+from monai_essa.adapters.file import read_adapter
 from monai_essa.error_line import root_cause
 
 RunBundle = Callable[..., ConfigWorkflow]

@@ -19,7 +19,8 @@ from monai.networks.nets import UNETR, SegResNet, SwinUNETR, ViT
 from monai.networks.nets.swin_unetr import SwinTransformer
 from safetensors.torch import load_file
 
-from monai_essa.adapters.file import load_adapter, read_adapter
+from monai_essa import load_adapter
+from monai_essa.adapters.file import read_adapter
 
 RunBundle = Callable[..., ConfigWorkflow]
 STAGE_FILES = {"adapter.safetensors", "cost.json", "losses.jsonl", "model.pt", "run.json", "summary.txt", "tensorboard"}

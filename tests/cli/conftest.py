@@ -19,8 +19,7 @@ import torch.nn as nn
 from monai.bundle import ConfigParser
 from monai.networks.nets import ViT
 
-from monai_essa.adapters.adaptation import adapt, merge
-from monai_essa.adapters.file import save_adapter
+from monai_essa import adapt, merge, save_adapter
 from monai_essa.bundling.copy import BundleVariant, copy_bundle
 from monai_essa.bundling.folder import bundle_folder
 from monai_essa.cli import main

@@ -11,10 +11,9 @@ import torch
 from monai.engines import SupervisedTrainer
 from monai.networks.nets import ViT
 
-from monai_essa.adapters.adaptation import adapt
+from monai_essa import adapt, lean
 from monai_essa.cost.meter import step_cost
 from monai_essa.cost.record import CostFile
-from monai_essa.efficiency import lean
 from monai_essa.engines import TrainStep, prepare_unlabelled_batch
 from monai_essa.methods import APLA
 from monai_essa.pretext import SimMIM

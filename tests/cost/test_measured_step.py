@@ -12,7 +12,7 @@ import torch
 import torch.nn as nn
 from monai.networks.nets import ViT
 
-from monai_essa.adapters.adaptation import adapt
+from monai_essa import adapt
 from monai_essa.cost.table import measured_step
 from monai_essa.methods import APLA
 from monai_essa.pretext import SimMIM

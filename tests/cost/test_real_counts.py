@@ -10,7 +10,7 @@ import torch
 from monai.losses import DiceCELoss, GeneralizedDiceLoss
 from monai.networks.nets import UNETR
 
-from monai_essa.adapters.adaptation import adapt
+from monai_essa import adapt
 from monai_essa.cost.meter import step_cost
 from monai_essa.engines import Supervised
 from monai_essa.methods import APLA

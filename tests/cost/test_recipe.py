@@ -9,10 +9,9 @@ import pytest
 import torch
 from monai.networks.nets import ViT
 
-from monai_essa.adapters.adaptation import adapt
+from monai_essa import adapt, lean
 from monai_essa.cost.meter import step_cost
 from monai_essa.cost.record import use_recipe
-from monai_essa.efficiency import lean
 from monai_essa.methods import APLA
 from monai_essa.pretext import MAE
 

@@ -12,10 +12,9 @@ import torch
 import torch.nn as nn
 from monai.networks.nets import UNETR, SwinUNETR, ViT
 
-from monai_essa.adapters.adaptation import adapt, merge
+from monai_essa import adapt, lean, merge
 from monai_essa.cost.meter import fused_adamw, step_cost
 from monai_essa.cost.stock_training import foreach_adamw
-from monai_essa.efficiency import lean
 from monai_essa.engines import Supervised
 from monai_essa.methods import APLA, FullTuning, HeadOnly, LoRA
 from monai_essa.pretext import MAE, SimMIM

@@ -11,9 +11,7 @@ from importlib import import_module
 import pytest
 from monai.networks.nets import ViT
 
-from monai_essa import methods
-from monai_essa.adapters.adaptation import adapt
-from monai_essa.adapters.summary import summary
+from monai_essa import adapt, methods, summary
 from tests.docs.shown_commands import ROOT
 
 PACKAGES = (

@@ -12,12 +12,9 @@ import pytest
 import torch
 from monai.networks.nets import UNETR, SegResNet, SwinUNETR, ViT
 
-from monai_essa.adapters.adaptation import adapt, disable_adapter, merge
-from monai_essa.adapters.file import load_adapter, save_adapter
+from monai_essa import adapt, disable_adapter, lean, load_adapter, load_weights, merge, save_adapter
 from monai_essa.anatomy.lean_marks import LeanForward
-from monai_essa.efficiency import lean
 from monai_essa.methods import APLA, VPT, AdaptFormer, BitFit, FullTuning, LoRA
-from monai_essa.weights import load_weights
 
 NETWORKS = {
     "ViT": lambda: ViT(1, 32, 8, hidden_size=48, mlp_dim=96, num_layers=3, num_heads=4, qkv_bias=True),

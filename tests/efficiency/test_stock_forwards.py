@@ -17,8 +17,8 @@ from monai.networks.blocks.selfattention import SABlock
 from monai.networks.nets import UNETR, SwinUNETR, swin_unetr
 from monai.networks.nets.swin_unetr import SwinTransformerBlock, WindowAttention
 
+from monai_essa import lean
 from monai_essa.anatomy.lean_marks import LeanForward
-from monai_essa.efficiency import lean
 from monai_essa.efficiency.stock_forwards import has_known_forward
 
 BLOCKS = {

@@ -16,7 +16,7 @@ from monai.engines import SupervisedEvaluator
 from monai.handlers import CheckpointSaver
 from monai.networks.nets import ViT
 
-from monai_essa.adapters.adaptation import adapt, disable_adapter
+from monai_essa import adapt, disable_adapter
 from monai_essa.engines.epochs import BestMetric, RestoreBest, check_foreground, check_validation_interval
 from monai_essa.methods import APLA
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn as nn
 from monai.networks.nets import ViT
 
-from monai_essa.adapters.adaptation import adapt
+from monai_essa import adapt
 from monai_essa.engines.parameters import parameter_groups
 from monai_essa.methods import VPT
 

@@ -18,7 +18,7 @@ from ignite.engine import Events
 from monai.engines import SupervisedTrainer
 from monai.networks.nets import ViT
 
-from monai_essa.adapters.adaptation import adapt, disable_adapter
+from monai_essa import adapt, disable_adapter
 from monai_essa.engines import checkpoint as run_checkpoint
 from monai_essa.engines.checkpoint import RunCheckpoint
 from monai_essa.engines.objectives import Supervised

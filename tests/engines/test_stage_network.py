@@ -10,8 +10,7 @@ import torch
 from ignite.engine import Engine
 from monai.networks.nets import UNETR, ViT
 
-from monai_essa.adapters.adaptation import adapt, merge
-from monai_essa.adapters.file import save_adapter
+from monai_essa import adapt, merge, save_adapter
 from monai_essa.anatomy import classification_network, interpolate_positions, kept_grid
 from monai_essa.engines import (
     StageOutputs,

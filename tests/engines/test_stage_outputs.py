@@ -16,11 +16,9 @@ from monai.networks.nets import UNETR, SegResNet, SwinUNETR, ViT
 from monai.networks.nets.swin_unetr import SwinTransformer
 from safetensors.torch import load_file
 
-from monai_essa.adapters.adaptation import adapt, merge
-from monai_essa.adapters.file import load_adapter
+from monai_essa import adapt, load_adapter, load_weights, merge
 from monai_essa.engines import StageOutputs
 from monai_essa.methods import APLA, LoRA, NotMergeable
-from monai_essa.weights import load_weights
 
 
 def finished(net, folder, handover):

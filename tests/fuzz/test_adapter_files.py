@@ -21,8 +21,7 @@ from monai.networks.nets import ViT
 from safetensors import safe_open
 from safetensors.torch import save
 
-from monai_essa.adapters.adaptation import adapt
-from monai_essa.adapters.file import load_adapter, save_adapter
+from monai_essa import adapt, load_adapter, save_adapter
 from monai_essa.adapters.identity import sha256_of_all
 from monai_essa.adapters.record import read_header
 from monai_essa.cli import main

@@ -27,8 +27,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from monai.networks.nets import ViT
 
-from monai_essa.adapters.adaptation import adapt
-from monai_essa.adapters.file import save_adapter
+from monai_essa import adapt, save_adapter
 from monai_essa.bundling.folder import bundle_folder
 from monai_essa.cli import main
 from monai_essa.methods import APLA

@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 from monai.networks.nets import UNETR, SegResNet, SwinUNETR, ViT
 from safetensors.torch import save
 
-from monai_essa.weights import WeightReport, load_weights
+from monai_essa import load_weights
+from monai_essa.weights import WeightReport
 from monai_essa.weights.file import read_weight_file
 from tests.fuzz.hostile_values import MARKER, Draw, damaged, edited, texts, values
 from tests.fuzz.profiles import assert_one_line, guarded, inputs

@@ -11,7 +11,7 @@ import torch.nn as nn
 from monai.networks.blocks import MLPBlock
 from monai.networks.nets import MaskedAutoEncoderViT, SwinUNETR, ViT
 
-from monai_essa.adapters.adaptation import adapt, disable_adapter
+from monai_essa import adapt, disable_adapter
 from monai_essa.methods import AdaptFormer, LoRA
 from monai_essa.methods.adaptformer import AdaptFormerMLP
 

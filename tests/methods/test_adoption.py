@@ -13,7 +13,7 @@ import torch.nn as nn
 from monai.networks.blocks import MLPBlock
 from monai.networks.nets import UNETR, SegResNet, SwinUNETR
 
-from monai_essa.adapters.adaptation import adapt, disable_adapter, merge
+from monai_essa import adapt, disable_adapter, merge
 from monai_essa.methods import APLA, SSF, VPT, AdaptFormer, ComponentTuning, LoRA, NotMergeable
 from monai_essa.methods.method import adopt, original_of
 

@@ -17,7 +17,7 @@ from monai.networks.nets import ViT
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from monai_essa.adapters.adaptation import adapt
+from monai_essa import adapt
 from monai_essa.methods.apla import APLA, APLALinear
 
 COLUMNS = torch.tensor([4, 0, 2])

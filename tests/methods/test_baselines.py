@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from monai.networks.nets import UNETR, ViT
 
-from monai_essa.adapters.adaptation import adapt
+from monai_essa import adapt
 from monai_essa.anatomy.parts import dead_parameters
 from monai_essa.methods.selective import FullTuning, HeadOnly
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn as nn
 from monai.networks.nets import UNETR, SegResNet, SwinUNETR, UNet, ViT
 
-from monai_essa.adapters.adaptation import adapt
+from monai_essa import adapt
 from monai_essa.methods import BitFit, NormTuning
 
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn as nn
 from monai.networks.nets import UNETR, SegResNet, SwinUNETR, ViT
 
-from monai_essa.adapters.adaptation import adapt
+from monai_essa import adapt
 from monai_essa.methods import APLA, choose_columns, read_columns, write_columns
 
 STRATEGIES = ("random", "largest_norm", "largest_gradient")

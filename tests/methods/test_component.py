@@ -13,7 +13,7 @@ import torch.nn as nn
 from monai.networks.blocks.transformerblock import TransformerBlock
 from monai.networks.nets import UNETR, SegResNet, SegResNetDS, SwinUNETR, UNet, ViT
 
-from monai_essa.adapters.adaptation import adapt, merge
+from monai_essa import adapt, merge
 from monai_essa.methods import APLA, ComponentTuning, FullTuning, NormTuning
 
 

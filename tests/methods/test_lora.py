@@ -13,8 +13,7 @@ import torch.nn as nn
 from monai.networks.blocks.transformerblock import TransformerBlock
 from monai.networks.nets import SegResNetDS, SwinUNETR, UNet, ViT
 
-from monai_essa.adapters.adaptation import adapt, disable_adapter, merge
-from monai_essa.adapters.file import load_adapter, save_adapter
+from monai_essa import adapt, disable_adapter, load_adapter, merge, save_adapter
 from monai_essa.anatomy.blocks import Rows
 from monai_essa.anatomy.parts import encoder_layers
 from monai_essa.methods.lora import LoRA, LoRAConv, LoRALinear

@@ -12,9 +12,8 @@ import torch
 import torch.nn as nn
 from monai.networks.nets import UNETR, SegResNet, UNet
 
-from monai_essa.adapters.adaptation import adapt, disable_adapter, merge
+from monai_essa import adapt, disable_adapter, load_adapter, merge, save_adapter
 from monai_essa.adapters.adapted import adaptation_of
-from monai_essa.adapters.file import load_adapter, save_adapter
 from monai_essa.methods import NormTuning
 
 

@@ -16,8 +16,7 @@ from monai.networks.nets import UNETR, MaskedAutoEncoderViT, SegResNet, SwinUNET
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from monai_essa.adapters.adaptation import adapt, disable_adapter, merge
-from monai_essa.adapters.file import load_adapter, save_adapter
+from monai_essa import adapt, disable_adapter, load_adapter, merge, save_adapter
 from monai_essa.adapters.record import seal_record
 from monai_essa.methods import BitFit, PeftLibrary
 from monai_essa.methods.peft_library import PeftLayer

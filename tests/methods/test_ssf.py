@@ -10,7 +10,7 @@ import torch
 import torch.nn as nn
 from monai.networks.nets import UNETR, SegResNet, SegResNetDS, SwinUNETR, UNet, ViT
 
-from monai_essa.adapters.adaptation import adapt, merge
+from monai_essa import adapt, merge
 from monai_essa.anatomy import encoder_view
 from monai_essa.methods import SSF
 from monai_essa.methods.ssf import SSFLayer

@@ -14,7 +14,7 @@ import torch.nn as nn
 from monai.networks.blocks.selfattention import SABlock
 from monai.networks.nets import UNETR, MaskedAutoEncoderViT, SwinUNETR, ViT, ViTAutoEnc
 
-from monai_essa.adapters.adaptation import adapt, disable_adapter
+from monai_essa import adapt, disable_adapter
 from monai_essa.anatomy import classification_network, encoder_view
 from monai_essa.methods import APLA, VPT, LoRA
 

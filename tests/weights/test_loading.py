@@ -17,9 +17,10 @@ import torch.nn as nn
 from monai.networks.nets import SegResNet, SegResNetDS, UNet, ViTAutoEnc
 from safetensors.torch import save_file
 
+from monai_essa import load_weights
 from monai_essa.anatomy import interpolate_positions, keep_grid, kept_grid, state_with_grid
 from monai_essa.anatomy.key_maps import MONAI
-from monai_essa.weights import KeyMap, load_weights
+from monai_essa.weights import KeyMap
 
 Build = Callable[..., nn.Module]
 Write = Callable[..., Path]

@@ -17,9 +17,8 @@ import torch.nn as nn
 from monai.networks.nets import UNETR, SegResNet, SegResNetDS, UNet
 from safetensors.torch import save_file
 
-from monai_essa.adapters.adaptation import adapt
+from monai_essa import adapt, load_weights
 from monai_essa.methods import APLA, LoRA
-from monai_essa.weights import load_weights
 
 Build = Callable[..., nn.Module]
 Write = Callable[..., Path]

@@ -21,9 +21,7 @@ pytest.importorskip("monailabel", reason="needs the extra [label], in an environ
 
 from fastapi import HTTPException
 
-from monai_essa.adapters.adaptation import adapt, merge
-from monai_essa.adapters.file import save_adapter
-from monai_essa.adapters.named import adapter_names
+from monai_essa import adapt, adapter_names, merge, save_adapter
 from monai_essa.label.store import AdapterStore
 from monai_essa.label.tasks.infer import AdapterInfer
 from monai_essa.methods import APLA, AdaptationMethod, LoRA

@@ -14,8 +14,7 @@ pytest.importorskip("monailabel", reason="needs the extra [label], in an environ
 
 from tests.label.test_adapter_infer import base_of
 
-from monai_essa.adapters.adaptation import adapt
-from monai_essa.adapters.file import save_adapter
+from monai_essa import adapt, save_adapter
 from monai_essa.label.tasks.training import compared, held_out_dice, volume_digests
 from monai_essa.methods import APLA
 
