@@ -352,16 +352,13 @@ def items() -> list[dict[str, torch.Tensor]]:
     return [{"image": image, "label": label} for image, label in zip(batch["image"], batch["label"], strict=True)]
 
 
-@pytest.mark.slow  # starts a process, which imports torch and MONAI
+@pytest.mark.slow  # starts two processes, which import torch and MONAI
 def test_two_processes_learn_what_one_process_learns(tmp_path: Path) -> None:
     objective = linear_objective()
     dataset = KeyedDataset(Dataset(items(), RandGaussianNoised("image", prob=1.0)))
     loader = DataLoader(dataset, batch_size=4, sampler=KeyedSampler(8))
     trainer(TrainStep(objective, accumulation=2), loader, handlers=[SamplerEpoch()]).run()
-    other = torch.multiprocessing.get_context("spawn").Process(target=_train_process, args=(1, str(tmp_path)))
-    other.start()
-    _train_process(0, str(tmp_path))
-    other.join()
+    torch.multiprocessing.spawn(_train_process, (str(tmp_path),), nprocs=2)
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     assert_close([parameter.detach() for parameter in objective.parameters()], ranks[0])
     assert_close(ranks[0], ranks[1], tolerance=0.0)

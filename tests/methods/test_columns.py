@@ -183,10 +183,6 @@ def test_bad_index_file_is_refused_in_one_line(content, message, tmp_path):
         read_columns(path)
 
 
-def _second_process(_: int, folder: str) -> None:
-    _choose_in_one_process(1, folder)
-
-
 def _choose_in_one_process(rank: int, folder: str) -> None:
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     torch.set_num_threads(1)
@@ -203,10 +199,8 @@ def _choose_in_one_process(rank: int, folder: str) -> None:
 
 @pytest.mark.slow
 def test_two_processes_choose_the_same_columns_from_different_batches(tmp_path):
-    """Slow: the second process, which this one joins, imports torch and MONAI anew."""
-    second = torch.multiprocessing.spawn(_second_process, (str(tmp_path),), nprocs=1, join=False)
-    _choose_in_one_process(0, str(tmp_path))
-    second.join()
+    """Slow: two processes import torch and MONAI anew."""
+    torch.multiprocessing.spawn(_choose_in_one_process, (str(tmp_path),), nprocs=2)
     first, second = (read_columns(tmp_path / f"{rank}.json") for rank in (0, 1))
     batches = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
     alone = [choose_columns(vit(), 6, "largest_gradient", loss=loss_of(batch)) for batch in batches]
