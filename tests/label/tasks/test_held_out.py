@@ -12,11 +12,10 @@ import torch
 
 pytest.importorskip("monailabel", reason="needs the extra [label], in an environment of its own")
 
-from tests.label.test_adapter_infer import base_of
-
 from monai_essa import adapt, save_adapter
 from monai_essa.label.tasks.training import compared, held_out_dice, volume_digests
 from monai_essa.methods import APLA
+from tests.label.tasks.test_adapter_infer import base_of
 
 
 @pytest.fixture
