@@ -62,23 +62,8 @@ __all__ = [
     "summary",
 ]
 
-
-_METHODS = (
-    "APLA",
-    "AdaptFormer",
-    "BitFit",
-    "ComponentTuning",
-    "FullTuning",
-    "HeadOnly",
-    "LoRA",
-    "NormTuning",
-    "PeftLibrary",
-    "SSF",
-    "VPT",
-)
-# Imported at the first use, so that `monai-essa --help` need not wait for torch and MONAI.
+# Imported at the first use, so that `monai-essa --help` need not wait for torch and MONAI. The other names are methods.
 _MODULE_OF = {
-    **dict.fromkeys(_METHODS, "methods"),
     "active_adapter": "adapters.named",
     "adapt": "adapters.adaptation",
     "adapter_names": "adapters.named",
@@ -100,9 +85,9 @@ _MODULE_OF = {
 if not TYPE_CHECKING:  # a type checker would accept every name as one that the package has
 
     def __getattr__(name: str) -> Any:
-        if name not in _MODULE_OF:
+        if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+        return getattr(import_module(f"{__name__}.{_MODULE_OF.get(name, 'methods')}"), name)
 
 
 def __dir__() -> list[str]:

@@ -68,7 +68,8 @@ def run_overlays(bundle: Path, run: Path) -> dict[str, str]:
     """
     settings = _settings(run)
     chosen: dict[str, str] = {}
-    if len(settings.get("img_size", ())) == 2 and "2d" in overlay_names(bundle, "images"):
+    size = settings.get("img_size")
+    if isinstance(size, list) and len(size) == 2 and "2d" in overlay_names(bundle, "images"):
         chosen["images"] = "2d"
     for key in ("network_def", "encoder_def"):
         if key in settings:
@@ -91,21 +92,25 @@ def run_values(bundle: Path, run: Path) -> dict[str, Any]:
         run: folder of a finished run.
 
     Returns:
-        The values by key: spacing, patch, labels, sizes of the network, learning rates, and the method.
+        The values by key: spacing, patch, labels, sizes of the network, learning rates, and the method. Keys of
+        run.json that the bundle does not record are ignored.
 
     Raises:
         FileNotFoundError: as :func:`finished_record`.
         ValueError: as :func:`finished_record`, or if MONAI would evaluate a value.
     """
-    settings, training = _settings(run), _training(bundle)
-    values = {key: value for key, value in settings.items() if key in training and key not in _BY_OVERLAY}
+    settings, groups = _settings(run), _training(bundle)["record"]["config"].values()
+    recorded = {key for group in groups if isinstance(group, Mapping) for key in group}  # no other key of a config
+    values = {key: value for key, value in settings.items() if key in recorded and key not in _BY_OVERLAY}
     method = _component(_method(run, settings))
     return values | ({"method": method} if method else {})
 
 
 def _settings(run: Path) -> dict[str, Any]:
-    settings = finished_record(run).get("settings", {})
-    checked: dict[str, Any] = check_config_value(settings, f"{run / 'run.json'}, 'settings'")
+    where, settings = f"{run / 'run.json'}, 'settings'", finished_record(run).get("settings", {})
+    if not isinstance(settings, dict):
+        raise ValueError(f"{where}: expected values by name, got {shown(settings)}; copy the run folder again")
+    checked: dict[str, Any] = check_config_value(settings, where)
     return checked
 
 

@@ -96,6 +96,24 @@ def test_what_would_be_code_is_refused(code: Any, run: Callable[..., Path]) -> N
         run_values(SEGMENTATION, run(spacing=code))
 
 
+def test_only_what_the_bundle_records_is_taken(run: Callable[..., Path]) -> None:
+    values = run_values(SEGMENTATION, run(output_dir="elsewhere", lr=2.0e-3))
+    assert values["lr"] == 2.0e-3 and "output_dir" not in values
+
+
+@pytest.mark.parametrize("settings", [3, "img_size", [{"img_size": [28, 28]}], None])
+def test_settings_that_are_no_mapping_are_refused(settings: Any, run: Callable[..., Path]) -> None:
+    folder = run()
+    record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    (folder / "run.json").write_text(json.dumps(record | {"settings": settings}), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"^\S+run.json, 'settings': expected values by name, got"):
+        run_overlays(SEGMENTATION, folder)
+
+
+def test_a_size_that_is_no_list_chooses_no_overlay(run: Callable[..., Path]) -> None:
+    assert run_overlays(bundle_folder("essa_classification"), run(img_size=28)) == {"method": "apla"}
+
+
 def test_a_run_of_an_earlier_version_leaves_the_values_to_the_user(run: Callable[..., Path]) -> None:
     folder = run()
     record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
