@@ -93,8 +93,9 @@ class Row:
     Attributes:
         method: as it is given to ``adapt``.
         fits: the networks that it fits; it is refused on all others.
-        shown_on: the networks on which the whole contract is checked; on the others that it fits, its start alone. A
-            variant of a method whose layers another row has everywhere needs two or three.
+        shown_on: the networks on which ``make test`` checks the whole contract; on the others that it fits, its start
+            alone, and ``make test-all`` the rest. A variant of a method whose layers another row has everywhere needs
+            two or three.
         starts_at_base: whether the adapted network computes, before training, what its base computes.
         merges: whether it can be folded into plain layers.
     """
@@ -237,7 +238,9 @@ def test_a_method_starts_at_the_base_or_is_refused_in_one_line_before_anything_c
         assert learning(net) == learning(plain), f"{pair}: refused, and a tensor was frozen"
 
 
-@pytest.mark.parametrize(("method", "network"), PAIRS)
+@pytest.mark.parametrize(
+    ("method", "network"), [pytest.param(*pair, marks=() if pair in PAIRS else pytest.mark.full) for pair in FITTING]
+)
 def test_a_pair_keeps_the_contract(method, network, tmp_path):
     """Check one pair in the order of use; the function that an assertion stands in says what broke."""
     net, images = build(network)
