@@ -20,7 +20,7 @@ from torch import Tensor
 from benchmarks.reference_work import ReferenceWork
 from monai_essa.anatomy.lean_marks import LeanForward
 from monai_essa.cost.meter import Optimizer, fused_adamw
-from monai_essa.cost.stock_training import foreach_adamw
+from monai_essa.cost.table import foreach_adamw
 from monai_essa.efficiency.lean import lean, recomputed
 from monai_essa.methods import APLA, BitFit, LoRA
 from monai_essa.methods.apla import APLALinear

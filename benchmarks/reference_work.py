@@ -17,7 +17,7 @@ import torch.nn as nn
 from monai.networks.nets import UNETR, MaskedAutoEncoderViT, SwinUNETR, ViT
 
 from monai_essa.adapters.adaptation import adapt
-from monai_essa.cost.stock_training import StockMAE, StockSegmentation, StockSimMIM
+from monai_essa.cost.table import StockMAE, StockSegmentation, StockSimMIM
 from monai_essa.efficiency.lean import lean
 from monai_essa.methods import FullTuning
 from monai_essa.methods.method import AdaptationMethod

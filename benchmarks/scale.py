@@ -14,7 +14,7 @@ from monai.networks.nets import UNETR, SwinUNETR, ViT
 
 from benchmarks.reference_work import REFERENCE_WORK, ReferenceWork
 from monai_essa.adapters.adaptation import adapt
-from monai_essa.cost.stock_training import StockSegmentation, StockSimMIM
+from monai_essa.cost.table import StockSegmentation, StockSimMIM
 from monai_essa.methods import FullTuning
 from monai_essa.pretext import SimMIM
 

@@ -65,8 +65,7 @@ NETWORK_NAMES = re.compile(
 # Modules that copy or extend classes of MONAI, or build their networks, and import these classes by name.
 USES_MONAI_CLASSES = {
     "efficiency": "copies the forward passes of exact classes",
-    "cost/stock_training.py": "is the stock recipe that costs are compared with",
-    "cost/table.py": "builds the networks of the table",
+    "cost/table.py": "builds the networks of the table and the stock recipe that costs are compared with",
     "methods/adaptformer.py": "extends the MLP",
     "methods/vpt.py": "extends the transformer block",
 }

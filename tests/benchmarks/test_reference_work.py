@@ -16,7 +16,7 @@ import torch
 from benchmarks.reference_work import REFERENCE_WORK
 from monai_essa import lean
 from monai_essa.cost.meter import step_cost
-from monai_essa.cost.stock_training import foreach_adamw
+from monai_essa.cost.table import foreach_adamw
 from monai_essa.methods import APLA
 
 BF16 = {"frozen_dtype": torch.bfloat16, "residual_dtype": torch.bfloat16}

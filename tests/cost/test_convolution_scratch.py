@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from monai_essa.cost.memory import convolution_scratch
+from monai_essa.cost.meter import convolution_scratch
 from tests.cost.allocator import allocated_peak
 
 ATEN = torch.ops.aten

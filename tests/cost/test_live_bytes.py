@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from monai_essa.cost.memory import LiveBytes
+from monai_essa.cost.meter import LiveBytes
 
 
 def test_views_and_shared_storages_count_once():

@@ -14,7 +14,7 @@ from monai.networks.nets import UNETR, SwinUNETR, ViT
 
 from monai_essa import adapt, lean, merge
 from monai_essa.cost.meter import fused_adamw, step_cost
-from monai_essa.cost.stock_training import foreach_adamw
+from monai_essa.cost.table import foreach_adamw
 from monai_essa.engines import Supervised
 from monai_essa.methods import APLA, FullTuning, HeadOnly, LoRA
 from monai_essa.pretext import MAE, SimMIM

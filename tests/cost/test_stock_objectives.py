@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from monai.networks.nets import MaskedAutoEncoderViT, ViT
 
-from monai_essa.cost import stock_training as stock_objectives
-from monai_essa.cost.stock_training import StockMAE, StockSimMIM
+from monai_essa.cost import table
+from monai_essa.cost.table import StockMAE, StockSimMIM
 from monai_essa.pretext import PatchReconstruction, SimMIM, gather_patches
 from monai_essa.pretext.masking import split_cells
 
@@ -21,7 +21,7 @@ def test_stock_simmim_has_the_loss_of_ours(monkeypatch):
     images = torch.rand(2, 1, 32, 32, 32)
     predicted = ours.predict(images, torch.Generator().manual_seed(0))
     mask = torch.zeros(2, 64, dtype=torch.bool).scatter_(1, predicted.indices, True)
-    monkeypatch.setattr(stock_objectives, "_mask", lambda tokens, ratio: mask)
+    monkeypatch.setattr(table, "_mask", lambda tokens, ratio: mask)
     loss = ours(images, generator=torch.Generator().manual_seed(0))["loss"]
     torch.testing.assert_close(stock(images)["loss"], loss)
 
