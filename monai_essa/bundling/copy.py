@@ -22,7 +22,7 @@ from monai_essa.bundling.finished_run import run_overlays, run_values
 from monai_essa.bundling.folder import OVERLAYS, check_configs, drop_marks, overlay_names
 from monai_essa.bundling.weights import network_of_config, take_weights
 from monai_essa.bundling.yaml_text import config_entries, entry_text, replace_entries
-from monai_essa.data.lists.label_map import class_ids
+from monai_essa.data.lists.fields import class_ids
 from monai_essa.data.lists.read import read_datalist
 from monai_essa.files import folder_written_whole
 from monai_essa.outside import NAME, Text

@@ -17,9 +17,9 @@ from pathlib import Path
 
 from monai_essa.data.lists.read import load_datalist, read_datalist, section_items
 from monai_essa.data.pairing.names import PICTURE_SUFFIXES, VOLUME_SUFFIXES
-from monai_essa.data.readers.faults import check_regular_file
 from monai_essa.data.readers.folder import find_pictures, find_volumes
 from monai_essa.data.readers.nifti import NIFTI_SUFFIXES
+from monai_essa.data.readers.volume import check_regular_file
 
 __all__ = ["Image", "check_output", "find_images", "first_path", "result_names", "whole_output"]
 

@@ -16,8 +16,7 @@ import numpy as np
 from nibabel.affines import voxel_sizes
 
 from monai_essa.data import hold_out, listed_patients, load_datalist, read_volume
-from monai_essa.data.lists.fields import channel_names
-from monai_essa.data.lists.label_map import class_ids
+from monai_essa.data.lists.fields import channel_names, class_ids
 from monai_essa.data.lists.read import read_datalist
 from monai_essa.data.readers.volume import in_ras_order, ras_size
 from monai_essa.demo.cohort import SPACING, CohortSize, make_cohort

@@ -14,8 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from monai_essa.data.check.volumes import VolumeFacts, volume_facts
-from monai_essa.data.lists.fields import channel_names
-from monai_essa.data.lists.label_map import check_label_map, class_ids, mapped_id
+from monai_essa.data.lists.fields import channel_names, check_label_map, class_ids, mapped_id
 from monai_essa.data.lists.read import load_datalist, read_datalist, section_names
 from monai_essa.data.readers.volume import in_ras_order
 

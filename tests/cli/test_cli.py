@@ -136,7 +136,7 @@ def test_every_image_format_is_checked_without_what_training_needs(volumes: Path
     assert "0 errors" in done.out
     assert {
         "monai_essa.data.readers.itk",
-        "monai_essa.data.readers.pictures",
+        "monai_essa.data.readers.volume_file",
         "monai_essa.data.readers.npz",
     } <= done.modules
     assert done.modules & TRAINING == set()

@@ -14,7 +14,7 @@ from typing import Literal
 import nibabel as nib
 import numpy as np
 
-from monai_essa.data.lists.label_map import mapped_id
+from monai_essa.data.lists.fields import mapped_id
 from monai_essa.data.readers.volume import SAME_GRID, corner_shift
 from monai_essa.data.readers.volume_file import channels_first, open_volumes
 from monai_essa.files import short_digest

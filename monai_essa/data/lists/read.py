@@ -15,8 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from monai_essa.data.lists.fields import SECTIONS, check_fields, check_item
-from monai_essa.data.lists.label_map import check_label_map
+from monai_essa.data.lists.fields import SECTIONS, check_fields, check_item, check_label_map
 from monai_essa.data.pairing.names import VOLUME_SUFFIXES
 from monai_essa.data.readers.npz import npz_datalist, npz_file
 from monai_essa.outside import shown

@@ -1,20 +1,28 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""A cache of preprocessed items on the disk, mapped into memory and shared by all workers."""
+"""A cache of preprocessed items on the disk, mapped into memory and shared by all workers.
+
+Its keys are hashes of transforms and items, equal in every process. They change with a setting, a source or a file.
+"""
 
 from __future__ import annotations
 
 import errno
+import functools
+import inspect
 import json
 import logging
 import shutil
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from enum import Enum
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
+import monai
 import numpy as np
 import torch
 from monai.data import CacheDataset, Dataset, MetaTensor
@@ -24,28 +32,30 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from tqdm import tqdm
 
-from monai_essa.data.loading.cache_key import file_key, settings_key
-from monai_essa.files import unfinished, written_whole
+from monai_essa.data.readers.npz import npz_file
+from monai_essa.files import short_digest, unfinished, written_whole
 
-__all__ = ["MappedDataset", "cached_dataset", "pack_item", "unpack_item"]
+__all__ = ["MappedDataset", "cached_dataset", "file_key", "pack_item", "settings_key", "unpack_item"]
 
 logger = logging.getLogger(__name__)
 _VOLUMES = "*.safetensors"  # the folder may hold files of others
 _ABANDONED = 3600.0  # seconds after which a half-written file belongs to nobody
+_OURS = "monai_essa."
+_PLAIN = (type(None), bool, int, float, str, bytes, torch.dtype, torch.device, np.dtype, np.generic, slice, range)
 
 
 class MappedDataset(Dataset):
     """Keep what the deterministic transforms made in a folder, and map it into memory instead of reading it.
 
     The transforms before the first random one run once for each scan, when the data set is made; a crop then costs
-    the pages under it. Samples are those of ``CacheDataset``, bit for bit, and need hardly any memory; pages that are
-    read often stay in the system's file cache, shared by all processes.
+    the pages under it. Samples are those of ``CacheDataset``, bit for bit, and need hardly any memory: the system's
+    file cache, which all processes share, keeps the pages that are read often.
 
     A file is named by a hash of the transforms, their sources and settings, and of the scan's path, size and time:
     another spacing or a replaced scan makes a new file, and no file name reveals the name of a patient. Files are
     written under another name and renamed, so a killed run leaves no half-written one and several runs may share the
     folder. They are plain safetensors of float32 voxels, readable by their owner only; delete the folder when no run
-    uses it. An item that is read back keeps its affine and the operations that MONAI's ``Invertd`` undoes.
+    uses it. Items keep their affine and the operations that MONAI's ``Invertd`` undoes.
 
     Args:
         data: items of a data list.
@@ -146,13 +156,10 @@ def cached_dataset(
         MONAI's ``CacheDataset`` or a :class:`MappedDataset`.
 
     Raises:
-        OSError: if the volumes do not fit on the disk.
-        TypeError: as for :class:`MappedDataset`.
+        OSError, TypeError: as for :class:`MappedDataset`.
 
     Example:
-        >>> import tempfile
-        >>> from monai.transforms import ScaleIntensityd
-        >>> cached_dataset([], Compose([ScaleIntensityd("image")]), cache_dir=tempfile.mkdtemp()).data
+        >>> cached_dataset([], Compose([])).data
         []
     """
     if cache_dir is not None:
@@ -163,7 +170,7 @@ def cached_dataset(
 def pack_item(item: Mapping[str, Any], listed: Mapping[str, Any]) -> bytes:
     """Return the content of the file: tensors as they are, and one JSON text that says how the item is made of them.
 
-    Texts, file names above all, stay out: what equals a value of ``listed`` is taken from there when the file is read,
+    Texts, file names above all, stay out: what equals a value of ``listed`` is taken from there when the file is read;
     other texts of the metadata are dropped. The operations that MONAI's ``Invertd`` undoes are kept without the
     identities of the transforms, which are valid in one process only.
 
@@ -179,10 +186,10 @@ def pack_item(item: Mapping[str, Any], listed: Mapping[str, Any]) -> bytes:
     """
     tensors: dict[str, torch.Tensor] = {}
     parts = {key: _packed(key, value, listed, tensors) for key, value in item.items()}
-    foreign = [key for key, part in parts.items() if part is None]
-    if foreign:
-        msg = f"a cache on disk keeps tensors and numbers, got {type(item[foreign[0]]).__name__} for {foreign[0]!r}"
-        raise TypeError(f"{msg}; drop the key by SelectItemsd, or leave cache_dir out")
+    for key, part in parts.items():
+        if part is None:
+            msg = f"a cache on disk keeps tensors and numbers, got {type(item[key]).__name__} for {key!r}"
+            raise TypeError(f"{msg}; drop the key by SelectItemsd, or leave cache_dir out")
     return save(tensors, {"item": json.dumps(parts)})
 
 
@@ -207,15 +214,47 @@ def unpack_item(path: Path, listed: Mapping[str, Any]) -> dict[str, Any]:
         return {key: _unpacked(part, listed, tensors) for key, part in parts.items()}
     except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(
-            f"{path}: a damaged cache file ({reason}); delete it, and the next run makes it anew"
-        ) from error
+        msg = f"{path}: the cache file is damaged ({reason}); delete it, and the next run makes it anew"
+        raise ValueError(msg) from error
+
+
+def settings_key(parts: Iterable[Any]) -> str:
+    """Hash transforms by their classes, the source code of these, their settings, and MONAI's version.
+
+    Args:
+        parts: transforms, or any objects whose attributes are plain values, arrays and such objects.
+
+    Returns:
+        32 hexadecimal digits.
+
+    Raises:
+        TypeError: if a transform holds something that cannot be described across processes, such as a lambda.
+
+    Example:
+        >>> from monai.transforms import ScaleIntensity
+        >>> first, same, other = (settings_key([ScaleIntensity(0, highest)]) for highest in (1, 1, 2))
+        >>> first == same, first == other
+        (True, False)
+    """
+    return short_digest("\0".join([monai.__version__, *(_described(part, ()) for part in parts)]))
+
+
+def file_key(item: Mapping[str, Any]) -> str:
+    """Hash an item of a data list by its values and, where they name files, by place, size and time of these.
+
+    Args:
+        item: paths, lists of paths, folders, names in NPZ files and plain values.
+
+    Returns:
+        32 hexadecimal digits; no name can be read from them.
+    """
+    return short_digest("\0".join(f"{key}={_state(item[key])}" for key in sorted(item)))
 
 
 def _write_whole(file: Path, content: bytes) -> None:
-    what, free = f"{file.name}", shutil.disk_usage(file.parent).free
+    free = shutil.disk_usage(file.parent).free
     if len(content) > free:
-        raise _no_room(file.parent, what, len(content), free)
+        raise _no_room(file.parent, file.name, len(content), free)
     try:
         with written_whole(file) as temporary:
             temporary.chmod(0o600)  # scans: for the owner alone
@@ -223,12 +262,12 @@ def _write_whole(file: Path, content: bytes) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise _no_room(file.parent, what, len(content), shutil.disk_usage(file.parent).free) from error
+        raise _no_room(file.parent, file.name, len(content), shutil.disk_usage(file.parent).free) from error
 
 
 def _no_room(folder: Path, what: str, needed: int, free: int) -> OSError:
     room = f"expected {needed / 1e9:.2f} GB free in {folder}, got {free / 1e9:.2f}"
-    return OSError(f"{what}: {room}; free some, give another cache_dir, or leave it out and lower cache_rate")
+    return OSError(f"{what}: {room}; free some, choose another cache_dir, or leave it out and lower cache_rate")
 
 
 def _packed(
@@ -299,3 +338,63 @@ def _unpacked(part: Mapping[str, Any], listed: Mapping[str, Any], tensors: Mappi
 def _first_text(held: Any) -> str:
     """Name the file of an item as ``LoadImage`` does in the metadata: the first of several."""
     return str(held[0] if isinstance(held, list | tuple) and held else held)
+
+
+def _state(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_state, value))}]"
+    path = Path(npz_file(value)) if isinstance(value, str | Path) else None
+    if path is None or not path.exists():
+        return _described(value, ())
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    states = (file.stat() for file in files)
+    return f"{Path(value).resolve()} {[(state.st_size, state.st_mtime_ns) for state in states]}"
+
+
+def _described(value: Any, within: tuple[int, ...]) -> str:
+    """Describe a value; ``within`` holds the objects around it, since transforms may refer to each other."""
+    if isinstance(value, Enum | type):
+        return _named(value)
+    if isinstance(value, Path) or isinstance(value, _PLAIN):
+        return repr(value)
+    if isinstance(value, np.ndarray | torch.Tensor):
+        array = np.asarray(value)
+        return f"{array.dtype}{array.shape}{short_digest(array.tobytes(), size=64)}"
+    if id(value) in within:
+        return f"<{within.index(id(value))}>"
+    return f"{type(value).__qualname__}({', '.join(_contents(value, (*within, id(value))))})"
+
+
+def _contents(value: Any, within: tuple[int, ...]) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        yield from sorted(f"{_described(key, within)}: {_described(held, within)}" for key, held in value.items())
+    elif isinstance(value, set | frozenset):
+        yield from sorted(_described(held, within) for held in value)
+    elif isinstance(value, list | tuple):
+        yield from (_described(held, within) for held in value)
+    elif inspect.isfunction(value) or inspect.isbuiltin(value):
+        yield _named(value)
+    elif hasattr(value, "__dict__"):
+        yield from (_named(type(value)), *_contents(vars(value), within))
+    else:
+        raise TypeError(f"a cache on disk cannot tell two {type(value).__name__} apart; leave cache_dir out")
+
+
+def _named(value: Any) -> str:
+    """Name a class, a function or a member of an enumeration, with a hash of the file that defines it."""
+    if isinstance(value, Enum):
+        return f"{_named(type(value))}.{value.name}"
+    name = f"{value.__module__}.{value.__qualname__}"
+    if "<" in value.__qualname__:
+        raise TypeError(f"a cache on disk cannot tell {name} from others; name the function, or leave cache_dir out")
+    return f"{name} {_source(value.__module__)}"
+
+
+@functools.cache
+def _source(module: str) -> str:
+    file = getattr(sys.modules.get(module), "__file__", None)
+    if not file:
+        return ""
+    # A class of ours leans on the modules beside it, as the reader of all files does on that of each format.
+    sources = sorted(Path(file).parent.glob("*.py")) if module.startswith(_OURS) else [Path(file)]
+    return short_digest(*(source.read_bytes() for source in sources), size=8)

@@ -110,7 +110,7 @@ def make_cases(images: Sequence[FoundVolume], fit: Fit, looks: Looks) -> Cases:
 
     Args:
         images: all of them.
-        fit: the images of each label, as :func:`monai_essa.data.pairing.pairs.fit_labels` returns them.
+        fit: the images of each label, as :func:`monai_essa.data.pairing.search.fit_labels` returns them.
         looks: what was seen of images and labels.
 
     Returns:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from monai_essa.data.readers.faults import FileFault, check_declared_size, check_regular_file
+from monai_essa.data.readers.volume import FileFault, check_declared_size, check_regular_file
 
 __all__ = ["DicomSeries", "find_series", "is_dicom", "read_series", "series_files", "series_notes"]
 

@@ -16,10 +16,10 @@ from PIL import Image
 
 from monai_essa.data.pairing.names import PICTURE_SUFFIXES, VOLUME_SUFFIXES, case_of, series_of
 from monai_essa.data.readers.dicom import DicomSeries, find_series, is_dicom
-from monai_essa.data.readers.faults import FileFault, check_regular_file, named_faults
 from monai_essa.data.readers.itk import checked_header, ras_affine
 from monai_essa.data.readers.nifti import check_data_files, checked_nifti
-from monai_essa.data.readers.pictures import PICTURE_FORMATS
+from monai_essa.data.readers.volume import FileFault, check_regular_file, named_faults
+from monai_essa.data.readers.volume_file import PICTURE_FORMATS
 
 __all__ = ["FoundVolume", "VolumeLook", "find_pictures", "find_volumes", "holds_label_ids", "look_at"]
 

@@ -13,19 +13,20 @@ import numpy as np
 import SimpleITK as sitk
 
 from monai_essa.data.readers.dicom import is_dicom, read_series, series_files, series_notes
-from monai_essa.data.readers.faults import (
+from monai_essa.data.readers.nifti import check_data_files
+from monai_essa.data.readers.volume import (
     DEFLATED,
     PLAIN,
     FileFault,
+    Volume,
     check_declared_size,
     check_regular_file,
+    make_volume,
     named_faults,
 )
-from monai_essa.data.readers.nifti import check_data_files
-from monai_essa.data.readers.volume import Volume, make_volume
 from monai_essa.outside import shown
 
-__all__ = ["checked_header", "read_itk_volume", "ras_affine"]
+__all__ = ["checked_header", "ras_affine", "read_itk_volume"]
 
 _DETACHED = (".nhdr", ".mhd")  # headers whose voxels lie in files beside them
 _HEADER_BYTES = 65536  # of the text at the beginning of an NRRD or MetaImage file

@@ -14,8 +14,17 @@ import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
 
-from monai_essa.data.readers.faults import DEFLATED, PLAIN, check_declared_size, check_regular_file, named_faults
-from monai_essa.data.readers.volume import SAME_GRID, Volume, corner_shift, make_volume
+from monai_essa.data.readers.volume import (
+    DEFLATED,
+    PLAIN,
+    SAME_GRID,
+    Volume,
+    check_declared_size,
+    check_regular_file,
+    corner_shift,
+    make_volume,
+    named_faults,
+)
 from monai_essa.outside import inside, shown
 
 __all__ = ["NIFTI_SUFFIXES", "check_data_files", "checked_nifti", "read_nifti"]

@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 
 from monai_essa.data.lists.splits import stratified_draw
-from monai_essa.data.readers.faults import FileFault, check_regular_file, named_faults
-from monai_essa.data.readers.volume import Volume, make_volume
+from monai_essa.data.readers.volume import FileFault, Volume, check_regular_file, make_volume, named_faults
 
 __all__ = ["is_npz_name", "npz_datalist", "npz_file", "npz_items", "read_npz_image"]
 

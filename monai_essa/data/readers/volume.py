@@ -1,25 +1,50 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""A volume as every reader returns it: plain voxels, their place in the body, and what had to be converted."""
+"""What every reader returns and refuses: a volume of plain voxels with their place in the body, and faults of files.
+
+A file from outside may hang its reader, lie about its size or break a parser; the checks turn this into one line.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from nibabel.affines import voxel_sizes
 from nibabel.orientations import io_orientation
 
-from monai_essa.data.readers.faults import FileFault
+from monai_essa.outside import printable
 
-__all__ = ["SAME_GRID", "Volume", "corner_shift", "in_ras_order", "make_volume", "ras_size", "stack_channels"]
+__all__ = [
+    "DEFLATED",
+    "PLAIN",
+    "SAME_GRID",
+    "FileFault",
+    "Volume",
+    "check_declared_size",
+    "check_regular_file",
+    "corner_shift",
+    "in_ras_order",
+    "make_volume",
+    "named_faults",
+    "ras_size",
+    "stack_channels",
+]
 
 SAME_GRID = 0.1  # voxels that corners may lie apart; header rounding is a hundred times less
-
 _SPACINGS = (1e-7, 1e5)  # mm: a tenth of a nanometre, and a hundred metres
 _FLAT = 1e-6  # volume of the unit cell over the product of its sides, below which its axes lie in one plane
+PLAIN = 1.0
+"""Bytes of voxels that a byte of an uncompressed file can hold."""
+DEFLATED = 1100.0
+"""The same for a gzip or zlib file: deflate packs a run of zeros 1032 to 1, and nothing tighter."""
+_MOST_VOXELS = 2**32  # 1625 voxels a side; a whole-body CT has a fifth of that
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,6 +187,79 @@ def ras_size(affine: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     return in_ras_order(affine, np.multiply(shape, voxel_sizes(affine)[: len(shape)]))
 
 
+class FileFault(ValueError):
+    """A file that cannot be read as one volume; the message is one printable line that names it.
+
+    Args:
+        message: the line. Line breaks and terminal codes, which the name of a file may hold, are replaced by escapes.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
+
+
+def check_regular_file(path: str | Path) -> None:
+    """Refuse anything but a regular file: a FIFO or a device would keep its reader waiting for ever.
+
+    Args:
+        path: of the file; a link counts as what it leads to.
+
+    Raises:
+        FileNotFoundError: if there is nothing at the path.
+        FileFault: if it is a folder, a FIFO, a socket or a device, or cannot be looked up.
+    """
+    try:
+        mode = Path(path).stat().st_mode
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FileNotFoundError(f"{printable(str(path))}: no such file; correct the path in the datalist") from error
+    except (OSError, ValueError) as error:
+        raise FileFault(f"{path}: not a path of a file ({_reason(error)}); correct the path in the datalist") from error
+    if not stat.S_ISREG(mode):
+        found = "a folder" if stat.S_ISDIR(mode) else "a FIFO, a socket or a device"
+        raise FileFault(f"{path}: expected a regular file, got {found}; correct the path in the datalist")
+
+
+def check_declared_size(path: str | Path, shape: Sequence[int], voxel_bytes: int, held: int, growth: float) -> None:
+    """Refuse a header that declares more voxels than its file can hold, before memory is taken for them.
+
+    Args:
+        path: of the file, for the error line.
+        shape: as declared, channels included.
+        voxel_bytes: size of a voxel.
+        held: bytes on disk.
+        growth: :data:`PLAIN` or :data:`DEFLATED`.
+
+    Raises:
+        FileFault: if the voxels cannot be in the file, or are more than any scan has.
+    """
+    voxels = math.prod(int(length) for length in shape)
+    if voxels > _MOST_VOXELS or voxels * voxel_bytes > held * growth:
+        size = " x ".join(str(int(length)) for length in shape)
+        raise FileFault(
+            f"{path}: the header declares {size} voxels, more than {held} bytes can hold; copy the file again"
+        )
+
+
+@contextmanager
+def named_faults(path: str | Path, kind: str) -> Iterator[None]:
+    """Turn any error of a parser into one line that names the file.
+
+    Args:
+        path: of the file.
+        kind: what the file should be, such as "a picture".
+
+    Raises:
+        FileFault: instead of any other error; a :class:`FileFault` is passed on as it is.
+    """
+    try:
+        yield
+    except FileFault:
+        raise
+    except Exception as error:
+        msg = f"{path}: not {kind}, or a damaged one ({_reason(error)}); copy the file again"
+        raise FileFault(msg) from error
+
+
 def _check_shape(path: str, shape: tuple[int, ...], coloured: bool) -> None:
     if len(shape) > 4:
         msg = f"{path}: expected at most 3 spatial dimensions and 1 for channels, got {len(shape)}-D {shape}"
@@ -206,3 +304,8 @@ def _check_affine(path: str, affine: np.ndarray) -> None:
     else:
         return
     raise FileFault(f"{path}: expected an affine that places the voxels, got {problem}; repair the header")
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[-1].strip() if lines else type(error).__name__

@@ -5,14 +5,13 @@
 
 from __future__ import annotations
 
-from monai_essa.data.transforms.check_volume import CheckVolumed, DropSliceAxisd
+from monai_essa.data.transforms.check_volume import CheckVolumed, DropSliceAxisd, MapLabelIdsd
 from monai_essa.data.transforms.foreground import (
     ClipForegroundPercentilesd,
     MarkCropCentresd,
     MarkForegroundd,
     foreground_threshold,
 )
-from monai_essa.data.transforms.label_ids import MapLabelIdsd
 
 __all__ = [
     "CheckVolumed",

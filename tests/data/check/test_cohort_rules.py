@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from monai_essa.data.check.cohort import CheckedItem, mixture_problems, overlap_problems
+from monai_essa.data.check.datalist import CheckedItem, mixture_problems, overlap_problems
 from monai_essa.data.check.volumes import volume_facts
 
 

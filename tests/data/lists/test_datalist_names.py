@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from monai_essa.data.lists.fields import channel_names
-from monai_essa.data.lists.label_map import class_ids
+from monai_essa.data.lists.fields import channel_names, class_ids
 
 CODE = "$__import__('pathlib').Path('x').touch()"
 

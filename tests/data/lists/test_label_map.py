@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from monai_essa.data.lists.label_map import check_label_map, label_ids, mapped_id
+from monai_essa.data.lists.fields import check_label_map, label_ids, mapped_id
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ import pytest
 import torch
 from monai.transforms import LoadImaged, ScaleIntensityRanged, Spacingd
 
-from monai_essa.data.loading import cache_key as content_key
-from monai_essa.data.loading.cache_key import file_key, settings_key
+from monai_essa.data.loading import cache
+from monai_essa.data.loading.cache import file_key, settings_key
 
 CHAIN = "[LoadImaged('image', reader='monai_essa.data.VolumeReader'), Spacingd('image', (1, 1, 2))]"
 
@@ -29,7 +29,7 @@ class Times:
 
 def test_another_process_gives_the_same_key() -> None:
     here = settings_key([LoadImaged("image", reader="monai_essa.data.VolumeReader"), Spacingd("image", (1, 1, 2))])
-    script = "from monai.transforms import *; from monai_essa.data.loading.cache_key import settings_key; "
+    script = "from monai.transforms import *; from monai_essa.data.loading.cache import settings_key; "
     environment = os.environ | {"PYTHONHASHSEED": "7"}
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", f"{script}print(settings_key({CHAIN}))"],
@@ -87,15 +87,15 @@ def test_another_source_of_one_format_gives_another_key(monkeypatch: pytest.Monk
     parts = [LoadImaged(keys="image", reader="monai_essa.data.VolumeReader")]
     before, read = settings_key(parts), Path.read_bytes
     monkeypatch.setattr(Path, "read_bytes", lambda path: read(path) + (b"#" if path.name == "nifti.py" else b""))
-    content_key._source.cache_clear()
+    cache._source.cache_clear()
     try:
         assert settings_key(parts) != before
     finally:
-        content_key._source.cache_clear()
+        cache._source.cache_clear()
 
 
 def test_a_lambda_is_refused() -> None:
-    with pytest.raises(TypeError, match="cannot tell .*<lambda> from another one; name the function"):
+    with pytest.raises(TypeError, match="cannot tell .*<lambda> from others; name the function"):
         settings_key([Times(lambda x: x)])
 
 

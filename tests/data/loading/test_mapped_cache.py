@@ -185,7 +185,7 @@ def test_a_disk_without_room_is_one_line(
 ) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(free, 0, free))
-    with pytest.raises(OSError, match=r"expected 0\.0\d GB free in .*, got 0\.0\d; free some, give another cache_dir"):
+    with pytest.raises(OSError, match=r"expected 0\.0\d GB free in .*, got 0\.0\d; free some, choose another"):
         MappedDataset(scans, transform(), tmp_path / "cache", progress=False)
     assert [file.suffix for file in (tmp_path / "cache").iterdir()] == [".safetensors"] * written
 
@@ -197,7 +197,7 @@ def test_a_disk_that_fills_up_meanwhile_is_one_line(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="free some, give another cache_dir"):
+    with pytest.raises(OSError, match="free some, choose another cache_dir"):
         MappedDataset(scans, transform(), tmp_path / "cache", progress=False)
     assert list((tmp_path / "cache").iterdir()) == []
 

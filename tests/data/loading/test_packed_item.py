@@ -82,7 +82,7 @@ def test_what_a_file_cannot_hold_is_refused() -> None:
 def test_a_damaged_file_is_one_line(item: dict[str, Any], tmp_path: Path) -> None:
     path = written(item, {"image": SCAN}, tmp_path)
     path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(ValueError, match=r"item\.safetensors: a damaged cache file .* delete it"):
+    with pytest.raises(ValueError, match=r"item\.safetensors: the cache file is damaged .* delete it"):
         unpack_item(path, {"image": SCAN})
 
 
@@ -124,5 +124,5 @@ def test_an_operation_that_a_file_cannot_hold_is_refused() -> None:
 )
 def test_a_file_with_another_content_is_one_line(metadata: dict[str, str] | None, tmp_path: Path) -> None:
     (tmp_path / "item.safetensors").write_bytes(save({"x": torch.zeros(1)}, metadata))
-    with pytest.raises(ValueError, match=r"item\.safetensors: a damaged cache file .* delete it"):
+    with pytest.raises(ValueError, match=r"item\.safetensors: the cache file is damaged .* delete it"):
         unpack_item(tmp_path / "item.safetensors", {"image": SCAN})

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from monai_essa.data.pairing.pairs import fit_labels
+from monai_essa.data.pairing.search import fit_labels
 from monai_essa.data.readers.folder import FoundVolume, find_volumes
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from monai_essa.data.pairing.pairs import with_patients
+from monai_essa.data.pairing.search import with_patients
 from monai_essa.data.pairing.studies import Case
 from monai_essa.data.readers.folder import FoundVolume
 

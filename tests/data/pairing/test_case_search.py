@@ -163,7 +163,7 @@ def test_an_empty_map_is_known_by_its_siblings_and_a_scan_by_its_voxels(tmp_path
 
 def test_masks_are_images_when_told(tmp_path: Path) -> None:
     _write(tmp_path, [], ["a1.nii", "a2.nii"])
-    with pytest.raises(ValueError, match="got 2 files that look like label maps; .* or --images-are-masks"):
+    with pytest.raises(ValueError, match="got 2 files that look like label maps; .* or add --images-are-masks"):
         find_cases(tmp_path)
     made = find_cases(tmp_path, rules=CaseRules(images_are_masks=True))
     assert [(case.name, case.label) for case in made.cases] == [("a1.nii", None), ("a2.nii", None)]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from monai_essa.data.pairing.pairs import fit_labels
+from monai_essa.data.pairing.search import fit_labels
 from monai_essa.data.pairing.studies import Cases, make_cases
 from monai_essa.data.readers.folder import FoundVolume, VolumeLook, find_volumes
 

@@ -13,7 +13,7 @@ import pytest
 from monai.transforms import LoadImaged
 from PIL import Image
 
-from monai_essa.data.readers.pictures import read_picture
+from monai_essa.data.readers.volume_file import read_picture
 
 COLOURS = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)
 
