@@ -14,12 +14,11 @@ from typing import Any
 import numpy as np
 
 from monai_essa.anatomy.tensor_names import architecture_of
-from monai_essa.planning.facts import SiteFacts
+from monai_essa.planning.site import FEW_LABELS, SiteFacts
 from monai_essa.weights.file import read_weight_file
 
 __all__ = [
     "DEFAULT_NETWORK",
-    "FEW_LABELS",
     "Choice",
     "network_choice",
     "overlay_choices",
@@ -28,7 +27,6 @@ __all__ = [
     "stage_choice",
 ]
 
-FEW_LABELS = 10  # with fewer, adapt the encoder to all scans before the labels are used
 _SIDE = 96  # voxels of a patch: what public weights of MONAI's networks were trained on
 _STEPS = {"vit": 16, "unetr": 16, "swin_unetr": 32, "segresnet": 16}  # voxels that a patch side is a multiple of
 _COARSEST = 1.5  # mm, the usual spacing of public CT networks

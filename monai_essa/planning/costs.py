@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from monai_essa.planning.choices import Choice
-from monai_essa.planning.facts import SiteFacts
+from monai_essa.planning.site import SiteFacts
 
 __all__ = ["Computer", "Timing", "bytes_of", "cache_choices", "epoch_choices", "recipe_choice", "this_computer"]
 

@@ -33,8 +33,8 @@ from monai_essa.planning.choices import (
     stage_choice,
 )
 from monai_essa.planning.costs import Computer, Timing, cache_choices, epoch_choices, recipe_choice
-from monai_essa.planning.facts import SiteFacts
-from monai_essa.planning.trial import try_steps
+from monai_essa.planning.dry_run import try_steps
+from monai_essa.planning.site import SiteFacts
 
 __all__ = ["Plan", "Wishes", "measured_peak", "measured_times", "plan_run", "plan_text", "window_count", "write_plan"]
 

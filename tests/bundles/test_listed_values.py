@@ -16,7 +16,7 @@ import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 
-from monai_essa.cli.dry_run import dry_run
+from monai_essa.cli.run_commands import dry_run
 
 RunBundle = Callable[..., ConfigWorkflow]
 START: dict[str, Any] = {"method": {"_target_": "monai_essa.methods.FullTuning"}, "start": "random"}

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from monai_essa.bundling.folder import bundle_folder
-from monai_essa.cli.dry_run import dry_run
+from monai_essa.cli.run_commands import dry_run
 
 WIDTH: dict[str, Any] = {"img_size": [32] * 3, "hidden_size": 48, "mlp_dim": 96, "num_heads": 4}
 

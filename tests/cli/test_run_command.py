@@ -34,7 +34,7 @@ def dry(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         called.update(config_files=config_files, values=values)
         return 0
 
-    monkeypatch.setattr("monai_essa.cli.dry_run.dry_run", dry_run)
+    monkeypatch.setattr("monai_essa.cli.run_commands.dry_run", dry_run)
     return called
 
 

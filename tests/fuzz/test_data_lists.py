@@ -22,8 +22,8 @@ from monai_essa.data import check_datalist, load_datalist, unlabelled_items
 from monai_essa.data.lists.read import listed_label_map, listed_patients
 from monai_essa.outside import check_config_value
 from monai_essa.planning.choices import Choice
-from monai_essa.planning.facts import site_facts
 from monai_essa.planning.run import plan_text
+from monai_essa.planning.site import site_facts
 from tests.fuzz.hostile_values import Draw, damaged, edited, texts
 from tests.fuzz.profiles import assert_one_line, guarded, inputs
 

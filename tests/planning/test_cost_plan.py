@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from monai_essa.planning.costs import Computer, Timing, cache_choices, epoch_choices, recipe_choice
-from monai_essa.planning.facts import SiteFacts
+from monai_essa.planning.site import SiteFacts
 
 GB = 10**9
 FACTS = SiteFacts(Path("d"), ("training",), 100, 20, 5, 20, (200.0,) * 3, (1.0,) * 3, 1, "mr", "", {"a": 0, "b": 1})

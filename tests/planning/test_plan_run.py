@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from monai_essa.planning.costs import Computer
-from monai_essa.planning.facts import site_facts
 from monai_essa.planning.run import Plan, Wishes, plan_run
+from monai_essa.planning.site import site_facts
 
 CARD = Computer(memory=16 * 10**9, source="test", device="cpu", ram=16 * 10**9, disk=10**9)
 WIDTH: dict[str, Any] = {"hidden_size": 48, "mlp_dim": 96, "num_heads": 4, "precision": "fp32"}

@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from monai_essa.planning.facts import site_facts
+from monai_essa.planning.site import site_facts
 
 
 def site(folder: Path, scans: int = 3, labelled: int = 0, **entries: Any) -> Path:

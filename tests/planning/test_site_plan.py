@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from monai_essa.planning.choices import patch_choice, spacing_choice, stage_choice
-from monai_essa.planning.facts import SiteFacts
+from monai_essa.planning.site import SiteFacts
 
 CT = SiteFacts(
     datalist=Path("dataset.json"),

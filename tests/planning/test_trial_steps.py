@@ -14,7 +14,7 @@ import torch
 from monai.bundle import ConfigParser
 from monai.transforms import Lambda
 
-from monai_essa.planning.trial import try_steps
+from monai_essa.planning.dry_run import try_steps
 
 LOADED: list[int] = []
 STEPS: list[int] = []

@@ -1,11 +1,16 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a plan knows of a site's scans: how many, how large, how fine, which modality, which labels."""
+"""The site that a plan is made for: its data list, and what is known of its scans.
+
+The list is the site's own, or one made of the scans in its folder. The facts say how many scans there are, how large
+and how fine they are, and which modality and labels they have.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,17 +18,68 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from monai_essa.data import write_datalist
 from monai_essa.data.check.volumes import VolumeFacts, volume_facts
 from monai_essa.data.lists.fields import channel_names, check_label_map, class_ids, mapped_id
+from monai_essa.data.lists.maker import split_cases
 from monai_essa.data.lists.read import load_datalist, read_datalist, section_names
+from monai_essa.data.pairing.search import find_cases
+from monai_essa.data.pairing.studies import LeftOut
 from monai_essa.data.readers.volume import in_ras_order
 
-__all__ = ["SiteFacts", "site_facts"]
+__all__ = ["FEW_LABELS", "SiteFacts", "SiteList", "site_facts", "site_list"]
 
+FEW_LABELS = 10  # with fewer, adapt the encoder to all scans before the labels are used
+_WITH_VALIDATION = {"training": 0.8, "validation": 0.2}
+_ALL_FOR_TRAINING = {"training": 1.0}
 _MOST_SCANS = 20  # each is read whole, so a part of a large datalist must do
 _UNLABELLED = ("unlabeled", "unlabelled")
 _AIR = -200.0  # an intensity that only CT has: -1000 HU outside the body, -175 within
 _NAMES = {"ct": ("ct", "hounsfield"), "us": ("us", "ultrasound"), "mr": ("mr", "mri", "t1", "t2", "flair", "pd", "adc")}
+
+
+@dataclass(frozen=True)
+class SiteList:
+    """A data list for a plan.
+
+    Attributes:
+        path: absolute path of the JSON file.
+        left_out: the files that were found but not listed, with reasons.
+    """
+
+    path: Path
+    left_out: Sequence[LeftOut]
+
+
+@contextmanager
+def site_list(folder: Path, plan: Path) -> Iterator[SiteList]:
+    """Take the ``dataset.json`` of a folder, or make a list beside the plan, since the scans may be read-only.
+
+    Args:
+        folder: with a ``dataset.json``, or with images in sub-folders.
+        plan: the file that the plan will be written to.
+
+    Yields:
+        The list. One that was made is deleted if an error leaves the block: without a plan it has no use, and it would
+        be in the way of the next attempt.
+
+    Raises:
+        FileExistsError: if a list has to be made and its file exists.
+        ValueError: if the folder holds no images.
+    """
+    if (folder / "dataset.json").is_file():
+        yield SiteList((folder / "dataset.json").resolve(), ())
+        return
+    found = find_cases(folder)
+    labels = sum(case.label is not None for case in found.cases)
+    shares = _WITH_VALIDATION if labels > FEW_LABELS else _ALL_FOR_TRAINING
+    datalist, left_out = split_cases(found, folder.resolve().name, shares)
+    path = write_datalist(datalist, plan.with_name(f"{plan.stem}_dataset.json"))
+    try:
+        yield SiteList(path.resolve(), left_out)
+    except BaseException:
+        path.unlink()
+        raise
 
 
 @dataclass(frozen=True)
