@@ -38,8 +38,7 @@ from monai.networks.nets import SwinUNETR
 
 from monai_essa.cli import main
 from monai_essa.demo.cohort import CohortSize, make_cohort
-from monai_essa.report.charts import figure_png, loss_curves
-from monai_essa.report.loss_log import read_loss_log
+from monai_essa.report.charts import figure_png, loss_curves, read_loss_log
 
 logging.disable(logging.WARNING)  # what the libraries say of themselves would fill this page
 os.chdir(tempfile.mkdtemp(prefix="essa_"))  # all paths below are relative to this new folder

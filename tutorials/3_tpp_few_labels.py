@@ -33,8 +33,7 @@ from monai_essa.data import load_datalist
 from monai_essa.demo.cohort import CohortSize
 from monai_essa.demo.data import cohort_data, own_data
 from monai_essa.demo.outcome import read_case, read_dice, telling_cases
-from monai_essa.report.charts import dice_by_case, figure_png, loss_curves
-from monai_essa.report.loss_log import read_loss_log
+from monai_essa.report.charts import dice_by_case, figure_png, loss_curves, read_loss_log
 from monai_essa.report.panels import segmentations
 
 logging.disable(logging.WARNING)  # what the libraries say of themselves would fill this page

@@ -21,7 +21,7 @@ from monai_essa.adapters.summary import Summary
 from monai_essa.data import VolumeReader, load_datalist
 from monai_essa.demo.data import DemoData
 from monai_essa.demo.stages import Stage
-from monai_essa.report.loss_log import read_loss_log
+from monai_essa.report.charts import read_loss_log
 from monai_essa.report.panels import SegmentationCase
 from monai_essa.report.tables import MethodResult, ResultTable
 

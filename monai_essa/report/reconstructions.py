@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from monai_essa.files import written_whole
 from monai_essa.pretext import MAE, SimMIM
-from monai_essa.report.planes import Plane, display_planes, intensity_window, to_grey
+from monai_essa.report.panels import Plane, display_planes, intensity_window, to_grey
 
 __all__ = ["ReconstructionPng", "reconstruction_montage", "write_reconstruction_png", "write_reconstructions"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from monai_essa.report.loss_log import read_loss_log
+from monai_essa.report.charts import read_loss_log
 
 
 def _write(folder: Path, name: str, text: str) -> Path:

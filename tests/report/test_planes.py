@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from monai_essa.report.planes import display_planes, intensity_window, to_grey
+from monai_essa.report.panels import display_planes, intensity_window, to_grey
 
 SHAPE = (4, 6, 8)
 
