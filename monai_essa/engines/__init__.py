@@ -13,9 +13,11 @@ from monai_essa.engines.epochs import (
     check_foreground,
     check_validation_interval,
     extra_epochs,
+    run_trainer,
 )
 from monai_essa.engines.networks import (
     adapted_network,
+    check_crop_size,
     initialise,
     merged_network,
     pretext_network,
@@ -32,8 +34,7 @@ from monai_essa.engines.objectives import (
 )
 from monai_essa.engines.outputs import StageOutputs, next_run_folder, publish_model
 from monai_essa.engines.parameters import FrozenCheck, parameter_groups, warmup_cosine
-from monai_essa.engines.patch import check_crop_size, patch_introduction
-from monai_essa.engines.progress import LossLog, TrainingProgress
+from monai_essa.engines.progress import LossLog, TrainingProgress, patch_introduction
 from monai_essa.engines.run_folder import (
     RunRecord,
     config_fingerprints,
@@ -43,7 +44,6 @@ from monai_essa.engines.run_folder import (
     finish_run,
     open_run,
     run_iterations,
-    run_trainer,
     setting_fingerprints,
     shown_settings,
 )

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Epochs: how many, in which order, and which one is kept."""
+"""Epochs: how many, in which order, which one is kept, and the start of the trainer that runs them."""
 
 from __future__ import annotations
 
@@ -17,11 +17,20 @@ from ignite.handlers import Checkpoint
 from monai.engines import Evaluator, Workflow
 from monai.handlers import CheckpointSaver
 from monai.utils.enums import CommonKeys as Keys
+from monai.utils.misc import MAX_SEED, get_seed
 
 from monai_essa.data.loading.keyed import KeyedSampler
 from monai_essa.engines.run_folder import run_iterations
 
-__all__ = ["BestMetric", "RestoreBest", "SamplerEpoch", "check_foreground", "check_validation_interval", "extra_epochs"]
+__all__ = [
+    "BestMetric",
+    "RestoreBest",
+    "SamplerEpoch",
+    "check_foreground",
+    "check_validation_interval",
+    "extra_epochs",
+    "run_trainer",
+]
 
 
 def check_validation_interval(val_interval: int, max_epochs: int) -> None:
@@ -228,3 +237,21 @@ def extra_epochs(
     if start == "adapter":
         raise ValueError(f"equal_steps is the control of a run that does not start from {run}: set start: encoder")
     return math.ceil(run_iterations(run) / math.ceil((samples or len(items)) / batch_size))
+
+
+def run_trainer(trainer: Workflow, seed: int) -> None:
+    """Run a trainer, if the bundle's ``initialize`` has run: what it checks and seeds must come before the first step.
+
+    Args:
+        trainer: MONAI's, or another engine with ``run``.
+        seed: the seed of the run, which ``initialize`` gives to ``monai.utils.set_determinism``.
+
+    Raises:
+        RuntimeError: if that seed is not the one in use.
+    """
+    if get_seed() != int(seed) % MAX_SEED:
+        raise RuntimeError(
+            f"expected 'initialize' to have set the seed {seed} before 'run', got {get_seed()}: the run would be "
+            "unchecked and not repeatable; run both, as python -m monai.bundle run does"
+        )
+    trainer.run()

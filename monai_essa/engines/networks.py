@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from monai_essa.weights import load_weights
 
 __all__ = [
     "adapted_network",
+    "check_crop_size",
     "initialise",
     "merged_network",
     "pretext_network",
@@ -265,6 +267,37 @@ def initialise(network: nn.Module, initialisation: str = "method", start: str = 
     for name, parameter in added.items():
         _draw(parameter, torch.Generator().manual_seed(key(seed, "initialisation", name)))
     return network
+
+
+def check_crop_size(network: nn.Module, img_size: Sequence[int]) -> None:
+    """Refuse crops that the patches of a network do not divide, or that are a single patch.
+
+    Args:
+        network: a plain or adapted network.
+        img_size: voxels of a crop along each axis; the name is the key of the bundles.
+
+    Raises:
+        ValueError: if a side is not a multiple of the network's stride, or all sides are one stride: then nothing is
+            left to predict a patch from, and the deepest feature map of a SwinUNETR is too small to be normalised.
+
+    Example:
+        >>> from monai.networks.nets import ViT
+        >>> vit = ViT(1, 48, 16, hidden_size=48, mlp_dim=96, num_layers=2, num_heads=4)
+        >>> check_crop_size(vit, [40, 48, 48])
+        Traceback (most recent call last):
+        ValueError: img_size [40, 48, 48]: ViT needs multiples of (16, 16, 16), not all of them 1; set [48, 48, 48]
+    """
+    stride = encoder_view(network).stride
+    if len(img_size) != len(stride):
+        raise ValueError(f"img_size {list(img_size)}: expected {len(stride)} sides, for a {len(stride)}-D network")
+    steps = [max(1, math.ceil(size / step)) for size, step in zip(img_size, stride, strict=True)]
+    fitting = [count * step for count, step in zip(steps, stride, strict=True)]
+    if fitting != list(img_size) or math.prod(steps) == 1:
+        near = [2 * step for step in stride] if math.prod(steps) == 1 else fitting
+        raise ValueError(
+            f"img_size {list(img_size)}: {type(network).__name__} needs multiples of {stride}, not all of them 1; "
+            f"set {near}"
+        )
 
 
 def _keep_img_size(network: nn.Module, img_size: Sequence[int] | None) -> None:

@@ -42,7 +42,7 @@ class Supervised(nn.Module):
     Example:
         >>> objective = Supervised(nn.Conv2d(1, 2, 1), nn.CrossEntropyLoss())
         >>> sorted(objective(torch.zeros(1, 1, 4, 4), torch.zeros(1, 4, 4, dtype=torch.long)))
-        [loss, pred]
+        ['loss', 'pred']
     """
 
     def __init__(self, network: nn.Module, loss_function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:

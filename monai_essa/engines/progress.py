@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a training shows: the loss log, its progress and an estimate of hours."""
+"""What a training shows: the patch, the loss log, its progress and an estimate of hours."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import json
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import ProgressBar
@@ -20,12 +21,15 @@ from monai.engines import Workflow
 from monai.utils import is_scalar
 from monai.utils.enums import CommonKeys as Keys
 
+from monai_essa.data.readers.volume import ras_size
+from monai_essa.data.readers.volume_file import read_volume
 from monai_essa.files import write_text_whole
 
-__all__ = ["LossLog", "TrainingProgress"]
+__all__ = ["LossLog", "TrainingProgress", "patch_introduction"]
 
 logger = logging.getLogger(__name__)
 _STEPS_TO_MEASURE = 5
+_MOST_SCANS = 20  # each is read whole, so a part of a large datalist must do
 _BAR = "{desc} [{n_fmt}/{total_fmt}] {percentage:3.0f}%|{bar}|{postfix} [{elapsed}<{remaining}, {rate_fmt}]"
 
 
@@ -162,9 +166,38 @@ class TrainingProgress:
             logger.info(text, seconds, seconds * left / 3600, left)
 
 
+def patch_introduction(img_size: Sequence[int], spacing: Sequence[float], items: Sequence[Mapping[str, Any]]) -> str:
+    """Return the first line of a log: the size of a patch in mm and the share of the median scan that it covers.
+
+    Args:
+        img_size: voxels of a patch along the axes R, A, S.
+        spacing: mm of a voxel.
+        items: of a datalist, with an ``image`` each.
+
+    Returns:
+        One line.
+    """
+    patch = np.multiply(img_size, spacing)
+    chosen = items[:: -(-len(items) // _MOST_SCANS)]
+    scan = np.median([_extent(item["image"]) for item in chosen], axis=0)[: len(patch)]
+    share = float(np.prod(np.minimum(patch, scan) / scan))
+    count = f"{len(chosen)} scan{'' if len(chosen) == 1 else 's'}"
+    return f"patch: {_mm(patch)}, holds {share:.0%} of the median scan ({_mm(scan)}; {count} read)"
+
+
 def _shown(output: Any) -> dict[str, Any]:
     entries = output[0] if isinstance(output, list) else output
     shown = {"loss": float(entries[Keys.LOSS])}
     if torch.cuda.is_initialized():
         shown["GB"] = torch.cuda.max_memory_allocated() / 1e9
     return shown
+
+
+def _extent(image: str | Sequence[str]) -> np.ndarray:
+    """Return the size in mm along R, A, S; an oblique scan counts along its nearest axes."""
+    array, affine = read_volume(image)
+    return ras_size(affine, array.shape[1:])
+
+
+def _mm(extent: np.ndarray) -> str:
+    return " x ".join(f"{size:.0f}" for size in extent) + " mm"

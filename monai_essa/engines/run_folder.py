@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import json
 import logging
@@ -22,8 +21,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn as nn
-from monai.engines import Workflow
-from monai.utils.misc import MAX_SEED, get_seed
 
 from monai_essa import __version__
 from monai_essa.data.readers.npz import is_npz_name, npz_file
@@ -39,7 +36,6 @@ __all__ = [
     "finish_run",
     "open_run",
     "run_iterations",
-    "run_trainer",
     "setting_fingerprints",
     "shown_settings",
 ]
@@ -107,10 +103,9 @@ def open_run(
         logger.info("going on with the unfinished run in %s", folder)
     elif _is_first_process():
         folder.mkdir(parents=True, exist_ok=True)
-        about = {"layout": _LAYOUT, "notes": dict(notes or {}), "settings": shown_settings(config)} | _circumstances(
-            sections
-        )
-        _write(folder, identity | about | {"status": "running", "started": _now()})
+        about = {"layout": _LAYOUT, "notes": dict(notes or {}), "settings": shown_settings(config)}
+        begun = {"status": "running", "started": _now()}
+        _write(folder, identity | about | _circumstances(sections) | begun)
     return RunRecord(folder, json_sha256(identity)[:16])
 
 
@@ -133,24 +128,6 @@ def finish_run(folder: str | Path, iterations: int | None = None, keep_resume: b
         _write(folder, _read(folder) | done | {"status": "finished", "finished": _now()})
         if not keep_resume:
             delete_resume_files(folder / "resume")
-
-
-def run_trainer(trainer: Workflow, seed: int) -> None:
-    """Run a trainer, if the bundle's ``initialize`` has run: what it checks and seeds must come before the first step.
-
-    Args:
-        trainer: MONAI's, or another engine with ``run``.
-        seed: the seed of the run, which ``initialize`` gives to ``monai.utils.set_determinism``.
-
-    Raises:
-        RuntimeError: if that seed is not the one in use.
-    """
-    if get_seed() != int(seed) % MAX_SEED:
-        raise RuntimeError(
-            f"expected 'initialize' to have set the seed {seed} before 'run', got {get_seed()}: the run would be "
-            "unchecked and not repeatable; run both, as python -m monai.bundle run does"
-        )
-    trainer.run()
 
 
 def run_iterations(folder: str | Path) -> int:
@@ -381,9 +358,9 @@ def _plainer(value: Any) -> Any:
 
 
 def _canonical(value: Any, where: str) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-        return [f"{type(value).__module__}.{type(value).__qualname__}", _canonical(fields, where)]
+    if is_dataclass(value) and not isinstance(value, type):
+        held = {each.name: getattr(value, each.name) for each in fields(value)}
+        return [f"{type(value).__module__}.{type(value).__qualname__}", _canonical(held, where)]
     if isinstance(value, Mapping):
         return {str(name): _canonical(item, f"{where}#{name}") for name, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -7,7 +7,7 @@ import pytest
 import torch.nn as nn
 from monai.networks.nets import UNETR, SwinUNETR, ViT
 
-from monai_essa.engines.patch import check_crop_size
+from monai_essa.engines.networks import check_crop_size
 
 VIT = ViT(1, 32, 16, hidden_size=24, mlp_dim=48, num_layers=1, num_heads=4)
 UNETR_2D = UNETR(1, 2, 32, feature_size=2, hidden_size=24, mlp_dim=48, num_heads=4, spatial_dims=2)

@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from monai_essa.engines.patch import patch_introduction
+from monai_essa.engines.progress import patch_introduction
 
 
 def scan(path: Path, shape: tuple[int, ...], affine: np.ndarray) -> dict[str, str]:
