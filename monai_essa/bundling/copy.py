@@ -18,9 +18,8 @@ import torch
 import yaml
 from monai.bundle import ConfigParser
 
-from monai_essa.bundling.finished_run import run_overlays, run_values
+from monai_essa.bundling.finished_run import network_of_config, run_overlays, run_values, take_weights
 from monai_essa.bundling.folder import OVERLAYS, check_configs, drop_marks, overlay_names
-from monai_essa.bundling.weights import network_of_config, take_weights
 from monai_essa.bundling.yaml_text import config_entries, entry_text, replace_entries
 from monai_essa.data.lists.fields import class_ids
 from monai_essa.data.lists.read import read_datalist

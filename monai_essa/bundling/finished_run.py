@@ -1,27 +1,51 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a finished run records for a copy of its bundle: overlays and values that then need not be typed again."""
+"""What a bundle takes from a finished run: overlays and values that need not be typed again, and the weights.
+
+The weights are of the network that a config builds; an adapter file can be merged into them.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+import torch.nn as nn
 from monai.bundle import ConfigParser
 
 from monai_essa import methods
+from monai_essa.adapters.adaptation import merge
+from monai_essa.adapters.adapted import adaptation_of
+from monai_essa.adapters.file import load_adapter
 from monai_essa.adapters.record import read_header
-from monai_essa.bundling.folder import overlay_names
+from monai_essa.anatomy import state_with_grid
+from monai_essa.anatomy.parts import dead_parameters, part_of
+from monai_essa.bundling.folder import check_configs, overlay_names
+from monai_essa.engines import setting_fingerprints, shown_settings
+from monai_essa.files import written_whole
 from monai_essa.outside import check_config_value, shown
+from monai_essa.weights import WeightReport, load_weights
 
-__all__ = ["finished_record", "run_overlays", "run_values"]
+__all__ = [
+    "finished_record",
+    "merge_adapter_file",
+    "network_of_config",
+    "run_overlays",
+    "run_values",
+    "save_weights",
+    "take_weights",
+]
 
 Config = dict[str, Any]
 # Settings that name a class, for which an overlay is chosen, and those that follow from the data list.
 _BY_OVERLAY = {"network_def", "encoder_def", "method", "objective", "intensity_name", "loss", "class_weights"}
+# Entries of run.json that identify the network and the images that the weights are for.
+_IDENTITY = ("network", "width", "images", "labels")
 
 
 def finished_record(run: Path) -> dict[str, Any]:
@@ -106,6 +130,101 @@ def run_values(bundle: Path, run: Path) -> dict[str, Any]:
     return values | ({"method": method} if method else {})
 
 
+def network_of_config(config_files: Sequence[Path], values: Mapping[str, Any]) -> nn.Module:
+    """Build the ``network_def`` of a config.
+
+    Args:
+        config_files: the configs, merged in order.
+        values: values that replace those of the configs, by id.
+
+    Returns:
+        The network, with random weights.
+
+    Raises:
+        FileNotFoundError: if a config does not exist.
+        ValueError: if a file is not a config, or the configs have no ``network_def``.
+    """
+    check_configs(config_files)
+    parser = ConfigParser()
+    parser.read_config([str(path) for path in config_files])
+    parser.update(dict(values))
+    if "network_def" not in parser:
+        raise ValueError(f"{config_files[-1]} has no 'network_def'; name the config that builds the network")
+    return parser.get_parsed_content("network_def")
+
+
+def merge_adapter_file(
+    network: nn.Module,
+    base: Path,
+    adapter: Path,
+    base_prefix: str | None = None,
+    base_grid: Sequence[int] | None = None,
+) -> tuple[nn.Module, WeightReport]:
+    """Load base weights and an adapter, and fold the adapter in.
+
+    Args:
+        network: the plain network, as built.
+        base: the weight file that the adapter was trained on.
+        adapter: the adapter file.
+        base_prefix: prefix of the names of the network to take if the weight file holds several; default: none.
+        base_grid: patches per axis of the base's position embeddings if the file does not record it; default: none.
+
+    Returns:
+        The plain network, and what became of every tensor of the base file.
+
+    Raises:
+        FileNotFoundError: if one of the files does not exist.
+        ValueError: if the files do not fit, or a part of the network is in neither.
+    """
+    report = load_weights(network, base, prefix=base_prefix, source_grid=base_grid)
+    load_adapter(network, adapter)
+    _refuse_random_part(network, report, base)
+    return merge(network), report
+
+
+def save_weights(network: nn.Module, path: Path) -> None:
+    """Write a state dict under a temporary name, then rename it.
+
+    Args:
+        network: a plain network.
+        path: a new file; a missing folder is made.
+
+    Raises:
+        FileExistsError: if the file exists; it is left as it is.
+    """
+    if path.exists():
+        raise FileExistsError(f"{path} exists; expected a new file: give another name or move the old one away")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # An open file: of a path, torch.save would write the name, which is temporary, into the archive.
+    with written_whole(path) as temporary, temporary.open("wb") as file:
+        torch.save(state_with_grid(network, network.state_dict()), file)
+
+
+def take_weights(bundle: Path, run: Path) -> None:
+    """Write models/model.pt, for the network of inference.yaml, and copy the adapter file beside it.
+
+    Args:
+        bundle: the bundle's folder.
+        run: folder of a finished run.
+
+    Raises:
+        FileNotFoundError: if the folder holds no run.
+        ValueError: if the run is not finished, or was made with another network, preprocessing or label set.
+    """
+    _check_same_configuration(bundle / "configs" / "train.yaml", run)
+    network = network_of_config([bundle / "configs" / "inference.yaml"], {})
+    report = load_weights(network, run / "model.pt")
+    inexact = [*report.inflated, *report.interpolated, *report.missing]
+    if inexact:
+        raise ValueError(
+            f"{run / 'model.pt'} does not fit the bundle's network: '{inexact[0].name}' {inexact[0].reason}; choose "
+            "the network and the values of the run"
+        )
+    save_weights(network, bundle / "models" / "model.pt")
+    if (run / "adapter.safetensors").is_file():
+        shutil.copy2(run / "adapter.safetensors", bundle / "models")
+
+
 def _settings(run: Path) -> dict[str, Any]:
     where, settings = f"{run / 'run.json'}, 'settings'", finished_record(run).get("settings", {})
     if not isinstance(settings, dict):
@@ -163,3 +282,27 @@ def _component(method: Mapping[str, Any]) -> Config:
         return {}
     values = {key: value for key, value in method.items() if key != "class"}
     return {"_target_": f"monai_essa.methods.{name}"} | check_config_value(values, f"method {name}")
+
+
+def _refuse_random_part(network: nn.Module, report: WeightReport, base: Path) -> None:
+    known = report.loaded | adaptation_of(network).changing | dead_parameters(network)
+    for name, _ in network.named_parameters():
+        if name not in known:
+            raise ValueError(
+                f"'{name}' of the {part_of(network, name)} is neither in {base} nor in the adapter: it would be "
+                f"random; give weights that hold it, or the config of the network that was adapted"
+            )
+
+
+def _check_same_configuration(train: Path, run: Path) -> None:
+    record = finished_record(run)
+    parser = ConfigParser()
+    parser.read_config(str(train))
+    for name in (name for name in _IDENTITY if name in record["config"]):
+        group = {name: parser.get_parsed_content(f"record#config#{name}")}
+        if setting_fingerprints(group)[name] != record["config"][name]:
+            settings = shown_settings(group)
+            raise ValueError(
+                f"{run} was made with another {', '.join(settings)} than {list(settings.values())}: give what the run "
+                "had by --network, --intensity, --labels and --args"
+            )

@@ -22,9 +22,9 @@ from monai.data.utils import to_affine_nd
 from monai.utils import ImageMetaKey, convert_data_type
 from tqdm import tqdm
 
+from monai_essa.bundling.finished_run import merge_adapter_file, network_of_config, save_weights
 from monai_essa.bundling.folder import check_configs, find_bundle, find_config
 from monai_essa.bundling.prediction_files import Image, first_path, result_names, whole_output
-from monai_essa.bundling.weights import merge_adapter_file, network_of_config, save_weights
 from monai_essa.data.pairing.names import PICTURE_SUFFIXES
 from monai_essa.data.readers.volume import SAME_GRID, corner_shift
 from monai_essa.data.readers.volume_file import channels_first, open_volumes

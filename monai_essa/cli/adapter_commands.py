@@ -75,7 +75,7 @@ def _info(arguments: argparse.Namespace) -> int:
 
 
 def _merge(arguments: argparse.Namespace) -> int:
-    from monai_essa.bundling.weights import merge_adapter_file, network_of_config, save_weights
+    from monai_essa.bundling.finished_run import merge_adapter_file, network_of_config, save_weights
 
     configs = arguments.config_file or [find_config(arguments.bundle, ("inference", "train"))]
     network = network_of_config(configs, config_values(arguments.args))

@@ -48,7 +48,7 @@ def add_to(commands: Commands) -> None:
 
 
 def _init(arguments: argparse.Namespace) -> int:
-    from monai_essa.bundling.label_folder import make_label_folder
+    from monai_essa.bundling.folder import make_label_folder
 
     folder = make_label_folder(arguments.folder, arguments.bundle, arguments.link)
     print(f"wrote {folder}\nstart it: monai-essa label start {folder} --studies DIR")

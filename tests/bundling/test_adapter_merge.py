@@ -12,8 +12,8 @@ import torch
 from monai.networks.nets import UNETR, ViT
 
 from monai_essa import adapt, merge, save_adapter
+from monai_essa.bundling.finished_run import merge_adapter_file, network_of_config, save_weights
 from monai_essa.bundling.folder import bundle_folder
-from monai_essa.bundling.weights import merge_adapter_file, network_of_config, save_weights
 from monai_essa.methods import APLA
 
 

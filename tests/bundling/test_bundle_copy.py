@@ -15,8 +15,8 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.bundle.scripts import ckpt_export, verify_metadata, verify_net_in_out
 
 from monai_essa.bundling.copy import BundleVariant, copy_bundle
+from monai_essa.bundling.finished_run import network_of_config
 from monai_essa.bundling.folder import bundle_folder
-from monai_essa.bundling.weights import network_of_config
 
 SCHEMA = Path(__file__).resolve().parents[1] / "bundles" / "metadata_schema.json"
 WIDTH: dict[str, Any] = {"img_size": [32] * 3, "hidden_size": 48, "mlp_dim": 96, "num_heads": 4}

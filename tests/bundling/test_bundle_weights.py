@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from monai_essa.bundling.copy import write_variant
+from monai_essa.bundling.finished_run import take_weights
 from monai_essa.bundling.folder import bundle_folder
-from monai_essa.bundling.weights import take_weights
 
 LABELS = {"background": 0, "ball": 1}
 VALUES: dict[str, Any] = {"img_size": [32] * 3, "hidden_size": 48, "mlp_dim": 96, "num_heads": 4, "feature_size": 4}

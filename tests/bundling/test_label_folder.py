@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from monai_essa.bundling.label_folder import make_label_folder
+from monai_essa.bundling.folder import make_label_folder
 
 
 def test_adapters_come_along_but_no_run_and_no_evaluation(unread_bundle: Path, tmp_path: Path) -> None:

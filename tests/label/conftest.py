@@ -26,8 +26,7 @@ import pytest
 from monai.bundle import ConfigWorkflow
 
 from monai_essa.bundling.copy import BundleVariant, copy_bundle
-from monai_essa.bundling.folder import bundle_folder
-from monai_essa.bundling.label_folder import make_label_folder
+from monai_essa.bundling.folder import bundle_folder, make_label_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 SHAPE = (30, 32, 40)  # of windows of 32 voxels a side: padded along x, two along z

@@ -24,8 +24,7 @@ import numpy as np
 from monailabel.client.client import MONAILabelClient
 
 from monai_essa.bundling.copy import BundleVariant, copy_bundle
-from monai_essa.bundling.folder import bundle_folder
-from monai_essa.bundling.label_folder import make_label_folder
+from monai_essa.bundling.folder import bundle_folder, make_label_folder
 from monai_essa.data import load_datalist
 from monai_essa.demo.cohort import CohortSize
 from monai_essa.demo.data import cohort_data
