@@ -29,9 +29,9 @@ from monai_essa import __version__
 from monai_essa.error_line import one_line
 from monai_essa.label.requests import scoring_record, strategy_record
 from monai_essa.label.server import checked_origins, guard
-from monai_essa.label.sessions import ReceivedSessions
+from monai_essa.label.sessions import ReceivedSessions, is_received_file, upload_removed_if_refused
 from monai_essa.label.store import AdapterStore
-from monai_essa.label.studies import StudiesFolder, is_received_file, upload_removed_if_refused
+from monai_essa.label.studies import StudiesFolder
 from monai_essa.label.tasks.infer import AdapterInfer
 from monai_essa.label.tasks.processes import end_tasks_with_server, end_with_server, mark_server
 from monai_essa.label.tasks.ssa import UnlabelledStage

@@ -1,12 +1,16 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Sessions: images that a client uploads once and infers on several times; no archive writes outside its folder."""
+"""Files that clients send: uploads of one request, and sessions, whose images serve several inferences.
+
+An archive of a session is unpacked member by member, and writes nothing outside its folder.
+"""
 
 from __future__ import annotations
 
 import logging
 import lzma
+import os
 import re
 import shutil
 import stat
@@ -16,17 +20,20 @@ import time
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from fastapi import HTTPException
+from monailabel.config import settings
 from monailabel.utils.sessions import SessionInfo, Sessions
 
 from monai_essa.outside import inside, shown
 
-__all__ = ["ReceivedSessions", "unpack"]
+__all__ = ["ReceivedSessions", "is_received_file", "unpack", "upload_removed_if_refused"]
 
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_SESSIONS = Path.home() / ".cache" / "monailabel" / "sessions"  # MONAI Label's default
 _MOST_FILES = 20_000  # slices of a study with several series
 _MOST_BYTES = 8 * 2**30
 _CHUNK = 2**20
@@ -115,6 +122,33 @@ def unpack(archive: Path, folder: Path) -> None:
             raise ValueError(f"{archive.name}: expected a zip or tar archive")
     except _DAMAGE as error:
         raise ValueError(f"{archive.name}: the archive cannot be unpacked: {error}") from error
+
+
+def is_received_file(path: str) -> bool:
+    """Return whether MONAI Label itself wrote a file, as an upload of one request or of a session."""
+    sessions = Path(os.path.realpath(settings.MONAI_LABEL_SESSION_PATH or _SESSIONS))
+    return _is_upload(path) or Path(os.path.realpath(path)).is_relative_to(sessions)
+
+
+@contextmanager
+def upload_removed_if_refused(*paths: Any) -> Iterator[None]:
+    """Delete the uploads of a request that fails within the block; MONAI Label deletes those of other requests.
+
+    Args:
+        paths: the files of the request; those that are not uploads are kept.
+    """
+    try:
+        yield
+    except Exception:
+        for path in paths:
+            if isinstance(path, str) and _is_upload(path):
+                Path(path).unlink(missing_ok=True)
+        raise
+
+
+def _is_upload(path: str) -> bool:
+    real = Path(os.path.realpath(path))
+    return real.parent == Path(os.path.realpath(tempfile.gettempdir())) and real.name.startswith("tmp")
 
 
 def _zip_members(packed: zipfile.ZipFile) -> Iterator[tuple[str, IO[bytes] | None]]:

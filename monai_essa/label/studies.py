@@ -11,8 +11,7 @@ import logging
 import os
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ import nibabel as nib
 import numpy as np
 from fastapi import HTTPException
 from filelock import FileLock
-from monailabel.config import settings
 from monailabel.datastore.local import LocalDatastore, LocalDatastoreModel
 from monailabel.interfaces.datastore import DefaultLabelTag
 from nibabel.filebasedimages import ImageFileError
@@ -31,21 +29,13 @@ from monai_essa.data.readers.volume import SAME_GRID, corner_shift
 from monai_essa.error_line import one_line
 from monai_essa.files import write_text_whole
 from monai_essa.label.requests import config_text, info_record
+from monai_essa.label.sessions import upload_removed_if_refused
 from monai_essa.outside import Check, MapOf, Nullable, Number, Record, Text, inside, shown
 
-__all__ = [
-    "SCORE",
-    "UNREADABLE",
-    "StudiesFolder",
-    "check_plain_name",
-    "is_received_file",
-    "label_problem",
-    "upload_removed_if_refused",
-]
+__all__ = ["SCORE", "UNREADABLE", "StudiesFolder", "check_plain_name", "label_problem"]
 
 SCORE, UNREADABLE = "epistemic_entropy", "epistemic_unreadable"  # what a scoring notes about an image
 _PLAIN = Text(r"[^/\\\x00-\x1f\x7f.$@%~][^/\\\x00-\x1f\x7f]*", 200)
-_SESSIONS = Path.home() / ".cache" / "monailabel" / "sessions"  # MONAI Label's default
 _MOST_TOLD = 20
 _NOTES: dict[str, Check] = {
     "strategy": MapOf(Record({"ts": Number(0)}, {"client_id": Nullable(Text())})),  # when each strategy served it
@@ -75,28 +65,6 @@ def check_plain_name(kind: str, name: str) -> str:
             "a leading '.', '$', '@', '%' or '~'",
         )
     return name
-
-
-def is_received_file(path: str) -> bool:
-    """Return whether MONAI Label itself wrote a file, as an upload of one request or of a session."""
-    sessions = Path(os.path.realpath(settings.MONAI_LABEL_SESSION_PATH or _SESSIONS))
-    return _is_upload(path) or Path(os.path.realpath(path)).is_relative_to(sessions)
-
-
-@contextmanager
-def upload_removed_if_refused(*paths: Any) -> Iterator[None]:
-    """Delete the uploads of a request that fails within the block; MONAI Label deletes those of other requests.
-
-    Args:
-        paths: the files of the request; those that are not uploads are kept.
-    """
-    try:
-        yield
-    except Exception:
-        for path in paths:
-            if isinstance(path, str) and _is_upload(path):
-                Path(path).unlink(missing_ok=True)
-        raise
 
 
 class StudiesFolder(LocalDatastore):
@@ -358,11 +326,6 @@ def label_problem(label: Path, image: Path, where: str) -> str | None:
             f"{corner_shift(shape, image_affine, affine):.1f} voxels; shapes {shape} and {voxels.shape[1:]}"
         )
     return None
-
-
-def _is_upload(path: str) -> bool:
-    real = Path(os.path.realpath(path))
-    return real.parent == Path(os.path.realpath(tempfile.gettempdir())) and real.name.startswith("tmp")
 
 
 def _is_plain(name: str) -> bool:

@@ -22,7 +22,8 @@ pytest.importorskip("monailabel", reason="needs the extra [label], in an environ
 
 from fastapi import HTTPException
 
-from monai_essa.label.studies import StudiesFolder, check_plain_name, is_received_file
+from monai_essa.label.sessions import is_received_file
+from monai_essa.label.studies import StudiesFolder, check_plain_name
 
 
 def refused(status: int, reason: str, call: Callable[..., Any], *arguments: Any) -> None:
