@@ -125,7 +125,7 @@ def _add_plan(commands: Commands) -> None:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    from monai_essa.planning.costs import bytes_of, this_computer
+    from monai_essa.planning.choices import bytes_of, this_computer
     from monai_essa.planning.run import Wishes, plan_run, plan_text, write_plan
     from monai_essa.planning.site import site_facts, site_list
 

@@ -21,19 +21,17 @@ from torch import Tensor
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from monai_essa.anatomy.lean_marks import LeanForward, check_still_frozen, store_frozen, take_lean_off
-from monai_essa.efficiency.attention import (
-    fits_global_attention,
-    fits_window_attention,
-    global_attention,
-    window_attention,
-    window_groups,
-)
-from monai_essa.efficiency.convolutions import (
+from monai_essa.efficiency.forwards import (
     fits_decoder_block,
     fits_frozen_convolution,
+    fits_global_attention,
+    fits_window_attention,
     frozen_convolution,
+    global_attention,
     residual_block,
     up_block,
+    window_attention,
+    window_groups,
 )
 
 __all__ = ["lean", "own_forward", "recomputed", "recomputed_but_attention", "stored_linear"]

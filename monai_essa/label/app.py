@@ -32,11 +32,10 @@ from monai_essa.label.server import checked_origins, guard
 from monai_essa.label.sessions import ReceivedSessions, is_received_file, upload_removed_if_refused
 from monai_essa.label.store import AdapterStore
 from monai_essa.label.studies import StudiesFolder
-from monai_essa.label.tasks.infer import AdapterInfer
+from monai_essa.label.tasks.infer import AdapterInfer, EntropyScoring, MostUncertain
 from monai_essa.label.tasks.processes import end_tasks_with_server, end_with_server, mark_server
 from monai_essa.label.tasks.ssa import UnlabelledStage
 from monai_essa.label.tasks.training import LabelledStage, SiteTraining
-from monai_essa.label.tasks.uncertainty import EntropyScoring, MostUncertain
 from monai_essa.outside import NAME, Text, shown
 
 __all__ = ["EssaLabelApp", "SteadyBatch"]

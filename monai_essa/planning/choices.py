@@ -1,17 +1,21 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Choices for a site, each with its reason: stage, spacing, patch, network."""
+"""Choices for a site, each with its reason: stage, spacing, patch and network; recipe, cache and epochs that fit."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from monai_essa.anatomy.tensor_names import architecture_of
 from monai_essa.planning.site import FEW_LABELS, SiteFacts
@@ -20,17 +24,34 @@ from monai_essa.weights.file import read_weight_file
 __all__ = [
     "DEFAULT_NETWORK",
     "Choice",
+    "Computer",
+    "Timing",
+    "bytes_of",
+    "cache_choices",
+    "epoch_choices",
     "network_choice",
     "overlay_choices",
     "patch_choice",
+    "recipe_choice",
     "spacing_choice",
     "stage_choice",
+    "this_computer",
 ]
 
 _SIDE = 96  # voxels of a patch: what public weights of MONAI's networks were trained on
 _STEPS = {"vit": 16, "unetr": 16, "swin_unetr": 32, "segresnet": 16}  # voxels that a patch side is a multiple of
 _COARSEST = 1.5  # mm, the usual spacing of public CT networks
 DEFAULT_NETWORK = {"essa_ssa": "vit", "essa_segmentation": "unetr"}
+# Tried in this order: recomputation costs time, and a batch of four or more is worth that.
+_RECIPES = [("fast", 16), ("fast", 8), ("fast", 4), ("small", 16), ("small", 8), ("small", 4)]
+_RECIPES += [("fast", 2), ("small", 2), ("fast", 1), ("small", 1)]
+_CACHE_SHARE = 0.25  # of the computer's memory
+_MOST_EPOCHS = 1000
+_VALIDATION_SHARE = 0.2  # of the training time
+_USED_HOURS = 0.9  # of the hours; the rest is for start, checkpoints and the other users of the computer
+_UNITS = {"GB": 1e9, "G": 1e9, "GIB": 2.0**30, "MB": 1e6, "M": 1e6, "MIB": 2.0**20}
+_OWN = 0.6e9  # bytes that CUDA's context, or Python and its libraries, take beside the tensors
+_FREE_SHARE = 0.9  # of the memory; the rest is lost between the allocator's blocks
 
 
 @dataclass(frozen=True)
@@ -158,5 +179,210 @@ def overlay_choices(stage: str, network: Choice, modality: Choice, pretrained: b
     return files
 
 
+@dataclass(frozen=True)
+class Timing:
+    """Seconds that were measured: of a step, to load its batch from the cache, to load one scan without it."""
+
+    step: float
+    batch: float
+    scan: float
+
+
+def recipe_choice(budget: int, scans: int, peak: Callable[[str, int], int], network: str) -> dict[str, Choice]:
+    """Choose the lean recipe and the batch: the first of a list that the meter says to fit.
+
+    Args:
+        budget: bytes that a step may take.
+        scans: to train on; a batch is not larger.
+        peak: of a recipe and a batch size, in bytes.
+        network: for the error line.
+
+    Returns:
+        ``lean`` and ``batch_size``.
+
+    Raises:
+        ValueError: if a single patch does not fit.
+    """
+    tried: dict[tuple[str, int], int] = {}
+    for lean, batch in _RECIPES:
+        if batch > max(1, scans):
+            continue
+        tried[lean, batch] = peak(lean, batch)
+        if tried[lean, batch] <= budget:
+            return {"lean": _lean(lean, tried), "batch_size": _batch(lean, batch, tried, budget, scans)}
+    least = min(tried.values())
+    raise ValueError(
+        f"memory: expected at least {_gb(least)} for {network} with one patch and lean: small, got {_gb(budget)} "
+        "after what the libraries take; give more --memory, a smaller img_size or another --network"
+    )
+
+
+def cache_choices(
+    facts: SiteFacts, spacing: Sequence[float], patch: Sequence[int], stage: str, computer: Computer, folder: Path
+) -> dict[str, Choice]:
+    """Choose where preprocessed scans stay: in memory, on disk, or a part of them in memory.
+
+    Args:
+        facts: of the site.
+        spacing: in mm.
+        patch: in voxels; smaller scans are padded to it.
+        stage: the bundle's name.
+        computer: that trains.
+        folder: for a cache on disk.
+
+    Returns:
+        ``cache_rate`` and ``cache_dir``.
+    """
+    labelled = stage == "essa_segmentation"
+    scans = facts.labelled + facts.validation if labelled else facts.scans
+    voxels = math.prod(max(side, length) for side, length in zip(patch, np.divide(facts.extent, spacing), strict=True))
+    size = scans * (voxels * (4 * facts.channels + (4 if labelled else 1)) + 1.6e6 * labelled)
+    whole = f"{scans} preprocessed scans take about {_gb(size)}"
+    if size <= computer.ram * _CACHE_SHARE:
+        reason = f"{whole} of the {_gb(computer.ram)} of memory"
+        return {"cache_rate": Choice(1.0, reason), "cache_dir": Choice(None, "memory holds them")}
+    if size * 1.1 <= computer.disk:
+        reason = f"{whole}: too much for {_gb(computer.ram)} of memory; {_gb(computer.disk)} are free on this disk"
+        return {"cache_rate": Choice(1.0, "without meaning beside cache_dir"), "cache_dir": Choice(str(folder), reason)}
+    rate = math.floor(100 * computer.ram * _CACHE_SHARE / size) / 100
+    reason = (
+        f"{whole}: too much for {_gb(computer.ram)} of memory and {_gb(computer.disk)} of free disk, so a part only"
+    )
+    return {"cache_rate": Choice(rate, reason), "cache_dir": Choice(None, "too little free disk")}
+
+
+def epoch_choices(hours: float, timing: Timing, counts: Mapping[str, int], cache_rate: float) -> dict[str, Choice]:
+    """Choose how many epochs fit into the hours, and how often to validate.
+
+    Args:
+        hours: of the whole run.
+        timing: measured on this computer.
+        counts: ``scans`` to train on, ``batch``, ``forwards`` of a validation and ``files`` to fill the cache with.
+        cache_rate: share of the scans that need no loading in an epoch.
+
+    Returns:
+        ``max_epochs`` and ``val_interval``.
+    """
+    steps = math.ceil(counts["scans"] / counts["batch"])
+    epoch = steps * (timing.step + timing.batch) + (1 - cache_rate) * counts["scans"] * timing.scan
+    validation = counts["forwards"] * timing.step / 3  # forward only; a step is forward and about twice that back
+    interval = max(1, math.ceil(validation / (_VALIDATION_SHARE * epoch)))
+    filling = cache_rate * counts["files"] * timing.scan
+    fitting = math.floor((hours * 3600 * _USED_HOURS - filling) / (epoch + validation / interval))
+    epochs = min(_MOST_EPOCHS, max(1, fitting))
+    interval = min(interval, epochs)  # the last epoch is validated at least
+    whole = (filling + epochs * (epoch + validation / interval)) / 3600
+    reason = (
+        f"{whole:.2g} of {hours:g} hours: {steps} steps of {timing.step:.2g} s an epoch, {timing.batch:.2g} s to load"
+    )
+    if fitting < 1:
+        reason += "; not even one epoch fits, so give samples_per_epoch or more hours"
+    return {
+        "max_epochs": Choice(epochs, reason),
+        "val_interval": Choice(interval, f"epochs; a validation takes about {validation:.2g} s"),
+    }
+
+
+@dataclass(frozen=True)
+class Computer:
+    """The computer that a run would train on.
+
+    Attributes:
+        memory: bytes of the GPU; without one, those that training may use of the computer's.
+        source: where ``memory`` is from, for the reader of a plan.
+        device: ``cuda`` or ``cpu``.
+        ram: bytes of the computer's memory.
+        disk: bytes that are free for a cache on disk.
+    """
+
+    memory: int
+    source: str
+    device: str
+    ram: int
+    disk: int
+
+    @property
+    def budget(self) -> int:
+        """Bytes that the tensors of a training step may take: without CUDA's or Python's own, and with a margin."""
+        return max(0, int(self.memory * _FREE_SHARE - _OWN))
+
+
+def bytes_of(text: str) -> int:
+    """Read an amount of memory.
+
+    Args:
+        text: a number with GB, GiB, MB or MiB.
+
+    Returns:
+        Bytes.
+
+    Raises:
+        ValueError: if it is anything else.
+
+    Example:
+        >>> bytes_of("12GB"), bytes_of("1.5 GiB")
+        (12000000000, 1610612736)
+    """
+    parts = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", text)
+    factor = _UNITS.get(parts[2].upper()) if parts else None
+    if parts is None or factor is None or not float(parts[1]):
+        raise ValueError(f"--memory {text}: expected an amount such as 12GB, 24GiB or 800MB")
+    return int(float(parts[1]) * factor)
+
+
+def this_computer(folder: Path, memory: int | None = None) -> Computer:
+    """Read what this computer has.
+
+    Args:
+        folder: where a cache would be written.
+        memory: bytes to plan for instead of those of the GPU.
+
+    Returns:
+        The computer. Without a GPU half of its memory is planned for: scans and the system take the other half.
+
+    Raises:
+        ValueError: if the system does not tell its memory and ``memory`` is not given.
+    """
+    ram = _ram()
+    disk = shutil.disk_usage(next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists()))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if memory is not None:
+        return Computer(memory, "--memory", device, ram or memory, disk.free)
+    if device == "cuda":
+        name, total = torch.cuda.get_device_name(), torch.cuda.mem_get_info()[1]
+        return Computer(total, name, device, ram or total, disk.free)
+    if ram is None:
+        raise ValueError("this computer does not tell its memory; give --memory, such as --memory 16GB")
+    return Computer(ram // 2, "half of this computer's memory, no CUDA card", device, ram, disk.free)
+
+
 def _by(values: Sequence[float] | np.ndarray) -> str:
     return " x ".join(f"{value:.3g}" for value in values)
+
+
+def _lean(lean: str, tried: Mapping[tuple[str, int], int]) -> Choice:
+    fast = {batch: peak for (recipe, batch), peak in tried.items() if recipe == "fast"}
+    if lean == "fast":
+        return Choice(lean, "nothing is recomputed; small takes less memory and more time")
+    return Choice(
+        lean, f"recomputes in the backward pass; fast takes {_gb(fast[min(fast)])} with a batch of {min(fast)}"
+    )
+
+
+def _batch(lean: str, batch: int, tried: Mapping[tuple[str, int], int], budget: int, scans: int) -> Choice:
+    reason = f"{_gb(tried[lean, batch])} at the peak of a step, of {_gb(budget)}"
+    larger = tried.get((lean, 2 * batch))
+    if larger is not None:
+        return Choice(batch, f"{reason}; {2 * batch} would take {_gb(larger)}")
+    return Choice(batch, f"{reason}; there are {scans} scans" if 2 * batch > scans else reason)
+
+
+def _gb(size: float) -> str:
+    return f"{size / 1e9:.2f} GB" if size < 1e10 else f"{size / 1e9:.0f} GB"
+
+
+def _ram() -> int | None:
+    names = getattr(os, "sysconf_names", {})
+    if "SC_PHYS_PAGES" not in names:
+        return None
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -26,13 +26,17 @@ from monai_essa.engines.steps import autocast_dtype
 from monai_essa.outside import check_config_value, printable
 from monai_essa.planning.choices import (
     Choice,
+    Computer,
+    Timing,
+    cache_choices,
+    epoch_choices,
     network_choice,
     overlay_choices,
     patch_choice,
+    recipe_choice,
     spacing_choice,
     stage_choice,
 )
-from monai_essa.planning.costs import Computer, Timing, cache_choices, epoch_choices, recipe_choice
 from monai_essa.planning.dry_run import try_steps
 from monai_essa.planning.site import SiteFacts
 

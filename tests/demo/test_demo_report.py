@@ -8,7 +8,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from monai_essa.demo.report import REMARKS, commands
+from monai_essa.demo.run import REMARKS, commands
 from monai_essa.demo.stages import DemoPlan
 
 

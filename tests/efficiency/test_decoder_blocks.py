@@ -15,7 +15,7 @@ from monai.networks.blocks.dynunet_block import UnetBasicBlock, UnetResBlock
 from monai_essa import lean
 from monai_essa.anatomy.lean_marks import LeanForward
 from monai_essa.cost.meter import LiveBytes, flop_counter
-from monai_essa.efficiency.convolutions import fits_decoder_block, residual_block, up_block
+from monai_essa.efficiency.forwards import fits_decoder_block, residual_block, up_block
 
 
 def compared(block, twin, *inputs):

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn as nn
 
-from monai_essa.efficiency.convolutions import fits_frozen_convolution, frozen_convolution
+from monai_essa.efficiency.forwards import fits_frozen_convolution, frozen_convolution
 
 LAYERS = {
     "3-D": lambda: nn.Conv3d(3, 4, 3, padding=1),

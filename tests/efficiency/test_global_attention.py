@@ -9,7 +9,7 @@ import pytest
 import torch
 from monai.networks.blocks.selfattention import SABlock
 
-from monai_essa.efficiency.attention import fits_global_attention, global_attention
+from monai_essa.efficiency.forwards import fits_global_attention, global_attention
 
 VARIANTS = {
     "plain": {},

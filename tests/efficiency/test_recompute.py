@@ -11,7 +11,7 @@ from monai.networks.blocks import TransformerBlock
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from monai_essa.anatomy.lean_marks import LeanForward
-from monai_essa.efficiency.attention import global_attention
+from monai_essa.efficiency.forwards import global_attention
 from monai_essa.efficiency.lean import recomputed, recomputed_but_attention
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from monai.networks.nets.swin_unetr import SwinTransformerBlock, WindowAttention, compute_mask, get_window_size
 
-from monai_essa.efficiency.attention import window_attention, window_groups
+from monai_essa.efficiency.forwards import window_attention, window_groups
 
 SHAPES = [(14, 14, 14), (7, 14, 21), (9, 16, 5), (14, 21), (10, 30)]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from monai_essa.planning.costs import Computer, bytes_of, this_computer
+from monai_essa.planning.choices import Computer, bytes_of, this_computer
 
 
 @pytest.mark.parametrize(

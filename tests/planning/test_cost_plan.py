@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from monai_essa.planning.costs import Computer, Timing, cache_choices, epoch_choices, recipe_choice
+from monai_essa.planning.choices import Computer, Timing, cache_choices, epoch_choices, recipe_choice
 from monai_essa.planning.site import SiteFacts
 
 GB = 10**9

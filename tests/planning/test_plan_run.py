@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from monai_essa.planning.costs import Computer
+from monai_essa.planning.choices import Computer
 from monai_essa.planning.run import Plan, Wishes, plan_run
 from monai_essa.planning.site import site_facts
 

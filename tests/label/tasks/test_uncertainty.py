@@ -19,8 +19,7 @@ from fastapi import HTTPException
 
 from monai_essa.label.store import AdapterStore
 from monai_essa.label.studies import StudiesFolder
-from monai_essa.label.tasks.infer import AdapterInfer
-from monai_essa.label.tasks.uncertainty import EntropyScoring, MostUncertain, dropout_on, soft_entropy
+from monai_essa.label.tasks.infer import AdapterInfer, EntropyScoring, MostUncertain, dropout_on, soft_entropy
 
 
 def test_entropy_is_zero_when_sure_and_its_greatest_when_samples_disagree() -> None:
