@@ -290,7 +290,7 @@ def _refuse_random_part(network: nn.Module, report: WeightReport, base: Path) ->
         if name not in known:
             raise ValueError(
                 f"'{name}' of the {part_of(network, name)} is neither in {base} nor in the adapter: it would be "
-                f"random; give weights that hold it, or the config of the network that was adapted"
+                "random; use weights that hold it, or the config of the network that was adapted"
             )
 
 
@@ -303,6 +303,6 @@ def _check_same_configuration(train: Path, run: Path) -> None:
         if setting_fingerprints(group)[name] != record["config"][name]:
             settings = shown_settings(group)
             raise ValueError(
-                f"{run} was made with another {', '.join(settings)} than {list(settings.values())}: give what the run "
+                f"{run} was made with another {', '.join(settings)} than {list(settings.values())}: set what the run "
                 "had by --network, --intensity, --labels and --args"
             )

@@ -108,7 +108,7 @@ def find_bundle(bundle: str | Path) -> Path:
     if (Path(bundle) / "configs").is_dir():
         return Path(bundle)
     if Path(bundle).exists():
-        raise ValueError(f"{bundle} is no bundle: expected a folder with a folder 'configs' in it")
+        raise ValueError(f"{bundle} is not a bundle: expected a folder with a folder 'configs' in it")
     return bundle_folder(str(bundle))
 
 
@@ -276,7 +276,7 @@ def _check(bundle: Path) -> None:
                 "monai-essa bundles copy essa_segmentation --run RUN_FOLDER --name NAME"
             )
     if any(word in name.lower() for word in _MISLEADING):
-        raise ValueError(f"{name}: MONAI Label takes such a name for another task; give the bundle's folder another")
+        raise ValueError(f"{name}: MONAI Label takes such a name for another task; rename the bundle's folder")
     output, task = _output_and_task(bundle / "configs" / "metadata.json")
     if output != "segmentation":
         raise ValueError(f"{name} is for {task}; expected a segmentation bundle")

@@ -53,7 +53,7 @@ def dry_run(config_files: Sequence[str], values: Mapping[str, Any]) -> int:
     check = check_training_data(parser)
     print_check(check)
     if check.errors:
-        print("the data has errors, so nothing was built: repair the files or leave them out")
+        print("the data has errors, so nothing was built: correct the files or leave them out")
         return 1
 
     print(*_cost_lines(dry_trial(parser)), sep="\n")

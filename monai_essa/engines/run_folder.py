@@ -145,7 +145,7 @@ def run_iterations(folder: str | Path) -> int:
         raise FileNotFoundError(f"{folder} holds no {_FILE}: give the folder of a finished run")
     record = _read(Path(folder))
     if record["status"] != "finished" or "iterations" not in record:
-        raise ValueError(f"{path} says no number of iterations: give the folder of a finished run")
+        raise ValueError(f"{path} does not say how many iterations it took: name the folder of a finished run")
     return int(record["iterations"])
 
 

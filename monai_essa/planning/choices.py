@@ -213,7 +213,7 @@ def recipe_choice(budget: int, scans: int, peak: Callable[[str, int], int], netw
     least = min(tried.values())
     raise ValueError(
         f"memory: expected at least {_gb(least)} for {network} with one patch and lean: small, got {_gb(budget)} "
-        "after what the libraries take; give more --memory, a smaller img_size or another --network"
+        "after what the libraries take; set more --memory, a smaller img_size or another --network"
     )
 
 
@@ -341,7 +341,7 @@ def this_computer(folder: Path, memory: int | None = None) -> Computer:
         The computer. Without a GPU half of its memory is planned for: scans and the system take the other half.
 
     Raises:
-        ValueError: if the system does not tell its memory and ``memory`` is not given.
+        ValueError: if the memory of the system is unknown and ``memory`` is not given.
     """
     ram = _ram()
     disk = shutil.disk_usage(next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists()))
@@ -352,7 +352,7 @@ def this_computer(folder: Path, memory: int | None = None) -> Computer:
         name, total = torch.cuda.get_device_name(), torch.cuda.mem_get_info()[1]
         return Computer(total, name, device, ram or total, disk.free)
     if ram is None:
-        raise ValueError("this computer does not tell its memory; give --memory, such as --memory 16GB")
+        raise ValueError("the memory of this computer is unknown; set --memory, such as --memory 16GB")
     return Computer(ram // 2, "half of this computer's memory, no CUDA card", device, ram, disk.free)
 
 

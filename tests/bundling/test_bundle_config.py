@@ -22,7 +22,7 @@ def test_a_folder_is_a_bundle(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_configs_is_none(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="is no bundle: expected a folder with a folder 'configs'"):
+    with pytest.raises(ValueError, match="is not a bundle: expected a folder with a folder 'configs'"):
         find_bundle(tmp_path)
 
 

@@ -174,7 +174,7 @@ def test_the_iterations_of_a_finished_run_are_read_back(items: Any, tmp_path: Pa
     with pytest.raises(FileNotFoundError, match="run holds no run.json: give the folder of a finished run"):
         run_iterations(tmp_path / "run")
     open_run(tmp_path / "run", CONFIG, items, seed=3)
-    with pytest.raises(ValueError, match="run.json says no number of iterations: give the folder of a finished run"):
+    with pytest.raises(ValueError, match="run.json does not say how many iterations it took: name the folder"):
         run_iterations(tmp_path / "run")
     finish_run(tmp_path / "run", iterations=12)
     assert run_iterations(tmp_path / "run") == 12

@@ -208,7 +208,7 @@ def class_ids(labels: Any, where: str) -> dict[str, int]:
 
     Args:
         labels: ids to names as in the Decathlon, names to ids as in nnU-Net, a list of names from 0 on, or None.
-            Regions, which nnU-Net writes as lists of ids, are no classes of a label map and are left out.
+            Regions, which nnU-Net writes as lists of ids, are not classes of a label map and are left out.
         where: what a message names, such as the file and the field.
 
     Returns:

@@ -74,7 +74,7 @@ def find_series(folder: str | Path) -> tuple[DicomSeries, ...]:
     inside = [path for path in sorted(Path(folder).iterdir()) if not path.is_dir()]
     for path in inside:  # GDCM would open FIFOs, and ends its list at a link that leads nowhere
         if not path.exists():
-            raise FileFault(f"{path}: a link that leads nowhere among DICOM files; mend or remove it")
+            raise FileFault(f"{path}: a link that leads nowhere among DICOM files; repair or remove it")
         check_regular_file(path)
     found: list[DicomSeries] = []
     for uid in sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder)):
