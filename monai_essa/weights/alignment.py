@@ -97,7 +97,11 @@ def alignments(
     counts = [(key_map, _count_matches(plain, key_map, needed)) for key_map in key_maps]
     starts = [(key_map, start, count[start]) for key_map, count in counts for start in _chosen(count, encoder, prefix)]
     most = max((count for *_, count in starts), default=0)
-    found = [_alignment(plain, key_map, start, network, places, needed) for key_map, start, n in starts if n == most]
+    best: dict[str, KeyMap] = {}  # of grammars that read the names alike, the first
+    for key_map, start, count in starts:
+        if count == most:
+            best.setdefault(start, key_map)
+    found = [_alignment(plain, key_map, start, network, places, needed) for start, key_map in best.items()]
     return sorted(found, key=lambda each: (-len(each.shared), len(each.prefix)))
 
 

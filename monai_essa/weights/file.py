@@ -41,6 +41,8 @@ class WeightFile:
             ``state_dict.module.norm.weight``.
         preprocessing: the JSON value of the safetensors metadata key ``preprocessing``, or None.
         grids: token grids that the file states, by the path of the patch embedding.
+        origin: of the base, as the file states it (:data:`monai_essa.licence.ORIGIN`); None if it states none.
+        states_origin: whether the file says where it comes from; its origin is None then if that is a site's own.
     """
 
     name: str
@@ -48,6 +50,8 @@ class WeightFile:
     tensors: dict[str, torch.Tensor]
     preprocessing: Any = None
     grids: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    origin: dict[str, Any] | None = None
+    states_origin: bool = False
 
 
 def read_weight_file(path: str | Path) -> WeightFile:
