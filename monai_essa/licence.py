@@ -15,7 +15,16 @@ from typing import Any
 
 from monai_essa.outside import ListOf, Nullable, Record, Text, shown
 
-__all__ = ["ORIGIN", "check_permission", "keep_origin", "kept_card", "kept_origin", "licence_line", "licence_text"]
+__all__ = [
+    "ORIGIN",
+    "check_permission",
+    "keep_origin",
+    "kept_card",
+    "kept_origin",
+    "licence_line",
+    "licence_text",
+    "states_origin",
+]
 
 _LINE = Text(longest=2000)
 ORIGIN = Record(
@@ -58,6 +67,11 @@ def keep_origin(network: Any, origin: Mapping[str, Any] | None, card: Mapping[st
 def kept_origin(network: Any) -> dict[str, Any] | None:
     """Return the origin of the weights of a network or of a part of it; None if none is kept."""
     return next((origin for origin, _ in _kept(network) if origin), None)
+
+
+def states_origin(network: Any) -> bool:
+    """Tell whether it is known where the weights of a network come from, be it from nobody else."""
+    return bool(_kept(network))
 
 
 def kept_card(network: Any) -> dict[str, Any]:

@@ -234,7 +234,7 @@ def _unknown_family(key_map: KeyMap, family: Family | None) -> Iterator[str]:
     """Name the families that a file may be of; with MONAI's own names it may as well be a site's own."""
     alike = [each.name for each in families_alike(key_map)]
     if family is None and key_map != MONAI and alike:
-        yield f"its names are those of {', '.join(alike)}; which one, and so its licence, is unknown: say it by source=NAME"
+        yield f"its names are those of {', '.join(alike)}; which one is unknown: say it by source=NAME"
 
 
 def _causes(plan: LoadingPlan) -> list[str]:
