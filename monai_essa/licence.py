@@ -34,7 +34,7 @@ ORIGIN = Record(
         "licence": Nullable(_LINE),
         "url": Nullable(_LINE),
         "read": Nullable(_LINE),
-        "restrictions": ListOf(_LINE, longest=20),
+        "restrictions": Nullable(ListOf(_LINE, longest=20)),
         "cite": ListOf(_LINE, longest=20),
     },
     {"permission": _LINE},
@@ -43,7 +43,8 @@ ORIGIN = Record(
 
 ``family`` of weights, ``sha256`` of the file that its authors publish, ``licence`` by name, ``url`` of its text,
 ``read`` (the day on which it was read), ``restrictions`` (NC: no commercial use, ND: no sharing of modified weights,
-SA: sharing under the same licence only), ``cite``, and ``permission`` where one had to be given.
+SA: sharing under the same licence only; None where they are unknown), ``cite``, and ``permission`` where one had to be
+given.
 """
 _KEPT = "_monai_essa_origin"
 _MEANING = {
@@ -85,12 +86,15 @@ def licence_line(origin: Mapping[str, Any]) -> str:
     Example:
         >>> licence_line({"licence": "CC BY-NC 4.0", "restrictions": ["NC"], "url": None, "read": None})
         'CC BY-NC 4.0 (NC: no commercial use)'
-        >>> licence_line({"licence": None, "restrictions": [], "url": None, "read": None})
+        >>> licence_line({"licence": None, "restrictions": None, "url": None, "read": None})
         'unknown: ask the authors of the weights'
     """
     if origin["licence"] is None:
         return "unknown: ask the authors of the weights"
-    limits = "; ".join(f"{each}: {_MEANING.get(each, each)}" for each in origin["restrictions"])
+    known = origin["restrictions"]
+    limits = (
+        "restrictions unknown" if known is None else "; ".join(f"{each}: {_MEANING.get(each, each)}" for each in known)
+    )
     facts = [limits, origin["url"], origin["read"]]
     return f"{origin['licence']} ({', '.join(fact for fact in facts if fact)})".removesuffix(" ()")
 
@@ -130,7 +134,7 @@ def check_permission(origin: Mapping[str, Any] | None, permission: str | None, w
         raise ValueError("--permission: expected who allowed it and when, got an empty text")
     if origin is None:
         return None
-    if permission is None and "ND" in origin["restrictions"] and "permission" not in origin:
+    if permission is None and "ND" in (origin["restrictions"] or ()) and "permission" not in origin:
         raise ValueError(
             f"{what}: its base {shown(origin['family'])} is under {origin['licence']}, so modified weights must not be "
             "shared; ask its authors, and give their answer by --permission TEXT, which is recorded (a file that stays "

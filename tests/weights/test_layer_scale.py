@@ -17,7 +17,9 @@ SCALED = KeyMap("scaled", folds=((r"blocks\.(\d+)\.ls2\.gamma", r"blocks.\1.mlp.
 def test_the_scaled_layer_computes_the_layer_and_then_the_scale() -> None:
     weight, bias, gamma, x = torch.randn(5, 7), torch.randn(5), torch.randn(5), torch.randn(3, 7)
     layer = "blocks.1.mlp.linear2"
-    folded = fold_scales({f"{layer}.weight": weight, "blocks.1.ls2.gamma": gamma, f"{layer}.bias": bias}, SCALED).tensors
+    folded = fold_scales(
+        {f"{layer}.weight": weight, "blocks.1.ls2.gamma": gamma, f"{layer}.bias": bias}, SCALED
+    ).tensors
     assert folded.keys() == {f"{layer}.weight", f"{layer}.bias"}
     torch.testing.assert_close(
         F.linear(x, folded[f"{layer}.weight"], folded[f"{layer}.bias"]), gamma * F.linear(x, weight, bias)
