@@ -47,9 +47,9 @@ _OF_SOME_ENCODERS = re.compile(r"layers\dc\..*|(?!decoder|mask_)\w*(tokens?|pos(
 # Every convolution that reads the image itself; the decoder of a UNETR or SwinUNETR has two, so does a UNet's encoder.
 _FIRST_CONVOLUTION = re.compile(
     r"(patch_embedding\.patch_embeddings|patch_embed\.proj|encoder1\.layer\.conv[13]\.conv"
-    r"|convInit\.conv|conv_init|model\.0\.(conv\.unit0\.)?conv|model\.0\.residual)\.weight"
+    r"|convInit\.conv|conv_init|model\.0\.(conv\.unit0\.)?conv|model\.0\.residual|conv1|conv0)\.weight"
 )
-_PATCHES = r"(patch_embedding\.patch_embeddings|patch_embed\.proj|convInit\.conv|conv_init)\.weight"
+_PATCHES = r"(patch_embedding\.patch_embeddings|patch_embed\.proj|convInit\.conv|conv_init|conv1|conv0)\.weight"
 _BIAS_TABLE = r"layers1\.0\.blocks\.0\.attn\.relative_position_bias_table"
 # (tensor, axis, argument): the size of the tensor along the axis reveals the argument.
 _SIZES = (
@@ -61,6 +61,7 @@ _SIZES = (
     (_BIAS_TABLE, 0, "the table size of window_size"),
     (_BIAS_TABLE, 1, "num_heads"),
     (r"(convInit\.conv|conv_init)\.weight", 0, "init_filters"),
+    (r"conv1\.weight", 0, "the width"),
     (r"model\.0\.(conv\.unit0\.)?conv\.weight", 1, "in_channels"),
     (r"model\.0\.(conv\.unit0\.)?conv\.weight", 0, "the first of channels"),
 )
@@ -75,7 +76,7 @@ _OPTIONS = (
 )
 _BLOCKS = re.compile(
     r"(layers\d\.0\.)?blocks\.\d+\.norm1\.weight|down_layers\.\d+\.\d+\.conv1\.conv\.weight"
-    r"|layers\.\d+\.blocks\.\d+\.conv1\.weight"
+    r"|layers\.\d+\.blocks\.\d+\.conv1\.weight|layer\d\.\d+\.conv1\.weight"
 )
 
 

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn as nn
-from monai.networks.nets import SegResNet, SegResNetDS, SwinUNETR, ViT
+from monai.networks.nets import ResNet, SegResNet, SegResNetDS, SegResNetDS2, SwinUNETR, ViT, resnet10
 
 from monai_essa import load_weights
+from monai_essa.anatomy.parts import NETWORK_PARTS
 from monai_essa.weights import FirstLayer, WeightReport
 from tests.weights.fabricated import dinov2_hf_file, swin_file, vit_file, vit_tokens, wrapped
 
@@ -279,4 +280,60 @@ def test_a_bare_encoder_gives_a_segresnet_ds_its_features(prefix: str, write: Wr
     file = {f"{prefix}{name}": tensor for name, tensor in source.encoder.state_dict().items()} | beside
     report = load_weights(network, write(file))
     assert all(torch.equal(t, network.encoder.state_dict()[n]) for n, t in source.encoder.state_dict().items())
+    assert {entry.source for entry in report.skipped} == beside.keys()
+
+
+KNOWN = {parts.kind for parts in NETWORK_PARTS}
+
+
+def resnet(channels: int, **changes: Any) -> nn.Module:
+    sizes = {"spatial_dims": 3, "n_input_channels": channels, "feed_forward": False, "bias_downsample": False}
+    return resnet10(**sizes | {"shortcut_type": "B", "widen_factor": 0.125} | changes)
+
+
+@pytest.mark.skipif(ResNet not in KNOWN, reason="anatomy has no row for ResNet")
+@pytest.mark.parametrize(
+    ("outer", "prefix", "channels", "beside"),
+    [
+        ("state_dict", "module.", 1, {"module.conv_seg.0.weight": torch.ones(2, 2)}),  # MedicalNet
+        ("", "encode_image.i3_resnet.", 3, {"encode_text.embeddings.weight": torch.ones(2, 2)}),  # Merlin
+        ("", "", 3, {}),  # Astra
+    ],
+)
+def test_a_public_resnet_gives_its_features(
+    outer: str, prefix: str, channels: int, beside: dict[str, torch.Tensor], write: Write
+) -> None:
+    stem: dict[str, Any] = {"conv1_t_size": (3, 7, 7)} if channels == 3 else {}
+    source, network = (resnet(channels, **stem) for _ in range(2))
+    file = {f"{prefix}{name}": tensor for name, tensor in source.state_dict().items()} | beside
+    report = load_weights(network, write({outer: file} if outer else file))
+    assert all(torch.equal(tensor, network.state_dict()[name]) for name, tensor in source.state_dict().items())
+    assert len(report.matched) == len(source.state_dict()) and len(report.skipped) == len(beside)
+
+
+@pytest.mark.skipif(ResNet not in KNOWN, reason="anatomy has no row for ResNet")
+@pytest.mark.parametrize(
+    ("changes", "cause"),
+    [
+        ({"widen_factor": 0.25}, "the width is 8 in the file and 16"),
+        ({"bias_downsample": True}, "only in the network: 'layer2.0.downsample.0.bias'"),
+        ({"shortcut_type": "A"}, "only in the file: 'layer2.0.downsample.0.weight'"),
+        ({"n_input_channels": 2}, ""),
+        ({"conv1_t_size": 3}, "shape"),
+    ],
+)
+def test_another_resnet_is_refused_with_the_cause(changes: dict[str, Any], cause: str, write: Write) -> None:
+    path, network = write(resnet(3).state_dict()), resnet(3, **changes)
+    with pytest.raises(ValueError, match=cause or "n_input_channels|in_channels is 3 in the file and 2"):
+        load_weights(network, path)
+
+
+@pytest.mark.skipif(SegResNetDS2 not in KNOWN, reason="anatomy has no row for SegResNetDS2")
+def test_vista3d_gives_its_image_encoder_to_the_second_segresnet(write: Write) -> None:
+    sizes: dict[str, Any] = {"init_filters": 8, "blocks_down": (1, 1), "norm": "instance"}
+    source, network = SegResNetDS2(**sizes), SegResNetDS2(**sizes)
+    beside = {"class_head.mlp.weight": torch.ones(2), "point_head.mlp.weight": torch.ones(2)}
+    file = {f"image_encoder.{name}": tensor for name, tensor in source.state_dict().items()} | beside
+    report = load_weights(network, write(file))
+    assert all(torch.equal(tensor, network.state_dict()[name]) for name, tensor in source.state_dict().items())
     assert {entry.source for entry in report.skipped} == beside.keys()

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn as nn
+from monai.networks.nets import SegResNet, SegResNetDS, resnet152
 
 from monai_essa import load_weights
 from monai_essa.anatomy.key_maps import KEY_MAPS, VIT
@@ -58,6 +59,17 @@ def test_rows_are_sound() -> None:
         assert ("ND" in (family.licence.name or "")) == ("ND" in (family.licence.restrictions or ()))
         ORIGIN.check(origin_of(family, 64 * "a"), family.name)
         json.dumps(card_of(family))
+
+
+def test_the_arguments_of_the_catalogue_give_the_numbers_of_the_published_files() -> None:
+    """At full width, without memory: 77.76 M in CT-FM's encoder, 930 tensors in Astra's file, 83 in SuPreM's."""
+    with torch.device("meta"):
+        ct_fm = SegResNetDS(init_filters=32, blocks_down=(1, 2, 2, 4, 4)).encoder
+        sizes = {"n_input_channels": 3, "conv1_t_size": (3, 7, 7), "feed_forward": False, "bias_downsample": False}
+        astra = resnet152(spatial_dims=3, shortcut_type="B", **sizes)
+        suprem = SegResNet(init_filters=16, blocks_down=(1, 2, 2, 4), blocks_up=(1, 1, 1))
+    assert [len(each.state_dict()) for each in (ct_fm, astra, suprem)] == [161, 930, 83]
+    assert sum(parameter.numel() for parameter in ct_fm.parameters()) == 77_760_992
 
 
 def test_most_rows_say_that_nobody_opened_the_real_file() -> None:
