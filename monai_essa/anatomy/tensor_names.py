@@ -16,11 +16,13 @@ import torch
 from monai_essa.anatomy.positions import POSITIONS
 
 __all__ = [
+    "CLASS_TOKEN",
     "CONSTANTS",
     "architecture_of",
     "differences",
     "is_first_convolution",
     "is_of_some_encoders",
+    "is_patch_embedding",
     "is_token_or_position",
     "option_behind",
     "spatial_dims",
@@ -36,17 +38,18 @@ _ARCHITECTURES = {
 }
 # Constants of an architecture that MONAI keeps as buffers: the pairs of positions within a window.
 CONSTANTS = ("relative_position_index",)
+CLASS_TOKEN = "cls_token"
 _TOKENS_AND_POSITIONS = frozenset(
-    {"cls_token", "mask_token", "mask_tokens", POSITIONS.rpartition(".")[2], "relative_position_bias_table"}
+    {CLASS_TOKEN, "mask_token", "mask_tokens", POSITIONS.rpartition(".")[2], "relative_position_bias_table"}
 )
 # Only some encoders have them: the convolutions of Swin's second version, and parameters that stand beside modules.
 _OF_SOME_ENCODERS = re.compile(r"layers\dc\..*|(?!decoder|mask_)\w*(tokens?|pos(ition)?_?embed\w*)")
 # Every convolution that reads the image itself; the decoder of a UNETR or SwinUNETR has two, so does a UNet's encoder.
 _FIRST_CONVOLUTION = re.compile(
     r"(patch_embedding\.patch_embeddings|patch_embed\.proj|encoder1\.layer\.conv[13]\.conv"
-    r"|convInit\.conv|conv_init|model\.0\.(conv\.unit0\.)?conv|model\.0\.residual)\.weight"
+    r"|convInit\.conv|conv_init|model\.0\.(conv\.unit0\.)?conv|model\.0\.residual|conv1|conv0)\.weight"
 )
-_PATCHES = r"(patch_embedding\.patch_embeddings|patch_embed\.proj|convInit\.conv|conv_init)\.weight"
+_PATCHES = r"(patch_embedding\.patch_embeddings|patch_embed\.proj|convInit\.conv|conv_init|conv1|conv0)\.weight"
 _BIAS_TABLE = r"layers1\.0\.blocks\.0\.attn\.relative_position_bias_table"
 # (tensor, axis, argument): the size of the tensor along the axis reveals the argument.
 _SIZES = (
@@ -58,6 +61,7 @@ _SIZES = (
     (_BIAS_TABLE, 0, "the table size of window_size"),
     (_BIAS_TABLE, 1, "num_heads"),
     (r"(convInit\.conv|conv_init)\.weight", 0, "init_filters"),
+    (r"conv1\.weight", 0, "the width"),
     (r"model\.0\.(conv\.unit0\.)?conv\.weight", 1, "in_channels"),
     (r"model\.0\.(conv\.unit0\.)?conv\.weight", 0, "the first of channels"),
 )
@@ -72,7 +76,7 @@ _OPTIONS = (
 )
 _BLOCKS = re.compile(
     r"(layers\d\.0\.)?blocks\.\d+\.norm1\.weight|down_layers\.\d+\.\d+\.conv1\.conv\.weight"
-    r"|layers\.\d+\.blocks\.\d+\.conv1\.weight"
+    r"|layers\.\d+\.blocks\.\d+\.conv1\.weight|layer\d\.\d+\.conv1\.weight"
 )
 
 
@@ -93,6 +97,11 @@ def architecture_of(names: Iterable[str]) -> str | None:
 def is_first_convolution(name: str) -> bool:
     """Tell whether a tensor is the weight of a convolution that reads the image."""
     return _FIRST_CONVOLUTION.fullmatch(name) is not None
+
+
+def is_patch_embedding(name: str) -> bool:
+    """Tell whether a tensor is the convolution that makes the tokens of a ViT, whose stride is its kernel."""
+    return name == "patch_embedding.patch_embeddings.weight"
 
 
 def is_of_some_encoders(name: str) -> bool:

@@ -27,6 +27,7 @@ def test_info_names_method_size_network_versions_card_and_base(monai_essa, files
     assert facts["tensors"] == "24 with 28,224 values, 24 of them of the method"  # 12 blocks of 48 x 48 + 48
     assert f"torch {torch.__version__}" in facts["made with"]
     assert facts["preprocessing"] == "spacing [1.0, 1.0, 1.0], intensity mr"
+    assert facts["licence"] == "not said"
     assert "0.1" in facts["file"] and "MB" in facts["file"]
     assert f"over {len(read_adapter(files.adapters[0]).record['fingerprint'])} frozen" in facts["base"]
 
