@@ -25,6 +25,7 @@ from monai_essa.cli import (
     plan_command,
     predict_command,
     run_command,
+    weights_commands,
 )
 from monai_essa.error_line import one_line
 
@@ -93,6 +94,7 @@ def command_parser() -> argparse.ArgumentParser:
         plan_command,
         bundle_commands,
         run_command,
+        weights_commands,
         predict_command,
         adapter_commands,
         label_command,
