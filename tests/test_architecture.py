@@ -23,7 +23,7 @@ HEADER = Path(__file__).read_text(encoding="utf-8").partition('"""')[0]
 HIDING_NAMES = {"util", "utils", "helper", "helpers", "common", "misc", "manager", "wrapper"}
 EXTRAS = ("peft", "matplotlib", "jinja2", "nilearn", "monailabel", "transformers", "onnx", "onnxscript", "mlflow")
 
-FLOOR = {"outside", "files", "error_line"}
+FLOOR = {"outside", "files", "error_line", "licence"}
 NETWORKS = FLOOR | {"anatomy", "methods", "adapters", "weights", "pretext"}
 STAGES = NETWORKS | {"data", "efficiency", "cost", "engines", "__init__"}
 ANSWERS = STAGES | {"evaluation", "report", "bundling", "planning"}
@@ -32,6 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "outside": set(),
     "files": set(),
     "error_line": {"outside"},
+    "licence": {"outside"},
     "anatomy": FLOOR,
     "methods": FLOOR | {"anatomy"},
     "adapters": FLOOR | {"anatomy", "methods", "__init__"},

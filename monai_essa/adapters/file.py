@@ -8,8 +8,9 @@ An adapter file is a safetensors file. Tensors of the encoder are named relative
 (``network:out.conv.conv.bias``). One metadata entry, ``monai_essa``, holds the record as JSON, format 2: the methods
 and their values, also_train, network class, versions and preprocessing card; for the base, a sha256 of each encoder
 tensor that the file does not hold, the settings of its layers (:func:`~monai_essa.adapters.identity.encoder_facts`) and
-the grid of its position embeddings; and two checksums, of the file's own tensors and of the record. Format 1, which has
-neither the settings nor the checksums, is read with a warning.
+the grid of its position embeddings, and, as ``base``, its family, licence and authors where they are known, since an
+adapter holds tensors that derive from it; and two checksums, of the file's own tensors and of the record. Format 1,
+which has neither the settings nor the checksums, is read with a warning.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ from monai_essa.adapters.state import (
 )
 from monai_essa.anatomy.parts import unwrapped
 from monai_essa.files import written_whole
+from monai_essa.licence import kept_origin
 from monai_essa.methods.method import AdaptationMethod
 
 __all__ = ["AdapterFile", "adapt_by_file", "load_adapter", "read_adapter", "save_adapter"]
@@ -123,6 +125,7 @@ def save_adapter(network: nn.Module, path: str | Path, preprocessing: Mapping[st
         "versions": {"torch": str(torch.__version__), "monai": monai.__version__, "monai_essa": __version__},
         "preprocessing": check_card(preprocessing, f"{path} was not written, preprocessing"),
         **base_identity(network, tensors),
+        **({} if (origin := kept_origin(network)) is None else {"base": origin}),
         "tensors_sha256": sha256_of_all(tensors),
     }
     sealed = seal_record(content, f"{path} was not written")

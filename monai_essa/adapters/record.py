@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_essa.files import json_sha256
+from monai_essa.licence import ORIGIN
 from monai_essa.outside import (
     Check,
     ListOf,
@@ -123,7 +124,8 @@ _RECORDS = {
             "positions": MapOf(ListOf(Number(1, 2**31, whole=True), longest=3, shortest=1), _TENSOR, longest=100),
             "tensors_sha256": _DIGEST,
             "record_sha256": _DIGEST,
-        }
+        },
+        {"base": ORIGIN},
     ),
 }
 

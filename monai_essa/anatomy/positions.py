@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from monai_essa.anatomy.parts import encoder_trunk, parts_of
+from monai_essa.licence import kept_origin, states_origin
 
 __all__ = [
     "POSITIONS",
@@ -138,10 +139,10 @@ def _axes(embedding: Any) -> int:
 
 
 def state_with_grid(network: nn.Module, state: Mapping[str, Tensor]) -> OrderedDict[str, Tensor]:
-    """Return a state dict whose metadata holds the grid that its position embeddings were made for.
+    """Return a state dict whose metadata holds the grid of its position embeddings and the origin of its weights.
 
-    Names, values and ``load_state_dict`` do not change: the grid is kept beside the version number that torch has for
-    each module. ``load_weights`` reads it from a file of ``torch.save``.
+    Names, values and ``load_state_dict`` do not change: both are kept beside the version numbers that torch has for
+    modules. ``load_weights`` reads them from a file of ``torch.save``.
 
     Args:
         network: the network of the state dict.
@@ -154,6 +155,8 @@ def state_with_grid(network: nn.Module, state: Mapping[str, Tensor]) -> OrderedD
     grid = kept_grid(network)
     tables = (name for name in state if name.endswith(POSITIONS))
     metadata: dict[str, Any] = {name.rpartition(".")[0]: {"version": 1, "grid": list(grid)} for name in tables if grid}
+    if states_origin(network):
+        metadata[""] = {"version": 1, "origin": kept_origin(network)}
     if metadata:
         stated._metadata = metadata  # type: ignore[attr-defined]
     return stated

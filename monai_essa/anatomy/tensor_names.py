@@ -16,11 +16,13 @@ import torch
 from monai_essa.anatomy.positions import POSITIONS
 
 __all__ = [
+    "CLASS_TOKEN",
     "CONSTANTS",
     "architecture_of",
     "differences",
     "is_first_convolution",
     "is_of_some_encoders",
+    "is_patch_embedding",
     "is_token_or_position",
     "option_behind",
     "spatial_dims",
@@ -36,8 +38,9 @@ _ARCHITECTURES = {
 }
 # Constants of an architecture that MONAI keeps as buffers: the pairs of positions within a window.
 CONSTANTS = ("relative_position_index",)
+CLASS_TOKEN = "cls_token"
 _TOKENS_AND_POSITIONS = frozenset(
-    {"cls_token", "mask_token", "mask_tokens", POSITIONS.rpartition(".")[2], "relative_position_bias_table"}
+    {CLASS_TOKEN, "mask_token", "mask_tokens", POSITIONS.rpartition(".")[2], "relative_position_bias_table"}
 )
 # Only some encoders have them: the convolutions of Swin's second version, and parameters that stand beside modules.
 _OF_SOME_ENCODERS = re.compile(r"layers\dc\..*|(?!decoder|mask_)\w*(tokens?|pos(ition)?_?embed\w*)")
@@ -93,6 +96,11 @@ def architecture_of(names: Iterable[str]) -> str | None:
 def is_first_convolution(name: str) -> bool:
     """Tell whether a tensor is the weight of a convolution that reads the image."""
     return _FIRST_CONVOLUTION.fullmatch(name) is not None
+
+
+def is_patch_embedding(name: str) -> bool:
+    """Tell whether a tensor is the convolution that makes the tokens of a ViT, whose stride is its kernel."""
+    return name == "patch_embedding.patch_embeddings.weight"
 
 
 def is_of_some_encoders(name: str) -> bool:

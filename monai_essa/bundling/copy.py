@@ -45,12 +45,15 @@ class BundleVariant:
         run: folder of a finished run. Its model.pt becomes the bundle's, and its network, method, preprocessing and
             labels become the defaults where ``overlays`` and ``values`` set nothing else. A segmentation bundle then
             continues training from it, as MONAI Label expects, unless another start is chosen. Default: none.
+        permission: who allowed to share the modified weights of the run, and when: needed where the licence of their
+            base has no derivatives (ND), and written into the bundle's LICENSE. Default: none.
     """
 
     name: str
     overlays: Mapping[str, str] = field(default_factory=dict)
     values: Mapping[str, Any] = field(default_factory=dict)
     run: Path | None = None
+    permission: str | None = None
 
 
 def copy_bundle(source: Path, destination: Path, variant: BundleVariant) -> Path:
@@ -66,8 +69,8 @@ def copy_bundle(source: Path, destination: Path, variant: BundleVariant) -> Path
 
     Raises:
         FileExistsError: if a file or folder of that name exists.
-        ValueError: if the name is not a plain one, a config is not a mapping, the bundle has no such overlay or key, or
-            the run was made with another configuration.
+        ValueError: if the name is not a plain one, a config is not a mapping, the bundle has no such overlay or key,
+            the run was made with another configuration, or the licence of its base asks for a permission.
     """
     target = destination / Text(NAME, longest=100).check(variant.name, "--name")
     if os.path.lexists(target):
@@ -80,7 +83,7 @@ def copy_bundle(source: Path, destination: Path, variant: BundleVariant) -> Path
         drop_marks(partial / "configs")
         write_variant(partial, _with_start(source, variant), variant.values)
         if variant.run is not None:
-            take_weights(partial, variant.run)
+            take_weights(partial, variant.run, variant.permission)
         write_metadata(partial, variant.name, variant.overlays)
     return target
 

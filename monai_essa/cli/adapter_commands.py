@@ -62,6 +62,11 @@ def _add_merge(family: Commands) -> None:
     source.add_argument("--bundle", metavar="BUNDLE", help="a bundle's folder or name, whose network_def is built")
     source.add_argument("--config-file", type=Path, nargs="+", metavar="FILE", help="configs with a network_def")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="a new file, as model.pt")
+    parser.add_argument(
+        "--permission",
+        metavar="TEXT",
+        help="who allowed to share weights that derive from a base without derivatives (ND), and when; it is recorded",
+    )
     add_values_argument(parser, "the config")
 
 
@@ -79,7 +84,7 @@ def _merge(arguments: argparse.Namespace) -> int:
 
     configs = arguments.config_file or [find_config(arguments.bundle, ("inference", "train"))]
     network = network_of_config(configs, config_values(arguments.args))
-    base = (arguments.base_prefix, arguments.base_grid)
+    base = (arguments.base_prefix, arguments.base_grid, arguments.permission)
     plain, report = merge_adapter_file(network, arguments.base, arguments.file, *base)
     save_weights(plain, arguments.out)
     print(report)
@@ -107,6 +112,7 @@ def _diff(arguments: argparse.Namespace) -> int:
 
 def _facts(file: AdapterHeader) -> Iterator[tuple[str, str]]:
     from monai_essa.adapters.record import methods_text
+    from monai_essa.licence import licence_line
 
     record = file.record
     of_method = set(record["method_tensors"])
@@ -119,6 +125,7 @@ def _facts(file: AdapterHeader) -> Iterator[tuple[str, str]]:
     yield "made with", ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     card = [f"{name} {value}" for name, value in record["preprocessing"].items()]
     yield "preprocessing", ", ".join(card) or "not said"
+    yield "licence", licence_line(record["base"]) if "base" in record else "not said"
     yield "base", f"{json_sha256(record['fingerprint'])[:12]}, over {len(record['fingerprint'])} frozen encoder tensors"
 
 

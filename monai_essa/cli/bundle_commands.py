@@ -50,6 +50,11 @@ def add_to(commands: Commands) -> None:
         dest="run_folder",
         help="take the weights of this run, its network, method, preprocessing and labels",
     )
+    parser.add_argument(
+        "--permission",
+        metavar="TEXT",
+        help="who allowed to share weights that derive from a base without derivatives (ND), and when; it is recorded",
+    )
     add_values_argument(parser, "train.yaml and inference.yaml")
 
 
@@ -73,7 +78,8 @@ def _copy(arguments: argparse.Namespace) -> int:
         values["labels"] = listed_labels(arguments.labels)
     source = find_bundle(arguments.bundle)
     overlays = {kind: getattr(arguments, kind) for kind in OVERLAYS if getattr(arguments, kind) is not None}
-    variant = BundleVariant(arguments.name or source.resolve().name, overlays, values, arguments.run_folder)
+    name, run = arguments.name or source.resolve().name, arguments.run_folder
+    variant = BundleVariant(name, overlays, values, run, arguments.permission)
     folder = copy_bundle(source, arguments.destination, variant)
     print(f"wrote {folder}")
     if variant.run is None:

@@ -20,6 +20,7 @@ from monai_essa.anatomy import encoder_view, keep_grid
 from monai_essa.anatomy.parts import dead_parameters, encoder_trunk, part_of
 from monai_essa.anatomy.positions import has_positions
 from monai_essa.data.loading.keyed import key
+from monai_essa.licence import keep_origin
 from monai_essa.methods import AdaptationMethod, FullTuning
 from monai_essa.methods.apla import APLALinear
 from monai_essa.outside import switch
@@ -283,6 +284,7 @@ def _load_or_refuse(
     """Load the weights and return the names that were loaded; without weights only full tuning is accepted."""
     if pretrained is None:
         _refuse_frozen_random(method)
+        keep_origin(network, None)  # the site's own
         return frozenset()
     return _loaded(network, pretrained, prefix, size)
 

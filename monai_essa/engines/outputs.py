@@ -21,13 +21,18 @@ from monai_essa.adapters.record import check_card
 from monai_essa.adapters.summary import summary
 from monai_essa.anatomy import state_with_grid
 from monai_essa.anatomy.parts import encoder_prefix, part_of
+from monai_essa.engines.run_folder import note_origin
 from monai_essa.files import write_text_whole, written_whole
+from monai_essa.licence import kept_card, kept_origin
 from monai_essa.methods.method import NotMergeable
+from monai_essa.outside import shown
 
 __all__ = ["StageOutputs", "next_run_folder", "publish_model"]
 
 _logger = logging.getLogger(__name__)
 _HANDOVERS = ("adapter", "encoder", "network")
+# Entries of a card, and what a site sets in the bundle to change them.
+_KEYS = {"spacing": "spacing", "axcodes": "axcodes", "intensity": "intensity_name by an intensity_*.yaml"}
 
 
 class StageOutputs:
@@ -48,7 +53,8 @@ class StageOutputs:
         preprocessing: card that goes into the adapter file: spacing (mm), axcodes, intensity, label names.
 
     Raises:
-        ValueError: if ``handover`` is none of them, or the card is more than plain values: said before the training.
+        ValueError: if ``handover`` is none of them, the card is more than plain values, or the weights expect another
+            spacing, orientation or intensity than the card says: said before the training.
     """
 
     def __init__(
@@ -64,6 +70,7 @@ class StageOutputs:
         self.output_dir = Path(output_dir)
         self.handover = handover
         self.preprocessing = check_card(preprocessing, "preprocessing")
+        _refuse_other_images(kept_card(network), self.preprocessing)
 
     def attach(self, engine: Engine) -> None:
         """Write at the trainer's end; attach after the handler that restores the best epoch, if there is one."""
@@ -73,6 +80,7 @@ class StageOutputs:
         """Write the files, each under a temporary name first."""
         self.output_dir.mkdir(parents=True, exist_ok=True)
         save_adapter(self.network, self.output_dir / "adapter.safetensors", self.preprocessing)
+        note_origin(self.output_dir, kept_origin(self.network))
         write_text_whole(self.output_dir / "summary.txt", f"{summary(self.network).table()}\n")
         if self.handover != "adapter":
             self._write_merged()
@@ -140,6 +148,17 @@ def publish_model(run: str | Path, models: str | Path) -> Path:
         _copy(current, first)
     _copy(result, models / f"model_{run.name}.pt")
     return _copy(result, current)
+
+
+def _refuse_other_images(expected: Mapping[str, Any], card: Mapping[str, Any]) -> None:
+    """Compare what the weights are known to expect with what the run feeds them."""
+    for name, key in _KEYS.items():
+        wanted, given = expected.get(name), card.get(name)
+        if wanted is not None and given is not None and wanted != given:
+            raise ValueError(
+                f"the weights expect {name} {shown(wanted)}, this run has {shown(given)}: set {key}, or take other "
+                "weights"
+            )
 
 
 def _encoder_state(network: nn.Module) -> dict[str, torch.Tensor]:

@@ -29,6 +29,7 @@ from monai_essa import __version__
 from monai_essa.data.readers.npz import is_npz_name, npz_file
 from monai_essa.engines.checkpoint import delete_resume_files, has_resume_files
 from monai_essa.files import file_sha256, json_sha256, write_text_whole
+from monai_essa.weights import resolve_pretrained
 
 __all__ = [
     "RunRecord",
@@ -37,6 +38,7 @@ __all__ = [
     "file_fingerprint",
     "file_fingerprints",
     "finish_run",
+    "note_origin",
     "open_run",
     "run_iterations",
     "run_trainer",
@@ -133,6 +135,18 @@ def finish_run(folder: str | Path, iterations: int | None = None, keep_resume: b
         _write(folder, _read(folder) | done | {"status": "finished", "finished": _now()})
         if not keep_resume:
             delete_resume_files(folder / "resume")
+
+
+def note_origin(folder: str | Path, origin: Mapping[str, Any] | None) -> None:
+    """Write the origin of the weights that a run started from into its run.json, if there is a run in the folder.
+
+    Args:
+        folder: the run folder.
+        origin: family, licence and authors of the base (:data:`monai_essa.licence.ORIGIN`); None writes nothing.
+    """
+    folder = Path(folder)
+    if origin is not None and _is_first_process() and (folder / _FILE).exists():
+        _write(folder, _read(folder) | {"base": dict(origin)})
 
 
 def run_trainer(trainer: Workflow, seed: int) -> None:
@@ -259,7 +273,7 @@ def file_fingerprint(path: str | Path | None) -> str | None:
     """Digest the content of a file that a run starts from, such as its pretrained weights.
 
     Args:
-        path: the file; None, for a run without it, gives None.
+        path: the file, or ``family:NAME`` for public weights; None, for a run without it, gives None.
 
     Returns:
         A sha256.
@@ -269,7 +283,8 @@ def file_fingerprint(path: str | Path | None) -> str | None:
     """
     if path is None:
         return None
-    if not Path(path).is_file():
+    path = resolve_pretrained(path).path
+    if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; check the path")
     return file_sha256(path)
 

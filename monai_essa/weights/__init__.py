@@ -6,7 +6,19 @@
 from __future__ import annotations
 
 from monai_essa.anatomy.key_maps import KeyMap
+from monai_essa.weights.families import FAMILIES, Family
+from monai_essa.weights.family_files import resolve_pretrained
+from monai_essa.weights.fit import FirstLayer
 from monai_essa.weights.load import load_weights
 from monai_essa.weights.report import TensorEntry, WeightReport
 
-__all__ = ["KeyMap", "TensorEntry", "WeightReport", "load_weights"]
+__all__ = [
+    "FAMILIES",
+    "Family",
+    "FirstLayer",
+    "KeyMap",
+    "TensorEntry",
+    "WeightReport",
+    "load_weights",
+    "resolve_pretrained",
+]

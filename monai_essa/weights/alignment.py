@@ -97,7 +97,11 @@ def alignments(
     counts = [(key_map, _count_matches(plain, key_map, needed)) for key_map in key_maps]
     starts = [(key_map, start, count[start]) for key_map, count in counts for start in _chosen(count, encoder, prefix)]
     most = max((count for *_, count in starts), default=0)
-    found = [_alignment(plain, key_map, start, network, places, needed) for key_map, start, n in starts if n == most]
+    best: dict[str, KeyMap] = {}  # of grammars that read the names alike, the first
+    for key_map, start, count in starts:
+        if count == most:
+            best.setdefault(start, key_map)
+    found = [_alignment(plain, key_map, start, network, places, needed) for start, key_map in best.items()]
     return sorted(found, key=lambda each: (-len(each.shared), len(each.prefix)))
 
 
@@ -165,7 +169,9 @@ def _alignment(
         if name.startswith(outer) and not name.startswith(start):
             keys.setdefault(key_map.rename(name.removeprefix(outer)), key)
     roots = {name.partition(".")[0] for name in needed}
-    of_encoder = inside if apart else {name for name in inside if _belongs(name, network, roots)}
+    of_encoder = (
+        inside if apart else {name for name in inside if _belongs(name, network, roots) or key_map.why_refused(name)}
+    )
     prefix = _as_in_the_file(outer, {key: plain[key] for name, key in keys.items() if name in places})
     return Alignment(key_map, prefix, keys, places, needed, frozenset(of_encoder), frozenset(doubles))
 

@@ -18,7 +18,8 @@ from safetensors import safe_open
 
 from monai_essa.anatomy.tensor_names import CONSTANTS
 from monai_essa.files import file_sha256
-from monai_essa.outside import ListOf, Number, shown
+from monai_essa.licence import ORIGIN
+from monai_essa.outside import ListOf, Nullable, Number, shown
 
 __all__ = ["GRID", "WeightFile", "read_weight_file", "unlike", "unreadable"]
 
@@ -41,6 +42,8 @@ class WeightFile:
             ``state_dict.module.norm.weight``.
         preprocessing: the JSON value of the safetensors metadata key ``preprocessing``, or None.
         grids: token grids that the file states, by the path of the patch embedding.
+        origin: of the base, as the file states it (:data:`monai_essa.licence.ORIGIN`); None if it states none.
+        states_origin: whether the file says where it comes from; its origin is None then if that is a site's own.
     """
 
     name: str
@@ -48,6 +51,8 @@ class WeightFile:
     tensors: dict[str, torch.Tensor]
     preprocessing: Any = None
     grids: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    origin: dict[str, Any] | None = None
+    states_origin: bool = False
 
 
 def read_weight_file(path: str | Path) -> WeightFile:
@@ -77,17 +82,21 @@ def read_weight_file(path: str | Path) -> WeightFile:
     _refuse_what_is_no_weights(path)
     metadata: Mapping[str, str] = {}
     grids: dict[str, tuple[int, ...]] = {}
+    origins: list[dict[str, Any] | None] = []
     if _is_safetensors(path):
         tensors, metadata = _read_safetensors(path)
     else:
-        tensors, grids = _flatten(_read_torch(path), path.name)
+        content = _read_torch(path)
+        tensors, grids = _flatten(content, path.name)
+        origins = list(_stated_origins(content, path.name))
     if "monai_essa" in metadata:
         raise ValueError(
             f"{path.name} is an adapter of monai_essa, not weights; load it with load_adapter(network, path)"
         )
     if not tensors:
         raise ValueError(f"{path.name} holds no tensors; expected a state dict, or a dictionary around one")
-    return WeightFile(path.name, file_sha256(path), tensors, _preprocessing(path, metadata), grids)
+    card, origin = _preprocessing(path, metadata), next((each for each in origins if each), None)
+    return WeightFile(path.name, file_sha256(path), tensors, card, grids, origin, bool(origins))
 
 
 def unreadable(tensor: torch.Tensor) -> str | None:
@@ -217,6 +226,15 @@ def _stated_grids(value: Any, path: str, name: str) -> Iterator[tuple[str, tuple
         if isinstance(module, str) and isinstance(facts, Mapping) and "grid" in facts:
             grid = GRID.check(facts["grid"], f"{name}: the grid of {shown(module)}")
             yield f"{path}.{module}" if path else module, tuple(grid)
+
+
+def _stated_origins(content: Any, name: str) -> Iterator[dict[str, Any] | None]:
+    """Read what the state dicts of a file say about their base: None is a site's own."""
+    for path, value in _walk(content, name, "", 0):
+        metadata = getattr(value, "_metadata", None) if isinstance(value, Mapping) else None
+        facts = metadata.get("") if isinstance(metadata, Mapping) else None
+        if isinstance(facts, Mapping) and "origin" in facts:
+            yield Nullable(ORIGIN).check(facts["origin"], f"{name}: the origin of {shown(path or 'its tensors')}")
 
 
 def _preprocessing(path: Path, metadata: Mapping[str, str]) -> Any:

@@ -5,22 +5,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
 import torch.nn as nn
 
 from monai_essa.anatomy import keep_grid
-from monai_essa.anatomy.key_maps import KEY_MAPS, KeyMap
+from monai_essa.anatomy.key_maps import MONAI, KeyMap
 from monai_essa.anatomy.lean_marks import check_not_lean
 from monai_essa.anatomy.parts import unwrapped
 from monai_essa.anatomy.tensor_names import differences
+from monai_essa.licence import keep_origin
 from monai_essa.outside import Nullable, Text, check_pattern, shown
 from monai_essa.weights.alignment import Alignment, alignments
+from monai_essa.weights.families import Family, card_of, origin_of
+from monai_essa.weights.family_files import families_alike, family_of, key_maps_of, resolve_pretrained
 from monai_essa.weights.file import GRID, WeightFile, read_weight_file
-from monai_essa.weights.fit import find_grids
+from monai_essa.weights.fit import FirstLayer, find_grids
 from monai_essa.weights.matching import LoadingPlan, make_plan
 from monai_essa.weights.report import TensorEntry, WeightReport, named_shapes
 
@@ -45,6 +49,7 @@ def load_weights(
     source_grid: Sequence[int] | None = None,
     target_grid: Sequence[int] | None = None,
     accept: Sequence[str] = (),
+    first_layer: FirstLayer | None = None,
 ) -> WeightReport:
     """Load pretrained weights into a network, in place, and report what happened to every tensor; all or nothing.
 
@@ -55,8 +60,9 @@ def load_weights(
 
     **Encoders are equal or refused.** Each tensor of either encoder, including buffers, needs a counterpart of the same
     shape, however few tensors lack one. Exceptions are transformations, which the report lists: names and class token
-    of the file's family, LayerScale, input channels from C to 1 (mean) or from 1 to C (repeated, divided by C), a 2-D
-    patch embedding for a volume, and the grid of position embeddings. Any other difference has to be named by
+    of the file's family, LayerScale, queries, keys and values apart, input channels from C to 1 (mean) or from 1 to C
+    (repeated, divided by C), a 2-D patch embedding for a volume, and the grid of position embeddings; ``first_layer``
+    chooses among the rules for the convolution that reads the image. Any other difference has to be named by
     ``accept``. A decoder or a head may be missing on either side; the report says what stays random. A file cannot show
     what is not in its tensors: build the network with the file's number of heads, strides, norm groups and epsilon.
 
@@ -66,16 +72,22 @@ def load_weights(
     ViT keeps none until :func:`monai_essa.anatomy.keep_grid` is called: if it has as many position embeddings as the
     file, it takes over the file's grid, else ``target_grid`` is required.
 
+    **Origin.** The report names the family, its licence and whom to cite, as far as the name or the checksum of the
+    file or ``source`` tells them. The network keeps this, and whatever is made of it carries it on.
+
     Args:
         network: a plain network, possibly inside ``torch.compile``, DataParallel or DistributedDataParallel; the order
             is build, ``load_weights``, ``adapt``, optimizer.
-        path: a .safetensors file, or a file of ``torch.save`` that holds tensors only.
-        source: ``"auto"``, the name of a family in ``monai_essa.anatomy.key_maps``, or a :class:`KeyMap`.
+        path: a .safetensors file, or a file of ``torch.save`` that holds tensors only; or ``family:NAME``, see
+            :func:`monai_essa.weights.resolve_pretrained`.
+        source: ``"auto"``, the name of a family in ``monai_essa.weights.families``, of a grammar in
+            ``monai_essa.anatomy.key_maps``, or a :class:`KeyMap`.
         prefix: of the names of the network to load from a file that holds several, such as ``"model_ema"``.
         source_grid: patches per axis (img_size / patch_size) that the file's position embeddings were trained for.
         target_grid: patches per axis that the network was built for.
         accept: patterns of tensors of the encoder that may be missing, left over or of another shape; full match on
             the name in the network or the key in the file.
+        first_layer: how the convolution that reads the image is fitted; default: the defaults of :class:`FirstLayer`.
 
     Returns:
         The report, which is logged too, as a warning if the encoder is not complete.
@@ -100,17 +112,20 @@ def load_weights(
     given = _grid(source_grid, "source_grid"), _grid(target_grid, "target_grid")
     refuse_unfit_network(network)
     check_not_lean(network, "load_weights")
-    file, key_maps = read_weight_file(path), _key_maps(source)
+    pretrained = resolve_pretrained(path)
+    key_maps, family = key_maps_of(pretrained.family.name if pretrained.family and source == "auto" else source)
+    file = read_weight_file(pretrained.path)
     found = alignments(file.tensors, network, key_maps, prefix)
     if not found:
         refuse_unknown_names(file, network, alignments(file.tensors, network, key_maps), prefix)
     grids = [find_grids(network, file, each, given) for each in found]
-    plans = [make_plan(file, network, *pair, accept) for pair in zip(found, grids, strict=True)]
+    plans = [make_plan(file, network, *pair, accept, first_layer) for pair in zip(found, grids, strict=True)]
     fitting = [plan for plan in plans if not plan.differences] or plans[:1]
     refuse_several(fitting, file, network)
     refuse_differences(fitting[0], file, network)
+    report = _with_origin(fitting[0], file, family)
     _carry_out(fitting[0], network)
-    report = fitting[0].report
+    keep_origin(network, report.origin, report.preprocessing if isinstance(report.preprocessing, Mapping) else None)
     _logger.log(logging.INFO if report.encoder_share == 1 else logging.WARNING, "%s", report)
     return report
 
@@ -175,6 +190,7 @@ def refuse_differences(plan: LoadingPlan, file: WeightFile, network: nn.Module) 
         return
     shapes = named_shapes(plan.alignment.keys, file.tensors), named_shapes(plan.alignment.places, own)
     listed = [
+        *_causes(plan),
         *differences(*shapes),
         *_some("only in the file", plan.differences.only_in_file),
         *_some("only in the network", plan.differences.only_in_network),
@@ -199,14 +215,33 @@ def _carry_out(plan: LoadingPlan, network: nn.Module) -> None:
         keep_grid(network, plan.grid)
 
 
-def _key_maps(source: str | KeyMap) -> tuple[KeyMap, ...]:
-    if isinstance(source, KeyMap):
-        return (source,)
-    chosen = tuple(key_map for key_map in KEY_MAPS if source in ("auto", key_map.name))
-    if not chosen:
-        names = ", ".join(repr(key_map.name) for key_map in KEY_MAPS)
-        raise ValueError(f"source must be 'auto', a KeyMap or one of {names}, got {source!r}")
-    return chosen
+def _with_origin(plan: LoadingPlan, file: WeightFile, named: Family | None) -> WeightReport:
+    """Complete a report by the family, whose licence a file that we wrote states itself."""
+    report, key_map = plan.report, plan.alignment.key_map
+    if file.states_origin:
+        family = None if file.origin is None else file.origin["family"]
+        return dataclasses.replace(report, family=family, origin=file.origin)
+    family = named or family_of(file, key_map)
+    card = report.preprocessing if family is None or report.preprocessing is not None else card_of(family) or None
+    notes = (*report.notes, *_unknown_family(key_map, family))
+    origin = origin_of(family, file.sha256)
+    return dataclasses.replace(
+        report, family=None if family is None else family.name, origin=origin, preprocessing=card, notes=notes
+    )
+
+
+def _unknown_family(key_map: KeyMap, family: Family | None) -> Iterator[str]:
+    """Name the families that a file may be of; with MONAI's own names it may as well be a site's own."""
+    alike = [each.name for each in families_alike(key_map)]
+    if family is None and key_map != MONAI and alike:
+        yield f"its names are those of {', '.join(alike)}; which one is unknown: say it by source=NAME"
+
+
+def _causes(plan: LoadingPlan) -> list[str]:
+    """List what the file has that no network of MONAI can use, each once."""
+    names = {key: name for name, key in plan.alignment.keys.items()}
+    reasons = (plan.alignment.key_map.why_refused(names[each.source]) for each in plan.differences.only_in_file)
+    return [reason for reason in dict.fromkeys(reasons) if reason]
 
 
 def _same_values(one: LoadingPlan, other: LoadingPlan) -> bool:

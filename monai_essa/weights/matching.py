@@ -17,7 +17,8 @@ from monai_essa.anatomy.positions import POSITIONS
 from monai_essa.anatomy.tensor_names import option_behind
 from monai_essa.weights.alignment import Alignment
 from monai_essa.weights.file import WeightFile, unlike, unreadable
-from monai_essa.weights.fit import Fit, Grids, fit, fold_scales
+from monai_essa.weights.fit import FirstLayer, Fit, Grids, fit
+from monai_essa.weights.layout import Layout, to_monai_layout
 from monai_essa.weights.report import TensorEntry, WeightReport, notes_of
 
 __all__ = ["Differences", "LoadingPlan", "make_plan"]
@@ -61,7 +62,12 @@ class LoadingPlan:
 
 
 def make_plan(
-    file: WeightFile, network: nn.Module, alignment: Alignment, grids: Grids | None, accept: Sequence[str] = ()
+    file: WeightFile,
+    network: nn.Module,
+    alignment: Alignment,
+    grids: Grids | None,
+    accept: Sequence[str] = (),
+    first_layer: FirstLayer | None = None,
 ) -> LoadingPlan:
     """Fit every tensor of the file that has a place in the network, and account for all others.
 
@@ -72,6 +78,7 @@ def make_plan(
         grids: of the position embeddings.
         accept: patterns of tensors of the encoder that may differ; full match on the name in the network, on the key in
             the file, or on the key without the prefix.
+        first_layer: how the convolution that reads the image is fitted; default: :class:`FirstLayer`'s defaults.
 
     Returns:
         The plan.
@@ -79,12 +86,16 @@ def make_plan(
     own = network.state_dict()
     incoming = {name: file.tensors[key] for name, key in alignment.keys.items()}
     readable = {name: tensor for name, tensor in incoming.items() if not unreadable(tensor)}
-    scaled = fold_scales(readable, alignment.key_map)
-    folded = readable.keys() - scaled.keys()
-    fits = {name: _fit(name, incoming, scaled, own, alignment, grids) for name in alignment.shared}
+    layout = to_monai_layout(readable, alignment.key_map, grids)
+    how = first_layer or FirstLayer()
+    fits = {
+        name: _fit(name, incoming, layout, own[alignment.places[name]], grids, how)
+        for name in alignment.shared
+        if name not in layout.absorbed
+    }
     taken = {name: fitted for name, fitted in fits.items() if fitted.kind != "skipped"}
     same = tuple(_loaded("matched", taken, alignment))
-    skipped = tuple(_skipped(file, network, alignment, fits, folded))
+    skipped = tuple(_skipped(file, network, alignment, fits, layout.absorbed))
     missing = tuple(_missing(network, own, alignment, fits))
     differences, accepted = _sort_out(_differences(skipped, missing, alignment), accept, alignment.prefix)
     report = WeightReport(
@@ -96,7 +107,8 @@ def make_plan(
         renamed=tuple(entry for entry in same if entry.reason),
         inflated=tuple(_loaded("inflated", taken, alignment)),
         interpolated=tuple(_loaded("interpolated", taken, alignment)),
-        folded=tuple(_folded(folded, incoming, alignment)),
+        rearranged=tuple(_loaded("rearranged", taken, alignment)),
+        folded=tuple(_folded(layout.absorbed, incoming, alignment)),
         skipped=skipped,
         missing=missing,
         accepted=accepted,
@@ -116,17 +128,23 @@ def make_plan(
 def _fit(
     name: str,
     incoming: Mapping[str, torch.Tensor],
-    scaled: Mapping[str, torch.Tensor],
-    own: Mapping[str, torch.Tensor],
-    alignment: Alignment,
+    layout: Layout,
+    place: torch.Tensor,
     grids: Grids | None,
+    how: FirstLayer,
 ) -> Fit:
-    tensor, place = incoming[name], own[alignment.places[name]]
+    tensor = incoming[name]
     if reason := unreadable(tensor):
         return Fit("skipped", tensor, reason)
-    fitted = fit(name, scaled[name], place.shape, grids)
+    fitted = fit(name, layout.tensors[name], place.shape, grids, how)
     reason = unlike(name, tensor, place) if fitted.kind != "skipped" else None
-    return Fit("skipped", tensor, reason) if reason else fitted
+    if reason:
+        return Fit("skipped", tensor, reason)
+    done = layout.rearranged.get(name)
+    if done is None or fitted.kind == "skipped":
+        return fitted
+    kind = "rearranged" if fitted.kind == "matched" else fitted.kind
+    return Fit(kind, fitted.tensor, "; ".join(each for each in (done, fitted.reason) if each))
 
 
 def _loaded(kind: str, taken: Mapping[str, Fit], alignment: Alignment) -> Iterator[TensorEntry]:
@@ -138,11 +156,11 @@ def _loaded(kind: str, taken: Mapping[str, Fit], alignment: Alignment) -> Iterat
 
 
 def _folded(
-    names: Collection[str], incoming: Mapping[str, torch.Tensor], alignment: Alignment
+    absorbed: Mapping[str, str], incoming: Mapping[str, torch.Tensor], alignment: Alignment
 ) -> Iterator[TensorEntry]:
-    for name in (name for name in incoming if name in names):
+    for name in (name for name in incoming if name in absorbed):
         key = alignment.keys[name]
-        yield TensorEntry(key, key, incoming[name].numel(), f"multiplied into {alignment.key_map.folds_into(name)}")
+        yield TensorEntry(key, key, incoming[name].numel(), absorbed[name])
 
 
 def _skipped(
@@ -168,6 +186,8 @@ def _skipped(
 def _why_no_place(name: str, network: nn.Module, alignment: Alignment) -> str:
     if option := option_behind(name, alignment.places):
         return f"{type(network).__name__} was built without {option}"
+    if refused := alignment.key_map.why_refused(name):
+        return refused
     return alignment.key_map.why_ignored(name) or f"{type(network).__name__} has no place for it"
 
 

@@ -16,11 +16,13 @@ import torch
 import torch.nn as nn
 
 from monai_essa.anatomy.parts import dead_parameters, encoder_layers, part_of
+from monai_essa.licence import licence_line
+from monai_essa.outside import printable
 from monai_essa.weights.alignment import Alignment
 
 __all__ = ["TensorEntry", "WeightReport", "named_shapes", "notes_of"]
 
-_LOADED = ("matched", "renamed", "inflated", "interpolated")
+_LOADED = ("matched", "renamed", "inflated", "interpolated", "rearranged")
 _KINDS = (*_LOADED, "folded", "skipped", "missing", "accepted")
 
 
@@ -43,7 +45,8 @@ class TensorEntry:
 
 @dataclass(frozen=True)
 class WeightReport:
-    """What one call of ``load_weights`` did; every tensor of the file is in exactly one of the first six lists.
+    """What one call of ``load_weights`` did; every tensor of the file is in exactly one of these lists: ``matched``,
+    ``renamed``, ``inflated``, ``interpolated``, ``rearranged``, ``folded`` and ``skipped``.
 
     Attributes:
         file: name of the file, without its folder.
@@ -52,9 +55,10 @@ class WeightReport:
         prefix: the prefix of the file's keys, which was stripped.
         matched: loaded unchanged, with names that are equal except for prefixes.
         renamed: loaded unchanged under another name.
-        inflated: loaded after a change of input channels or depth.
+        inflated: loaded after a change of input channels, depth or patch size.
         interpolated: position embeddings loaded on another grid.
-        folded: scales of the file, multiplied into the layer before them.
+        folded: a part of another tensor now: scales that were multiplied into the layer before them, keys and values
+            that the file keeps apart from the queries.
         skipped: in the file, not loaded.
         missing: in the network, not loaded: these keep their values. Tensors that no forward pass reaches are left out.
         accepted: the skipped and missing tensors of the encoder that ``accept`` names; without it the file would have
@@ -62,7 +66,11 @@ class WeightReport:
         encoder_share: share of the encoder's values that were loaded, including buffers. Values of the file's encoder
             for which the network has no place count as not loaded.
         notes: other facts in words: another precision, another epsilon, parts that stay random.
-        preprocessing: the card in the file's metadata, or None.
+        preprocessing: the card in the file's metadata, or what the family expects as far as it is known, or None.
+        rearranged: loaded after tensors of the file were joined, or the class token took over its position.
+        family: name of the family in :mod:`monai_essa.weights.families`, or None if the file is of none that is known.
+        origin: family, licence and authors of the base, the fields of :data:`monai_essa.licence.ORIGIN`; None for
+            weights that nobody else published.
     """
 
     file: str
@@ -80,6 +88,9 @@ class WeightReport:
     encoder_share: float
     notes: tuple[str, ...] = ()
     preprocessing: Any = None
+    rearranged: tuple[TensorEntry, ...] = ()
+    family: str | None = None
+    origin: Mapping[str, Any] | None = None
 
     @property
     def loaded(self) -> frozenset[str]:
@@ -95,7 +106,14 @@ class WeightReport:
             f"{self.file} (sha256 {self.sha256[:12]}, keys '{self.key_map}', prefix '{self.prefix}'): "
             f"{math.floor(1000 * self.encoder_share) / 10}% of the encoder loaded"
         )
-        return "\n".join([head, *self._rows(), *(f"  note: {note}" for note in self.notes)])
+        return "\n".join([head, *self._origin(), *self._rows(), *(f"  note: {note}" for note in self.notes)])
+
+    def _origin(self) -> Iterator[str]:
+        if self.origin is not None:
+            yield f"  family {self.family or 'unknown'}, licence {licence_line(self.origin)}"
+            yield from (f"  cite {each}" for each in self.origin["cite"])
+        if self.preprocessing:
+            yield f"  expects {printable(str(self.preprocessing))}"
 
     def _rows(self) -> Iterator[str]:
         for kind in _KINDS:

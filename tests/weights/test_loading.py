@@ -263,8 +263,8 @@ def test_the_published_swin_spelling_needs_a_table_only(build: Build, write: Wri
 
 
 def test_an_unknown_source_is_named(build: Build, write: Write) -> None:
-    with pytest.raises(ValueError, match="source must be 'auto', a KeyMap or one of 'monai', got 'timm'"):
-        load_weights(build("vit"), write(build("vit").state_dict()), source="timm")
+    with pytest.raises(ValueError, match="source must be 'auto', a KeyMap, one of the .* 'monai', .* got 'time'"):
+        load_weights(build("vit"), write(build("vit").state_dict()), source="time")
 
 
 @pytest.mark.parametrize(
