@@ -34,7 +34,7 @@ from monai_essa.evaluation.probe import (
 )
 from monai_essa.weights import load_weights
 
-__all__ = ["Crops", "WeightsProbe", "probe_networks", "probe_weights", "scan_crops"]
+__all__ = ["Crops", "WeightsProbe", "probe_networks", "probe_weights", "random_network", "scan_crops"]
 
 _MOST_CROPS = 64
 _MOST_OF_A_PATIENT = 3
@@ -105,15 +105,7 @@ def probe_weights(parser: ConfigParser, path: str | Path, seed: int = 0) -> Weig
         ValueError: if the file does not fit the network, or a scan cannot be read.
     """
     started = time.monotonic()
-    definition = "encoder_def" if "encoder_def" in parser else "network_def"
-    device = parser.get_parsed_content("device")
-
-    def built(number: int) -> nn.Module:
-        torch.manual_seed(key(seed, "network", number))
-        network: nn.Module = parser.get_parsed_content(definition, instantiate=False).instantiate()
-        return network.to(device)
-
-    pretrained = built(0)
+    pretrained = random_network(parser)
     load_weights(pretrained, path)
     names = ("load", "orient", "intensity")
     transform = Compose([step for name in names for step in parser.get_parsed_content(name)])
@@ -124,8 +116,18 @@ def probe_weights(parser: ConfigParser, path: str | Path, seed: int = 0) -> Weig
     if len(set(crops.patients)) < LEAST_PATIENTS:
         result, found = ProbeResult(crops.question, len(set(crops.patients)), len(crops.images)), (0.0, 0.0)
     else:
-        result, found = probe_networks(pretrained, (built(1 + number) for number in range(_RANDOM_NETWORKS)), crops)
+        random = (random_network(parser, key(seed, "network", number)) for number in range(_RANDOM_NETWORKS))
+        result, found = probe_networks(pretrained, random, crops)
     return WeightsProbe(result, found, time.monotonic() - started)
+
+
+def random_network(parser: ConfigParser, seed: int = 0) -> nn.Module:
+    """Build the encoder of a training config (``encoder_def``, else ``network_def``) with random weights of a seed."""
+    definition = "encoder_def" if "encoder_def" in parser else "network_def"
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(seed)
+        network: nn.Module = parser.get_parsed_content(definition, instantiate=False).instantiate()
+    return network.to(parser.get_parsed_content("device"))
 
 
 def probe_networks(
