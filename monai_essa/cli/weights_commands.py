@@ -78,9 +78,9 @@ def _list(_: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from monai_essa import load_weights
     from monai_essa.evaluation.probe_scans import random_network
     from monai_essa.files import write_text_whole
+    from monai_essa.weights import load_weights
     from monai_essa.weights.check import check_weights, overlay_text, shipped_overlay
 
     check = check_weights(arguments.file)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from monai_essa.anatomy.key_maps import KeyMap
+from monai_essa.weights.check import WeightCheck, check_weights
 from monai_essa.weights.families import FAMILIES, Family
 from monai_essa.weights.family_files import resolve_pretrained
 from monai_essa.weights.fit import FirstLayer
@@ -18,7 +19,9 @@ __all__ = [
     "FirstLayer",
     "KeyMap",
     "TensorEntry",
+    "WeightCheck",
     "WeightReport",
+    "check_weights",
     "load_weights",
     "resolve_pretrained",
 ]
