@@ -12,6 +12,7 @@ from monai_essa.weights.family_files import resolve_pretrained
 from monai_essa.weights.fit import FirstLayer
 from monai_essa.weights.load import load_weights
 from monai_essa.weights.report import TensorEntry, WeightReport
+from monai_essa.weights.zoo_bundle import read_zoo_bundle, zoo_network
 
 __all__ = [
     "FAMILIES",
@@ -23,5 +24,7 @@ __all__ = [
     "WeightReport",
     "check_weights",
     "load_weights",
+    "read_zoo_bundle",
     "resolve_pretrained",
+    "zoo_network",
 ]

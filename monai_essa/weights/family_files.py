@@ -15,42 +15,56 @@ from monai_essa.anatomy.key_maps import KEY_MAPS, KeyMap
 from monai_essa.outside import shown
 from monai_essa.weights.families import FAMILIES, Family
 from monai_essa.weights.file import WeightFile
+from monai_essa.weights.zoo_bundle import ZooBundle, read_zoo_bundle
 
 __all__ = ["FOLDER", "Pretrained", "family_named", "family_of", "families_alike", "key_maps_of", "resolve_pretrained"]
 
 FOLDER = "MONAI_ESSA_WEIGHTS"
 """The environment variable that names the folder of public weight files."""
-_FAMILY = "family:"
+_FAMILY, _BUNDLE = "family:", "bundle:"
 
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A weight file, and the family that the caller named; None if the file has to tell it."""
+    """A weight file, and where it comes from, as far as the caller said it.
+
+    Attributes:
+        path: of the file.
+        family: that the caller named; None if the file has to tell it.
+        bundle: of the model zoo that holds the file, or None.
+    """
 
     path: Path
     family: Family | None = None
+    bundle: ZooBundle | None = None
 
 
 def resolve_pretrained(pretrained: str | Path) -> Pretrained:
-    """Return the file that ``pretrained`` names: a path, or ``family:NAME`` for a file in the user's folder.
+    """Return the file that ``pretrained`` names: a path, or ``family:NAME`` or ``bundle:DIR`` for one in a folder.
 
     Nothing is downloaded: the folder is the one that the environment variable ``MONAI_ESSA_WEIGHTS`` names, and the
-    file in it has the name that its authors gave it.
+    file in it has the name that its authors gave it. A bundle is a folder of MONAI's model zoo, see
+    :mod:`monai_essa.weights.zoo_bundle`.
 
     Args:
-        pretrained: a path, or ``family:NAME`` with a name of :data:`monai_essa.weights.families.FAMILIES`.
+        pretrained: a path; ``family:NAME`` with a name of :data:`monai_essa.weights.families.FAMILIES`; or
+            ``bundle:DIR``.
 
     Returns:
-        The path and the family.
+        The path, and the family or the bundle.
 
     Raises:
-        FileNotFoundError: if the folder holds no file of the family; the message says where its authors publish it.
+        FileNotFoundError: if the folder holds no file of the family; the message says where its authors publish it. Or
+            if the bundle holds no models/model.pt.
         ValueError: if there is no such family, its file names are unknown, or the folder holds several of its files.
 
     Example:
-        >>> resolve_pretrained("vit.pt")
-        Pretrained(path=PosixPath('vit.pt'), family=None)
+        >>> resolve_pretrained("vit.pt").path.name
+        'vit.pt'
     """
+    if str(pretrained).startswith(_BUNDLE):
+        bundle = read_zoo_bundle(str(pretrained).removeprefix(_BUNDLE))
+        return Pretrained(bundle.weights, bundle=bundle)
     if not str(pretrained).startswith(_FAMILY):
         return Pretrained(Path(pretrained))
     family = family_named(str(pretrained).removeprefix(_FAMILY))

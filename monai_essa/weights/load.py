@@ -22,7 +22,7 @@ from monai_essa.licence import keep_origin
 from monai_essa.outside import Nullable, Text, check_pattern, shown
 from monai_essa.weights.alignment import Alignment, alignments
 from monai_essa.weights.families import Family, card_of, origin_of
-from monai_essa.weights.family_files import families_alike, family_of, key_maps_of, resolve_pretrained
+from monai_essa.weights.family_files import Pretrained, families_alike, family_of, key_maps_of, resolve_pretrained
 from monai_essa.weights.file import GRID, WeightFile, read_weight_file
 from monai_essa.weights.fit import FirstLayer, find_grids
 from monai_essa.weights.matching import LoadingPlan, make_plan
@@ -78,8 +78,8 @@ def load_weights(
     Args:
         network: a plain network, possibly inside ``torch.compile``, DataParallel or DistributedDataParallel; the order
             is build, ``load_weights``, ``adapt``, optimizer.
-        path: a .safetensors file, or a file of ``torch.save`` that holds tensors only; or ``family:NAME``, see
-            :func:`monai_essa.weights.resolve_pretrained`.
+        path: a .safetensors file, or a file of ``torch.save`` that holds tensors only; or ``family:NAME`` or
+            ``bundle:DIR``, see :func:`monai_essa.weights.resolve_pretrained`.
         source: ``"auto"``, the name of a family in ``monai_essa.weights.families``, of a grammar in
             ``monai_essa.anatomy.key_maps``, or a :class:`KeyMap`.
         prefix: of the names of the network to load from a file that holds several, such as ``"model_ema"``.
@@ -123,7 +123,7 @@ def load_weights(
     fitting = [plan for plan in plans if not plan.differences] or plans[:1]
     refuse_several(fitting, file, network)
     refuse_differences(fitting[0], file, network)
-    report = _with_origin(fitting[0], file, family)
+    report = _with_origin(fitting[0], file, family, pretrained)
     _carry_out(fitting[0], network)
     keep_origin(network, report.origin, report.preprocessing if isinstance(report.preprocessing, Mapping) else None)
     _logger.log(logging.INFO if report.encoder_share == 1 else logging.WARNING, "%s", report)
@@ -215,12 +215,16 @@ def _carry_out(plan: LoadingPlan, network: nn.Module) -> None:
         keep_grid(network, plan.grid)
 
 
-def _with_origin(plan: LoadingPlan, file: WeightFile, named: Family | None) -> WeightReport:
+def _with_origin(plan: LoadingPlan, file: WeightFile, named: Family | None, pretrained: Pretrained) -> WeightReport:
     """Complete a report by the family, whose licence a file that we wrote states itself."""
     report, key_map = plan.report, plan.alignment.key_map
     if file.states_origin:
         family = None if file.origin is None else file.origin["family"]
         return dataclasses.replace(report, family=family, origin=file.origin)
+    if pretrained.bundle is not None and named is None:
+        said = f"what LICENSE of the bundle {pretrained.bundle.title} says"
+        of_bundle = {**origin_of(None, file.sha256), "family": pretrained.bundle.title, "licence": said}
+        return dataclasses.replace(report, origin=of_bundle, preprocessing=dict(pretrained.bundle.card))
     family = named or family_of(file, key_map)
     card = report.preprocessing if family is None or report.preprocessing is not None else card_of(family) or None
     notes = (*report.notes, *_unknown_family(key_map, family))
