@@ -15,7 +15,15 @@ from collections.abc import Sequence
 import yaml
 
 from monai_essa import __version__
-from monai_essa.cli import adapter_commands, bundle_commands, data_commands, label_commands, plan_commands, run_commands
+from monai_essa.cli import (
+    adapter_commands,
+    bundle_commands,
+    data_commands,
+    label_commands,
+    plan_commands,
+    run_commands,
+    weights_commands,
+)
 from monai_essa.error_line import one_line
 
 __all__ = ["command_parser", "main"]
@@ -77,7 +85,8 @@ def command_parser() -> argparse.ArgumentParser:
     parser.add_argument("--traceback", action="store_true", help="show where an error came from")
     parser.set_defaults(passes_on=False)  # a command may pass unknown arguments on to monai.bundle
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for family in (data_commands, plan_commands, bundle_commands, run_commands, adapter_commands, label_commands):
+    first = (data_commands, weights_commands, plan_commands, bundle_commands, run_commands)
+    for family in (*first, adapter_commands, label_commands):
         family.add_to(commands)
     run_commands.add_demo_to(commands)
     return parser

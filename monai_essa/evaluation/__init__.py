@@ -1,7 +1,6 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-
 """Compute metrics of finished runs, with confidence intervals."""
 
 from __future__ import annotations
@@ -17,11 +16,15 @@ from monai_essa.evaluation.metrics import (
     macro_f1,
     quadratic_weighted_kappa,
 )
+from monai_essa.evaluation.probe import ProbeResult, probe_features
+from monai_essa.evaluation.probe_scans import Crops, probe_networks, scan_crops
 
 __all__ = [
     "ClassificationReport",
+    "Crops",
     "DefinedDice",
     "Interval",
+    "ProbeResult",
     "area_under_roc",
     "balanced_accuracy",
     "bootstrap_interval",
@@ -29,5 +32,8 @@ __all__ = [
     "dice_handler",
     "expected_calibration_error",
     "macro_f1",
+    "probe_features",
+    "probe_networks",
     "quadratic_weighted_kappa",
+    "scan_crops",
 ]

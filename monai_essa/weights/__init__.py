@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from monai_essa.anatomy.key_maps import KeyMap
 from monai_essa.weights.families import FAMILIES, Family
-from monai_essa.weights.family_files import resolve_pretrained
+from monai_essa.weights.family_files import WeightCheck, check_weights, resolve_pretrained
 from monai_essa.weights.fit import FirstLayer
 from monai_essa.weights.load import load_weights
 from monai_essa.weights.report import TensorEntry, WeightReport
@@ -19,7 +19,9 @@ __all__ = [
     "FirstLayer",
     "KeyMap",
     "TensorEntry",
+    "WeightCheck",
     "WeightReport",
+    "check_weights",
     "load_weights",
     "read_zoo_bundle",
     "resolve_pretrained",

@@ -1,0 +1,283 @@
+# Copyright (c) The monai_essa authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Ask whether the features of a frozen encoder tell more about some scans than those of the same network at random."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from scipy.special import stdtrit
+from torch import Tensor
+
+from monai_essa.anatomy import TokenEncoder, encoder_view
+
+__all__ = [
+    "LEAST_PATIENTS",
+    "ProbeResult",
+    "pooled_features",
+    "probe_features",
+    "raw_features",
+    "ridge_errors",
+    "same_place_found",
+]
+
+LEAST_PATIENTS = 20
+"""With fewer patients a probe decides nothing."""
+_PENALTIES = (0.01, 0.1, 1.0, 10.0, 100.0)  # relative to features of unit variance
+_INTERCEPT = 1.0e3  # variance of the constant feature: practically without a penalty
+_LEVEL = 0.95
+_RAW_SIDE = {2: 32, 3: 10}  # voxels along each axis of a resampled crop: about a thousand values
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """What a probe found.
+
+    Attributes:
+        question: what was predicted from the features, in words.
+        patients: how many there are.
+        crops: how many there are.
+        pretrained: share of the target's variance that the features of the weight file explain on patients left out;
+            at most 1, and below 0 if they predict worse than the mean.
+        random: the same for the network with random weights, the mean over their draws.
+        raw: the same for the voxels themselves.
+        difference: ``pretrained - random``.
+        low: lower end of the 95 % interval of the difference; NaN if nothing was decided.
+        high: upper end.
+    """
+
+    question: str
+    patients: int
+    crops: int
+    pretrained: float = math.nan
+    random: float = math.nan
+    raw: float = math.nan
+    difference: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+
+    @property
+    def word(self) -> str:
+        """``"alive"``, ``"worse than random"``, ``"no difference shown"`` or ``"not decided"``."""
+        if math.isnan(self.low):
+            return "not decided"
+        if self.low > 0:
+            return "alive"
+        return "worse than random" if self.high < 0 else "no difference shown"
+
+    def __str__(self) -> str:
+        if self.patients < LEAST_PATIENTS:
+            return f"not decided: {self.patients} patients, and a probe needs {LEAST_PATIENTS}"
+        shares = f"{self.pretrained:.2f} with these weights, {self.random:.2f} at random, {self.raw:.2f} from voxels"
+        interval = "no interval" if math.isnan(self.low) else f"95 % interval {self.low:+.2f} to {self.high:+.2f}"
+        return (
+            f"{self.word}: explained share of {self.question} {shares}; weights minus random {self.difference:+.2f} "
+            f"({interval}), {self.crops} crops of {self.patients} patients"
+        )
+
+
+def probe_features(
+    pretrained: np.ndarray,
+    random: Sequence[np.ndarray],
+    raw: np.ndarray,
+    targets: np.ndarray,
+    patients: Sequence[str],
+    question: str = "the labels",
+) -> ProbeResult:
+    r"""Compare features of pretrained weights with those of random weights by ridge regression on patients left out.
+
+    With :math:`d_{r,i}` the difference of the errors between the r-th random network and the pretrained one, averaged
+    over the crops of patient i, of R networks and N patients,
+
+    .. math:: SE^2 = \operatorname{var}_i(\bar d_{\cdot i}) / N + (1 + 1/R) \operatorname{var}_r(\bar d_{r \cdot})
+
+    with Student's t at Satterthwaite's degrees of freedom. The second term is the spread of one more random network:
+    weights that are themselves a random draw differ from the others by that much. The error of a constant is 1, so that
+    differences of errors are differences of explained shares.
+
+    Args:
+        pretrained: (K, F), a row for each of K crops.
+        random: of each random network, (K, F); at least 3 networks.
+        raw: (K, V), the voxels.
+        targets: (K, C), what is predicted.
+        patients: of each crop.
+        question: the name of the targets, for the text.
+
+    Returns:
+        The result; without an interval if there are fewer than 20 patients, or if no target varies.
+
+    Raises:
+        ValueError: if there are fewer than 3 random networks, or features are not finite.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> truth = rng.normal(size=(40, 1))
+        >>> noise = [rng.normal(size=(40, 8)) for _ in range(3)]
+        >>> names = [str(number) for number in range(40)]
+        >>> probe_features(truth + 0.1 * noise[0], noise, noise[0], truth, names).word
+        'alive'
+    """
+    if len(random) < 3:
+        raise ValueError(f"expected the features of at least 3 random networks, got {len(random)}")
+    varying = targets.std(axis=0) > 0
+    found = len(set(patients))
+    if found < LEAST_PATIENTS or not varying.any():
+        return ProbeResult(question, patients=found, crops=len(targets))
+    scaled = (targets - targets.mean(axis=0))[:, varying] / targets.std(axis=0)[varying]
+    of_patients = [ridge_errors(features, scaled, patients) for features in (pretrained, raw, *random)]
+    own, voxels, others = of_patients[0], of_patients[1], np.stack(of_patients[2:])  # (N,), (N,), (R, N)
+    difference, half = _paired_interval(others - own)
+    return ProbeResult(
+        question=question,
+        patients=found,
+        crops=len(targets),
+        pretrained=float(1 - own.mean()),
+        random=float(1 - others.mean()),
+        raw=float(1 - voxels.mean()),
+        difference=difference,
+        low=difference - half,
+        high=difference + half,
+    )
+
+
+def ridge_errors(features: np.ndarray, targets: np.ndarray, patients: Sequence[str]) -> np.ndarray:
+    r"""Return each patient's mean squared error of a ridge regression that was fitted without that patient.
+
+    In closed form: with the hat matrix :math:`H = K (K + \lambda I)^{-1}` of the kernel K, the residuals of a group g
+    that is left out are :math:`(I - H_{gg})^{-1} (y - H y)_g`. The penalty of the least mean error is taken, from five.
+
+    Args:
+        features: (K, F); each is scaled to unit variance here.
+        targets: (K, C); the error is the mean over C.
+        patients: of each crop.
+
+    Returns:
+        (N,), by patient in sorted order.
+
+    Raises:
+        ValueError: if a feature is not finite.
+    """
+    if not np.isfinite(features).all():
+        raise ValueError("the features of the encoder are not finite; check the weights, or run in fp32")
+    groups = _groups(patients)
+    centred = features.astype(np.float64) - features.mean(axis=0)
+    spread = centred.std(axis=0)
+    alive = spread > 1e-9 * max(1.0, float(np.abs(features).max()))
+    scaled = centred[:, alive] / spread[alive]
+    kernel = scaled @ scaled.T / max(1, scaled.shape[1]) + _INTERCEPT
+    values, vectors = np.linalg.eigh(kernel)
+    errors = [_errors_left_out(values / (values + penalty), vectors, targets, groups) for penalty in _PENALTIES]
+    return min(errors, key=lambda each: float(each.mean()))
+
+
+def same_place_found(first: np.ndarray, second: np.ndarray) -> float:
+    """Return how often the nearest features among all second views are those of the same place.
+
+    A 1-nearest-neighbour probe of what features keep of a neighbourhood: two crops that overlap should be more alike
+    than crops of other places or patients.
+
+    Args:
+        first: (K, F), features of K places.
+        second: (K, F), features of the same places, seen a little aside.
+
+    Returns:
+        The share, from 0 to 1, by the cosine of features that are centred on the mean of all views.
+
+    Example:
+        >>> places = np.eye(4)
+        >>> same_place_found(places, places)
+        1.0
+    """
+    mean = np.concatenate([first, second]).mean(axis=0)
+    unit = [(views - mean) / np.maximum(np.linalg.norm(views - mean, axis=1, keepdims=True), 1e-12)
+            for views in (first, second)]  # fmt: skip
+    return float(np.mean((unit[0] @ unit[1].T).argmax(axis=1) == np.arange(len(first))))
+
+
+@torch.no_grad()
+def pooled_features(network: nn.Module, crops: Sequence[Tensor], batch: int = 4) -> np.ndarray:
+    """Return mean, maximum and standard deviation over the final tokens, or the deepest feature map, of each crop.
+
+    Args:
+        network: a network whose encoder is known, on any device; it is left in the mode in which it was.
+        crops: K images (C, spatial...) of one shape.
+        batch: how many are computed at once.
+
+    Returns:
+        (K, 3 D).
+    """
+    device = next(network.parameters()).device
+    training, features = network.training, []
+    network.eval()
+    try:
+        final = _final_features(network)
+        for start in range(0, len(crops), batch):
+            positions = final(torch.stack(list(crops[start : start + batch])).to(device)).float()  # (B, N, D)
+            parts = (positions.mean(dim=1), positions.amax(dim=1), positions.std(dim=1, correction=0))
+            features.append(torch.cat(parts, dim=1).cpu())
+    finally:
+        network.train(training)
+    return torch.cat(features).numpy()
+
+
+def raw_features(crops: Sequence[Tensor]) -> np.ndarray:
+    """Return the voxels of each crop, averaged to about a thousand values.
+
+    Args:
+        crops: K images (C, spatial...) of one shape, 2-D or 3-D.
+
+    Returns:
+        (K, V).
+    """
+    axes = crops[0].dim() - 1
+    size: Any = [min(_RAW_SIDE[axes], side) for side in crops[0].shape[1:]]
+    pool: Any = F.adaptive_avg_pool2d if axes == 2 else F.adaptive_avg_pool3d
+    return torch.stack([pool(crop.float()[None], size).flatten() for crop in crops]).numpy()
+
+
+def _final_features(network: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Return the function from images to the features (B, N, D) of the encoder's last positions."""
+    view = encoder_view(network)
+    if isinstance(view, TokenEncoder):
+        return lambda images: view.encode(view.embed(images))
+    return lambda images: view.features(images)[-1].flatten(2).transpose(1, 2)  # (B, D, grid...) -> (B, N, D)
+
+
+def _groups(patients: Sequence[str]) -> list[np.ndarray]:
+    order = sorted(range(len(patients)), key=patients.__getitem__)
+    return [np.array(list(items)) for _, items in groupby(order, key=patients.__getitem__)]
+
+
+def _errors_left_out(
+    shrinkage: np.ndarray, vectors: np.ndarray, targets: np.ndarray, groups: Sequence[np.ndarray]
+) -> np.ndarray:
+    hat = (vectors * shrinkage) @ vectors.T  # (K, K)
+    residuals = targets - hat @ targets  # (K, C)
+    errors = np.empty(len(groups))
+    for size in {len(group) for group in groups}:  # groups of one size at once
+        places = [place for place, group in enumerate(groups) if len(group) == size]
+        items = np.stack([groups[place] for place in places])  # (G, size)
+        blocks = np.eye(size) - hat[items[:, :, None], items[:, None, :]]  # (G, size, size)
+        errors[places] = (np.linalg.solve(blocks, residuals[items]) ** 2).mean(axis=(1, 2))
+    return errors
+
+
+def _paired_interval(differences: np.ndarray) -> tuple[float, float]:
+    """Return the mean of differences (R, N) and half the width of its interval; NaN if they do not vary."""
+    networks, patients = differences.shape
+    of_patients = float(differences.mean(axis=0).var(ddof=1)) / patients
+    of_networks = float(differences.mean(axis=1).var(ddof=1)) * (1 + 1 / networks)
+    variance = of_patients + of_networks
+    if variance == 0:
+        return float(differences.mean()), math.nan
+    freedom = variance**2 / (of_patients**2 / (patients - 1) + of_networks**2 / (networks - 1))
+    return float(differences.mean()), float(stdtrit(freedom, (1 + _LEVEL) / 2)) * math.sqrt(variance)
