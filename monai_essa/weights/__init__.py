@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from monai_essa.anatomy.key_maps import KeyMap
-from monai_essa.weights.families import FAMILIES, Family
+from monai_essa.weights.families import Family
 from monai_essa.weights.family_files import WeightCheck, check_weights, resolve_pretrained
 from monai_essa.weights.fit import FirstLayer
 from monai_essa.weights.load import load_weights
@@ -14,7 +14,6 @@ from monai_essa.weights.report import TensorEntry, WeightReport
 from monai_essa.weights.zoo_bundle import read_zoo_bundle, zoo_network
 
 __all__ = [
-    "FAMILIES",
     "Family",
     "FirstLayer",
     "KeyMap",

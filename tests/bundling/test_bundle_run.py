@@ -17,6 +17,7 @@ import yaml
 from monai_essa.bundling.copy import BundleVariant, copy_bundle
 from monai_essa.bundling.finished_run import run_overlays, run_values
 from monai_essa.bundling.folder import bundle_folder
+from monai_essa.engines import setting_fingerprints
 
 SEGMENTATION = bundle_folder("essa_segmentation")
 
@@ -48,6 +49,18 @@ def test_nothing_has_to_be_typed_again(segmentation_runs, tmp_path: Path) -> Non
     assert train["start"] == "encoder"  # of its own model.pt
     assert (folder / "models" / "model.pt").is_file()
     assert not [path for path in (folder / "configs").iterdir() if "make bundles" in path.read_text(encoding="utf-8")]
+
+
+def test_the_orientation_of_a_run_is_that_of_its_bundle(run: Callable[..., Path], tmp_path: Path) -> None:
+    folder = run(axcodes="SPL")
+    record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    record["config"] |= setting_fingerprints({"orientation": {"axcodes": "SPL"}})
+    (folder / "run.json").write_text(json.dumps(record), encoding="utf-8")
+    bundle = copy_bundle(SEGMENTATION, tmp_path, BundleVariant("ball", run=folder))
+    for name in ("train.yaml", "inference.yaml"):
+        assert yaml.safe_load((bundle / "configs" / name).read_text(encoding="utf-8"))["axcodes"] == "SPL"
+    with pytest.raises(ValueError, match="was made with another axcodes than"):
+        copy_bundle(SEGMENTATION, tmp_path, BundleVariant("other", values={"axcodes": "RAS"}, run=folder))
 
 
 def test_what_is_typed_wins(segmentation_runs, tmp_path: Path) -> None:

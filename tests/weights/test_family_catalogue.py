@@ -18,8 +18,8 @@ from monai.networks.nets import SegResNet, SegResNetDS, resnet152
 from monai_essa import load_weights
 from monai_essa.anatomy.key_maps import KEY_MAPS, VIT
 from monai_essa.licence import ORIGIN, kept_card, kept_origin
-from monai_essa.weights import FAMILIES, resolve_pretrained
-from monai_essa.weights.families import FABRICATED, card_of, origin_of
+from monai_essa.weights import resolve_pretrained
+from monai_essa.weights.families import FABRICATED, FAMILIES, card_of, origin_of
 from monai_essa.weights.family_files import family_named, family_of, key_maps_of
 from monai_essa.weights.file import WeightFile
 
