@@ -22,7 +22,9 @@ from monai_essa.anatomy.positions import check_grid, interpolate_positions, kept
 __all__ = [
     "FeatureMapEncoder",
     "TokenEncoder",
+    "densenet_encoder",
     "encoder_view",
+    "resnet_encoder",
     "segresnet_ds_encoder",
     "segresnet_encoder",
     "unet_encoder",
@@ -37,7 +39,7 @@ def encoder_view(network: nn.Module, grid: Sequence[int] | None = None) -> Token
 
     Args:
         network: a ViT, UNETR, ViTAutoEnc, MaskedAutoEncoderViT (its encoder half), SwinUNETR (version 1 or 2),
-            SegResNet, SegResNetDS or UNet, 2-D or 3-D. It is not changed.
+            SegResNet, SegResNetDS, UNet, ResNet or DenseNet, 2-D or 3-D. It is not changed.
         grid: the token grid that the network was built for, ``img_size / patch_size``. A ViT does not keep it, so it is
             needed for crops of another size unless :func:`keep_grid` has set it.
 
@@ -246,6 +248,30 @@ def unet_encoder(network: Any) -> FeatureMapEncoder:
     return _view(network, network.in_channels, network.channels[-1], steps, _unet_maps)
 
 
+def resnet_encoder(network: Any) -> FeatureMapEncoder:
+    """View the encoder of a ResNet: the first convolution and the four stages, as ``ResNetFeatures`` returns them.
+
+    Raises:
+        ValueError: if the first convolution has an even kernel, whose padding gives maps that no stride describes.
+    """
+    first = network.conv1
+    if any(size % 2 == 0 for size in first.kernel_size):
+        raise ValueError(
+            f"expected a ResNet with an odd conv1_t_size, got {first.kernel_size}: its feature maps are a row larger "
+            "than the image divided by the stride"
+        )
+    pooled = 1 if network.no_max_pool else 2
+    steps = tuple(step * pooled * 8 for step in first.stride)  # stages 2 to 4 halve the map
+    return _view(network, first.in_channels, network.in_planes, steps, _resnet_maps)
+
+
+def densenet_encoder(network: Any) -> FeatureMapEncoder:
+    """View the encoder of a DenseNet: one map after the first convolution and after each block, the last one normed."""
+    first, blocks = network.features.conv0, _dense_blocks(network)
+    steps = tuple(step * 2 ** len(blocks) for step in first.stride)  # the pooling, then a transition between two blocks
+    return _view(network, first.in_channels, network.class_layers.out.in_features, steps, _densenet_maps)
+
+
 def unet_levels(network: Any) -> Iterator[nn.Module]:
     """Yield the layers of a UNet from its first level to the bottom; each level holds the next in a skip connection."""
     level = network.model
@@ -318,6 +344,28 @@ def _unet_maps(network: Any, images: Tensor) -> list[Tensor]:
     return maps
 
 
+def _resnet_maps(network: Any, images: Tensor) -> list[Tensor]:
+    maps = [network.act(network.bn1(network.conv1(images)))]
+    hidden = maps[0] if network.no_max_pool else network.maxpool(maps[0])
+    for stage in (network.layer1, network.layer2, network.layer3, network.layer4):
+        hidden = stage(hidden)
+        maps.append(hidden)
+    return maps
+
+
+def _densenet_maps(network: Any, images: Tensor) -> list[Tensor]:
+    maps, hidden = [], images
+    for name, layer in network.features.named_children():
+        hidden = layer(hidden)
+        if name == "relu0" or name in _dense_blocks(network):
+            maps.append(hidden)
+    return [*maps[:-1], network.class_layers.relu(hidden)]  # the activation behind the last norm, as its head has it
+
+
+def _dense_blocks(network: Any) -> list[str]:
+    return [name for name, _ in network.features.named_children() if name.startswith("denseblock")]
+
+
 # By the layout that the table of network classes names.
 _VIEWS: dict[str, Callable[[Any], TokenEncoder | FeatureMapEncoder]] = {
     "tokens": _view_tokens,
@@ -325,4 +373,6 @@ _VIEWS: dict[str, Callable[[Any], TokenEncoder | FeatureMapEncoder]] = {
     "segresnet": segresnet_encoder,
     "segresnet_ds": segresnet_ds_encoder,
     "unet": unet_encoder,
+    "resnet": resnet_encoder,
+    "densenet": densenet_encoder,
 }

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.nn as nn
 from monai.networks.layers import SkipConnection
-from monai.networks.nets import SegResNet, UNet, ViT
+from monai.networks.nets import DenseNet, ResNet, SegResNet, UNet, ViT
 from torch import Tensor
 
 from monai_essa.anatomy.encoders import TokenEncoder, encoder_view
@@ -21,6 +21,7 @@ from monai_essa.anatomy.positions import keep_grid, kept_grid
 __all__ = ["classification_network"]
 
 _POOLINGS = ("mean", "attention", "flatten")
+_STAGES = ("layer1", "layer2", "layer3", "layer4")
 
 
 def classification_network(network: nn.Module, num_classes: int, pooling: str = "mean") -> nn.Sequential:
@@ -36,8 +37,9 @@ def classification_network(network: nn.Module, num_classes: int, pooling: str = 
     ``nn.Sequential`` that is built without this library, as in the inference.yaml of the bundle.
 
     Args:
-        network: a ViT, UNETR, SwinUNETR, SegResNet, SegResNetDS or UNet. Its encoder becomes a part of the result,
-            shares its tensors and returns tokens from then on: use the result instead of the network.
+        network: a ViT, UNETR, SwinUNETR, SegResNet, SegResNetDS, UNet, ResNet or DenseNet. Its encoder becomes a part
+            of the result, shares its tensors and returns tokens from then on: use the result instead of the network.
+            The classifier that a ResNet or DenseNet has of its own is left out.
         num_classes: number of logits of an image.
         pooling: ``"mean"``, ``"attention"`` or ``"flatten"``.
 
@@ -107,6 +109,11 @@ def _encoder(network: Any) -> nn.Module:
         return _sequence(convInit=network.convInit, **dropout, down_layers=nn.Sequential(*network.down_layers))
     if isinstance(network, UNet):
         return _sequence(model=_way_down(network.model))
+    if isinstance(network, ResNet):
+        names = ("conv1", "bn1", "act", *(() if network.no_max_pool else ("maxpool",)))
+        return _sequence(**{name: getattr(network, name) for name in (*names, *_STAGES)})
+    if isinstance(network, DenseNet):
+        return _sequence(**dict(network.features.named_children()), relu5=network.class_layers.relu)
     trunk: nn.Module = encoder_trunk(network)
     return trunk
 

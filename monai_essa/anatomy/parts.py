@@ -17,7 +17,18 @@ import torch.nn as nn
 from monai.networks.blocks import TransformerBlock
 from monai.networks.blocks.convolutions import Convolution
 from monai.networks.blocks.dynunet_block import UnetBasicBlock, UnetResBlock
-from monai.networks.nets import UNETR, MaskedAutoEncoderViT, SegResNet, SegResNetDS, SwinUNETR, UNet, ViT, ViTAutoEnc
+from monai.networks.nets import (
+    UNETR,
+    DenseNet,
+    MaskedAutoEncoderViT,
+    ResNet,
+    SegResNet,
+    SegResNetDS,
+    SwinUNETR,
+    UNet,
+    ViT,
+    ViTAutoEnc,
+)
 from monai.networks.nets.segresnet_ds import SegResEncoder
 from monai.networks.nets.swin_unetr import SwinTransformer
 from torch import Tensor
@@ -43,8 +54,9 @@ __all__ = [
 
 _TOKENS = r"(patch_embedding|blocks|norm)\.|cls_token$"
 _CLASSIFIER_CHILDREN = ("encoder", "pool", "head_norm", "head")
-# Encoders that are not a module of their own in their network become a Sequential with these children in a classifier.
-_GATHERED = ({"convInit", "down_layers"}, {"convInit", "dropout", "down_layers"}, {"model"})
+# Encoders that are no single module with a forward pass become a Sequential with these children, and others, in a
+# classifier.
+_GATHERED = ({"convInit", "down_layers"}, {"model"}, {"conv1", "bn1", "layer1", "layer4"}, {"conv0", "denseblock1"})
 
 
 @dataclass(frozen=True)
@@ -108,10 +120,12 @@ NETWORK_PARTS: tuple[NetworkParts, ...] = (
     NetworkParts(
         SegResNet, "segresnet", head=r"conv_final\.", encoder=r"(convInit|down_layers)\.", output="conv_final"
     ),
-    NetworkParts(SegResNetDS, "segresnet_ds", prefix="encoder.", head=r"up_layers\.\d+\.head\."),
+    NetworkParts(SegResNetDS, "segresnet_ds", prefix="encoder.", head=r"up_layers(_auto)?\.\d+\.head\."),
     # The levels of a UNet are nested: each is (down, skip connection around the next level, up). The first "up" is the
     # head.
     NetworkParts(UNet, "unet", head=r"model\.2\.", encoder=r"model\.(?!(1\.submodule\.)*2\.)"),
+    NetworkParts(ResNet, "resnet", head=r"fc\.", encoder=r"(conv1|bn1|layer[1-4])\."),
+    NetworkParts(DenseNet, "densenet", prefix="features.", head=r"class_layers\."),
 )
 _CLASSIFIER = NetworkParts(nn.Sequential, "", prefix="encoder.")  # of classification_network
 
@@ -317,5 +331,6 @@ def _is_classifier(network: nn.Module) -> bool:
     if type(network) is not nn.Sequential or tuple(children) != _CLASSIFIER_CHILDREN:
         return False
     encoder = children["encoder"]
-    gathered = type(encoder) is nn.Sequential and {name for name, _ in encoder.named_children()} in _GATHERED
+    names = {name for name, _ in encoder.named_children()}
+    gathered = type(encoder) is nn.Sequential and any(children <= names for children in _GATHERED)
     return gathered or isinstance(encoder, (ViT, SwinTransformer, SegResEncoder))

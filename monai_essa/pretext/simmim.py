@@ -36,8 +36,8 @@ class SimMIM(MaskedReconstruction):
     masked voxels only. The adaptation method decides which tensors of the encoder learn.
 
     Args:
-        encoder: a ViT, UNETR, ViTAutoEnc, MaskedAutoEncoderViT, SwinUNETR, SegResNet, SegResNetDS or UNet, plain or
-            adapted. It is kept as the attribute ``encoder``, not copied.
+        encoder: a ViT, UNETR, ViTAutoEnc, MaskedAutoEncoderViT, SwinUNETR, SegResNet, SegResNetDS, UNet, ResNet or
+            DenseNet, plain or adapted. It is kept as the attribute ``encoder``, not copied.
         mask_ratio: share of the units to mask; 0.6 as in the paper (section 4.1.1).
         mask_unit: voxels of a unit along each axis, a multiple of the patch size; None uses 16, or the next multiple of
             the patch size. The paper masks 32 of 192 pixels, a sixth of the side; a sixth of a 96-voxel crop is 16.
