@@ -67,7 +67,6 @@ USES_MONAI_CLASSES = {
     "efficiency": "copies the forward passes of exact classes",
     "cost/stock_training.py": "is the stock recipe that costs are compared with",
     "cost/table.py": "builds the networks of the table",
-    "methods/adaptformer.py": "extends the MLP",
     "methods/vpt.py": "extends the transformer block",
 }
 

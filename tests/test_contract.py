@@ -42,7 +42,7 @@ from monai_essa import (
     summary,
 )
 from monai_essa.adapters.adapted import adaptation_of
-from monai_essa.anatomy import classification_network
+from monai_essa.anatomy import classification_network, describe
 from monai_essa.anatomy.parts import dead_parameters
 from monai_essa.methods import (
     APLA,
@@ -58,6 +58,7 @@ from monai_essa.methods import (
     PeftLibrary,
 )
 from monai_essa.methods.method import AdaptationMethod, AdapterLayer, NotMergeable
+from tests.anatomy.own_encoders import OwnMaps, OwnTokens, maps_anatomy, tokens_anatomy
 
 SWIN_2D = functools.partial(SwinUNETR, 1, 2, feature_size=12, spatial_dims=2, depths=(2, 1, 1, 1))
 SWIN_3D = functools.partial(
@@ -110,6 +111,8 @@ NETWORKS = {
         lambda: classification_network(ResNet("basic", [1, 1, 1, 1], [4, 4, 4, 8], 2, 1), 3),
         (2, 1, 32, 32),
     ),
+    "described-vit-2d": (lambda: describe(OwnTokens(), tokens_anatomy()), (2, 2, 16, 16)),
+    "described-swin-2d": (lambda: describe(OwnMaps(), maps_anatomy()), (2, 1, 16, 16)),
 }
 
 
@@ -155,7 +158,9 @@ METHODS = {
     "norms": Row(NormTuning(), NORMED, FEW + "|mae-2d|-segresnet|^segresnet|resnet-3d|densenet-3d|unet-"),
     "component-v": Row(ComponentTuning("v"), ATTENTION, TWO + "|mae-3d|unetr-3d"),
     "component-mlp_out": Row(ComponentTuning("mlp_out"), ATTENTION, TWO),
-    "component-patch_embedding": Row(ComponentTuning("patch_embedding"), ATTENTION, FEW + "|mae-2d|vitautoenc-2d"),
+    "component-patch_embedding": Row(
+        ComponentTuning("patch_embedding"), TOKENS + "|^swin", FEW + "|mae-2d|vitautoenc-2d"
+    ),
     "lora-conv": Row(LoRA(rank=2, targets=("conv",)), "", "^vit-3d|unetr-2d|swin-2d|resnet|densenet|unet-"),
     "peft-dora": Row(
         PeftLibrary({"peft_type": "LORA", "r": 2, "use_dora": True, "target_modules": LINEAR}), ATTENTION, TWO
@@ -182,7 +187,7 @@ METHODS = {
     ),
 }
 FITTING = [(method, network) for network in NETWORKS for method, row in METHODS.items() if re.search(row.fits, network)]
-# Three-dimensional Swin runs take long, and SegResNetDS2 has the encoder of SegResNetDS: a few methods stand for the rest.
+# Three-dimensional Swin runs take long, SegResNetDS2 has the encoder of SegResNetDS: a few methods stand for the rest.
 SLOW = {
     "swin-3d": ("lora-all", "adaptformer"),
     "swin-v2-3d": ("apla-columns", "ssf"),

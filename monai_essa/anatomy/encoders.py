@@ -16,7 +16,8 @@ from monai.networks.layers import SkipConnection
 from monai.utils import ensure_tuple_rep
 from torch import Tensor
 
-from monai_essa.anatomy.parts import NETWORK_PARTS, check_images, divide_shape, encoder_trunk, parts_of
+from monai_essa.anatomy.description import DescribedTokens, EncoderDescription, TokenDescription, describe, described
+from monai_essa.anatomy.parts import DESCRIPTION, NETWORK_PARTS, check_images, divide_shape, encoder_trunk, parts_of
 from monai_essa.anatomy.positions import check_grid, interpolate_positions, kept_grid
 
 __all__ = [
@@ -34,17 +35,22 @@ __all__ = [
 Maps = Callable[[Any, Tensor], list[Tensor]]
 
 
-def encoder_view(network: nn.Module, grid: Sequence[int] | None = None) -> TokenEncoder | FeatureMapEncoder:
-    """View the encoder of a MONAI network, plain or adapted.
+def encoder_view(
+    network: nn.Module, grid: Sequence[int] | None = None, anatomy: EncoderDescription | None = None
+) -> TokenEncoder | DescribedTokens | FeatureMapEncoder:
+    """View the encoder of a MONAI network, or of a described one, plain or adapted.
 
     Args:
         network: a ViT, UNETR, ViTAutoEnc, MaskedAutoEncoderViT (its encoder half), SwinUNETR (version 1 or 2),
             SegResNet, SegResNetDS, UNet, ResNet or DenseNet, 2-D or 3-D. It is not changed.
         grid: the token grid that the network was built for, ``img_size / patch_size``. A ViT does not keep it, so it is
             needed for crops of another size unless :func:`keep_grid` has set it.
+        anatomy: the description of an encoder that MONAI does not have, which is kept on the network; None if it has
+            one, or is one of MONAI's.
 
     Returns:
-        A :class:`TokenEncoder`, or a :class:`FeatureMapEncoder` for SwinUNETR and the CNNs.
+        A :class:`TokenEncoder` (:class:`DescribedTokens` for a described encoder), or a :class:`FeatureMapEncoder` for
+        SwinUNETR and the CNNs.
 
     Raises:
         TypeError: if the network is of another class.
@@ -58,6 +64,8 @@ def encoder_view(network: nn.Module, grid: Sequence[int] | None = None) -> Token
         >>> view.encode(view.embed(torch.zeros(2, 1, 16, 32, 32))).shape
         torch.Size([2, 32, 48])
     """
+    if anatomy is not None:
+        describe(network, anatomy)
     layout = parts_of(network).layout
     if not layout:
         raise TypeError(
@@ -199,7 +207,7 @@ class FeatureMapEncoder:
     @property
     def patch_embedding(self) -> nn.Module | None:
         """The module whose output a mask token replaces; None for a CNN, whose image voxels it replaces."""
-        return getattr(encoder_trunk(self.network), "patch_embed", None)
+        return None if described(self.network) else getattr(encoder_trunk(self.network), "patch_embed", None)
 
     def check(self, images: Tensor) -> None:
         """Raise a ValueError unless the images are (B, in_channels, spatial...)."""
@@ -292,9 +300,11 @@ def _view_tokens(network: nn.Module) -> TokenEncoder:
     return TokenEncoder(network, tuple(patch_size), in_channels, hidden_size, kept_grid(network))
 
 
-def _with_grid(network: nn.Module, view: TokenEncoder | FeatureMapEncoder, grid: Sequence[int]) -> TokenEncoder:
+def _with_grid(network: nn.Module, view: Any, grid: Sequence[int]) -> TokenEncoder:
     if not isinstance(view, TokenEncoder):
-        raise ValueError(f"{type(network).__name__} has no position embeddings, so it has no grid; leave grid out")
+        raise ValueError(
+            f"{type(network).__name__} has no position embeddings, or keeps their grid itself; leave grid out"
+        )
     return replace(view, native_grid=check_grid(network, grid))
 
 
@@ -344,6 +354,20 @@ def _unet_maps(network: Any, images: Tensor) -> list[Tensor]:
     return maps
 
 
+def _view_described(network: nn.Module) -> DescribedTokens | FeatureMapEncoder:
+    anatomy: Any = vars(network)[DESCRIPTION]
+    if isinstance(anatomy.output, TokenDescription):
+        return DescribedTokens(network, anatomy.output)
+    return _view(
+        network, anatomy.output.in_channels, anatomy.output.channels, tuple(anatomy.output.stride), _described_maps
+    )
+
+
+def _described_maps(network: nn.Module, images: Tensor) -> list[Tensor]:
+    maps = getattr(encoder_trunk(network), vars(network)[DESCRIPTION].output.method)(images)
+    return list(maps) if isinstance(maps, (list, tuple)) else [maps]
+
+
 def _resnet_maps(network: Any, images: Tensor) -> list[Tensor]:
     maps = [network.act(network.bn1(network.conv1(images)))]
     hidden = maps[0] if network.no_max_pool else network.maxpool(maps[0])
@@ -367,7 +391,8 @@ def _dense_blocks(network: Any) -> list[str]:
 
 
 # By the layout that the table of network classes names.
-_VIEWS: dict[str, Callable[[Any], TokenEncoder | FeatureMapEncoder]] = {
+_VIEWS: dict[str, Callable[[Any], TokenEncoder | DescribedTokens | FeatureMapEncoder]] = {
+    "described": _view_described,
     "tokens": _view_tokens,
     "swin": _view_swin,
     "segresnet": segresnet_encoder,

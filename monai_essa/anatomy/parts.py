@@ -36,6 +36,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 __all__ = [
+    "DESCRIPTION",
     "NETWORK_PARTS",
     "NetworkParts",
     "check_images",
@@ -52,6 +53,8 @@ __all__ = [
     "unwrapped",
 ]
 
+DESCRIPTION = "_monai_essa_anatomy"
+"""Attribute of a network, and of its encoder, that holds the description which :func:`describe` keeps there."""
 _TOKENS = r"(patch_embedding|blocks|norm)\.|cls_token$"
 _CLASSIFIER_CHILDREN = ("encoder", "pool", "head_norm", "head")
 # Encoders that are no single module with a forward pass become a Sequential with these children, and others, in a
@@ -131,7 +134,7 @@ _CLASSIFIER = NetworkParts(nn.Sequential, "", prefix="encoder.")  # of classific
 
 
 def parts_of(network: nn.Module) -> NetworkParts:
-    """Return what is known of the class of a network, plain or adapted.
+    """Return what is known of the class of a network, or what its description says, plain or adapted.
 
     Raises:
         TypeError: if the class is unknown, as :func:`check_known` says.
@@ -140,6 +143,9 @@ def parts_of(network: nn.Module) -> NetworkParts:
         >>> parts_of(SegResNet(init_filters=8, blocks_down=(1, 1), blocks_up=(1,))).output
         'conv_final'
     """
+    if DESCRIPTION in vars(network):
+        described: NetworkParts = vars(network)[DESCRIPTION].parts(network)
+        return described
     for parts in NETWORK_PARTS:
         if isinstance(network, parts.kind):
             return parts
@@ -147,8 +153,8 @@ def parts_of(network: nn.Module) -> NetworkParts:
         return _CLASSIFIER
     raise TypeError(
         f"expected a {', '.join(parts.kind.__name__ for parts in NETWORK_PARTS)} or the result of "
-        f"classification_network, got {type(network).__name__}; pass the network itself, not a container around it, or "
-        "make its class a subclass of the one that it extends"
+        f"classification_network, got {type(network).__name__}; pass the network itself, not a container around it, "
+        "make its class a subclass of the one that it extends, or describe its encoder once by anatomy="
     )
 
 
@@ -333,4 +339,4 @@ def _is_classifier(network: nn.Module) -> bool:
     encoder = children["encoder"]
     names = {name for name, _ in encoder.named_children()}
     gathered = type(encoder) is nn.Sequential and any(children <= names for children in _GATHERED)
-    return gathered or isinstance(encoder, (ViT, SwinTransformer, SegResEncoder))
+    return gathered or DESCRIPTION in vars(encoder) or isinstance(encoder, (ViT, SwinTransformer, SegResEncoder))
