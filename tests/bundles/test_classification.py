@@ -189,7 +189,7 @@ def test_each_network_is_trained_and_runs_in_inference(
     assert sum(map(float, probabilities)) == pytest.approx(1, abs=1e-4)
 
 
-ALL_NETWORKS = ("vit", "unetr", "swin_unetr", "segresnet")
+ALL_NETWORKS = ("vit", "unetr", "swin_unetr", "segresnet", "resnet")
 POOLINGS = [*product(ALL_NETWORKS, ["mean", "attention"]), ("vit", "flatten"), ("unetr", "flatten")]
 
 

@@ -75,7 +75,7 @@ def test_a_finished_run_reconstructs_2d_images(
     assert picture == (pretrained / "reconstruction.png").read_bytes()
 
 
-@pytest.mark.parametrize("network", ["vit", "unetr", "swin_unetr", "segresnet"])
+@pytest.mark.parametrize("network", ["vit", "unetr", "swin_unetr", "segresnet", "resnet"])
 def test_inference_has_the_encoder_of_every_network_in_2d(network: str, open_bundle: RunBundle) -> None:
     own = [f"inference_{network}.yaml"] if (CONFIGS / f"inference_{network}.yaml").exists() else []
     values = {"img_size": [64, 64], "num_layers": 12, "feature_size": 24}
