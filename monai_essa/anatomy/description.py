@@ -23,7 +23,14 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from monai_essa.anatomy.parts import DESCRIPTION, NetworkParts, check_images, divide_shape, encoder_trunk
+from monai_essa.anatomy.parts import (
+    DESCRIPTION,
+    NetworkParts,
+    check_images,
+    divide_shape,
+    encoder_trunk,
+    layers_read_directly,
+)
 from monai_essa.anatomy.positions import interpolate_positions
 
 __all__ = [
@@ -55,6 +62,9 @@ class BlockDescription:
         norms: the normalisation layers.
         heads: path of the attribute with the number of heads, if one layer computes (query, key, value) of the first
             head, then those of the second, and so on; empty if it computes all queries, then all keys and all values.
+
+    The block has to call its layers as modules. One that reads their weights itself, as torch's
+    ``nn.MultiheadAttention`` and ``nn.TransformerEncoderLayer`` do, would not notice that a method has replaced them.
     """
 
     paths: str
@@ -63,6 +73,9 @@ class BlockDescription:
     mlp: tuple[str, ...] = ()
     norms: tuple[str, ...] = ()
     heads: str = ""
+
+    def __post_init__(self) -> None:
+        _without_lists(self)
 
 
 @dataclass(frozen=True)
@@ -92,6 +105,9 @@ class TokenDescription:
     final_norm: str = ""
     antialias: bool = False
 
+    def __post_init__(self) -> None:
+        _without_lists(self)
+
 
 @dataclass(frozen=True)
 class MapDescription:
@@ -108,6 +124,9 @@ class MapDescription:
     channels: int
     stride: tuple[int, ...]
     method: str = "forward"
+
+    def __post_init__(self) -> None:
+        _without_lists(self)
 
 
 @dataclass(frozen=True)
@@ -128,13 +147,13 @@ class EncoderDescription:
         ...     def __init__(self):
         ...         super().__init__()
         ...         self.stem = nn.Conv2d(1, 8, 4, 4)
-        ...         self.layers = nn.ModuleList([nn.MultiheadAttention(8, 2), nn.Conv2d(8, 8, 3, padding=1)])
+        ...         self.neck = nn.Conv2d(8, 8, 3, padding=1)
         ...     def forward(self, x):
-        ...         return self.layers[1](self.stem(x))
+        ...         return self.neck(self.stem(x))
         >>> anatomy = EncoderDescription(MapDescription(in_channels=1, channels=8, stride=(4, 4)))
         >>> net = adapt(Own(), LoRA(rank=2, targets=("conv",)), anatomy=anatomy)
         >>> sorted(name for name, p in net.named_parameters() if p.requires_grad)[:2]
-        ['layers.1.lora_A', 'layers.1.lora_B']
+        ['neck.lora_A', 'neck.lora_B']
     """
 
     output: TokenDescription | MapDescription
@@ -364,6 +383,13 @@ class DescribedTokens:
         return weight
 
 
+def _without_lists(parts: Any) -> None:
+    """Store lists as tuples, so that a description from YAML equals one from Python."""
+    for name, value in vars(parts).items():
+        if isinstance(value, list):
+            object.__setattr__(parts, name, tuple(value))
+
+
 def _found(network: nn.Module) -> tuple[EncoderDescription, str]:
     found: Any = described(network)  # a view is made of described networks only
     return found
@@ -416,9 +442,12 @@ def _misfits_of_blocks(
     paths = list(described_blocks(trunk, anatomy, ""))
     if not paths:
         yield f"no module matches the paths of blocks, {parts.paths!r}; there are {', '.join(list(modules)[1:6])} ..."
+    unseen = layers_read_directly(trunk)
     for path in paths:
         layers = (*((layer, 2) for layer in (*parts.qkv, parts.output, *parts.mlp)), *((n, 1) for n in parts.norms))
         for part, axes in layers:
+            if f"{path}.{part}" in unseen:
+                yield f"'{path}.{part}' is a layer whose weight torch's own block reads: an adapter has no effect"
             weight = getattr(modules.get(f"{path}.{part}"), "weight", None)
             if weight is None or weight.dim() != axes:
                 yield f"'{path}.{part}' is no {'linear layer' if axes == 2 else 'norm'} of it"

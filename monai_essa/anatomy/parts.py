@@ -47,6 +47,7 @@ __all__ = [
     "encoder_layers",
     "encoder_prefix",
     "encoder_trunk",
+    "layers_read_directly",
     "part_of",
     "parts_of",
     "undone_layers",
@@ -259,7 +260,7 @@ def encoder_layers(network: nn.Module, kinds: tuple[type[nn.Module], ...]) -> tu
         ('convInit.conv', 'down_layers.0.1.conv1.conv')
     """
     check_known(network)
-    dead = dead_parameters(network)
+    dead, unseen = dead_parameters(network), layers_read_directly(network)
     return tuple(
         path
         for path, module in network.named_modules()
@@ -267,6 +268,25 @@ def encoder_layers(network: nn.Module, kinds: tuple[type[nn.Module], ...]) -> tu
         and (own := [f"{path}.{name}" for name, _ in module.named_parameters(recurse=False)])
         and part_of(network, own[0]) == "encoder"
         and own[0] not in dead
+        and path not in unseen
+    )
+
+
+def layers_read_directly(network: nn.Module) -> frozenset[str]:
+    """Return the layers of torch's own transformer blocks, which read their weights and need not call them.
+
+    ``nn.MultiheadAttention`` never calls its output projection, and ``nn.TransformerEncoderLayer`` calls none of its
+    layers on its fast path for inference: an adapter in their place would have no effect.
+
+    Example:
+        >>> layers_read_directly(nn.Sequential(nn.MultiheadAttention(4, 2)))
+        frozenset({'0.out_proj'})
+    """
+    return frozenset(
+        f"{path}.{name}" if path else name
+        for path, module in network.named_modules()
+        if isinstance(module, (nn.MultiheadAttention, nn.TransformerEncoderLayer))
+        for name, _ in module.named_children()
     )
 
 

@@ -48,7 +48,7 @@ def interpolate_positions(
         positions: embeddings (1, N, D), N the product of ``source``; tokens in row-major order.
         source: grid of the embeddings.
         target: grid of the result.
-        antialias: whether a smaller grid is low-pass filtered first, as timm does in 2-D.
+        antialias: whether a smaller grid is low-pass filtered first, as timm does; in 2-D only.
 
     Returns:
         Embeddings (1, N', D), N' the product of ``target``; the same tensor if the grids agree.
@@ -70,6 +70,7 @@ def interpolate_positions(
         return positions
 
     image = positions.transpose(1, 2).unflatten(2, tuple(source))  # (1, D, source...)
+    antialias = antialias and len(source) == 2  # which torch has in 2-D only
     image = F.interpolate(image, size=tuple(target), mode=_MODES[len(source)], align_corners=False, antialias=antialias)
     return image.flatten(2).transpose(1, 2)  # (1, N', D)
 

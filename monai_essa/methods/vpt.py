@@ -86,8 +86,12 @@ class VPT:
             enter = self.tokens if self.deep or path == paths[0] else 0
             leave = self.tokens if self.deep or path == paths[-1] else 0
             block: Any = network.get_submodule(path)
-            kind = PromptedBlock if isinstance(block, TransformerBlock) else PromptedDescribedBlock
-            network.set_submodule(path, kind(block, enter, leave, bound))
+            prompted = (
+                PromptedBlock(block, enter, leave, bound)
+                if isinstance(block, TransformerBlock)
+                else PromptedDescribedBlock(block, _width(network), enter, leave, bound)
+            )
+            network.set_submodule(path, prompted)
         trunk = encoder_trunk(network)
         if not self.deep and parts_of(trunk).hidden_states:
             # Before other hooks, which expect the output of a ViT, such as that of a classifier.
@@ -148,22 +152,22 @@ class PromptedDescribedBlock(nn.Module):
 
     Args:
         block: the pretrained block, called with tokens (B, N, D); its tensors are shared, not copied.
+        width: D.
         enter: number of the block's own prompts, which are put in front of the tokens; 0 for none.
         leave: number of tokens at the front that are dropped from the output.
         bound: prompts start uniform in (-bound, bound).
 
     Example:
-        >>> block = PromptedDescribedBlock(nn.LayerNorm(24), enter=3, leave=3, bound=0.1)
+        >>> block = PromptedDescribedBlock(nn.LayerNorm(24), 24, enter=3, leave=3, bound=0.1)
         >>> block(torch.ones(1, 5, 24)).shape, block.prompts.shape
         (torch.Size([1, 5, 24]), torch.Size([3, 24]))
     """
 
-    def __init__(self, block: nn.Module, enter: int, leave: int, bound: float) -> None:
+    def __init__(self, block: nn.Module, width: int, enter: int, leave: int, bound: float) -> None:
         adopt(self, block)
         self.kind = type(block)
         self.leave = leave
-        norm = next(parameter for parameter in block.parameters() if parameter.dim() == 1)
-        self.prompts = _prompts(norm, enter, bound)
+        self.prompts = _prompts(next(block.parameters()).new_empty(width), enter, bound)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Run the block on prompts and tokens; x (B, N, D) -> (B, N + enter - leave, D).
@@ -188,7 +192,7 @@ class PromptedDescribedBlock(nn.Module):
 
 
 def _prompts(like: torch.Tensor, count: int, bound: float) -> nn.Parameter | None:
-    """Draw prompts (count, D) for tokens of the width of a norm; None for no prompts."""
+    """Draw prompts (count, D) like a token (D); None for no prompts."""
     drawn = like.detach().new_empty(count, len(like)).uniform_(-bound, bound)
     return nn.Parameter(drawn) if count else None
 
@@ -207,9 +211,12 @@ def _with_prompts(prompts: nn.Parameter | None, x: torch.Tensor) -> torch.Tensor
 
 
 def _bound(network: nn.Module) -> float:
+    return math.sqrt(6 / (3 * patch_voxels(network) + _width(network)))
+
+
+def _width(network: nn.Module) -> int:
     first = next(block for block in transformer_blocks(network) if block.role == "encoder")
-    width = network.get_parameter(f"{first.query.path}.weight").shape[1]
-    return math.sqrt(6 / (3 * patch_voxels(network) + width))
+    return network.get_parameter(f"{first.query.path}.weight").shape[1]
 
 
 def _blocks(network: nn.Module) -> list[str]:

@@ -16,10 +16,17 @@ import torch.nn as nn
 
 from monai_essa import adapt, add_adapter, lean, load_adapter, merge, save_adapter
 from monai_essa.adapters.identity import encoder_facts
-from monai_essa.anatomy import EncoderDescription, classification_network, describe, encoder_view
+from monai_essa.anatomy import (
+    BlockDescription,
+    EncoderDescription,
+    MapDescription,
+    classification_network,
+    describe,
+    encoder_view,
+)
 from monai_essa.anatomy.blocks import transformer_blocks
 from monai_essa.anatomy.parts import encoder_prefix, part_of
-from monai_essa.methods import APLA, BitFit, ComponentTuning, FullTuning, LoRA
+from monai_essa.methods import APLA, SSF, BitFit, ComponentTuning, FullTuning, LoRA
 from monai_essa.pretext import MAE, MAEDecoder, SimMIM
 from tests.anatomy.own_encoders import LAYOUTS, OwnMaps, OwnTokens, maps_anatomy, tokens_anatomy
 
@@ -240,3 +247,31 @@ def test_full_and_bias_tuning_reach_the_encoder_and_leave_the_head():
         learning = {name for name, parameter in net.named_parameters() if parameter.requires_grad}
         assert "last_norm.bias" in learning and not {name for name in learning if name.startswith("head.")}
     assert "places" not in learning
+
+
+class StockAttention(nn.Module):
+    """An encoder around torch's attention, which reads the weight of its output projection and never calls it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.blocks = nn.Conv2d(1, 8, 4, 4), nn.ModuleList([nn.TransformerEncoderLayer(8, 2, 16)])
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.blocks[0](self.stem(images).flatten(2).mT).mT.unflatten(2, (4, 4))
+
+
+def test_layers_that_an_attention_reads_itself_take_no_adapter():
+    maps = MapDescription(in_channels=1, channels=8, stride=(4, 4))
+    net = adapt(StockAttention(), SSF(), anatomy=EncoderDescription(maps))
+    scaled = {path for path, module in net.named_modules() if hasattr(module, "ssf_scale")}
+    assert scaled == {"stem"}
+    blocks = BlockDescription(r"blocks\.\d", ("linear1",), "self_attn.out_proj")
+    with pytest.raises(ValueError, match=r"^[^\n]*'blocks\.0\.linear1' is a layer whose weight torch's own[^\n]*$"):
+        adapt(StockAttention(), APLA(), anatomy=EncoderDescription(maps, blocks))
+
+
+def test_a_description_from_yaml_equals_one_from_python():
+    ours = LAYOUTS["fused"]
+    lists = {name: list(value) for name, value in vars(ours).items() if isinstance(value, tuple)}
+    assert dataclasses.replace(ours, **lists) == ours
+    assert MapDescription(1, 6, [4, 4]) == MapDescription(1, 6, (4, 4))
