@@ -125,11 +125,22 @@ def test_pretext_steps_reduce_the_loss_and_move_the_method_alone(method, objecti
 
 
 def test_vit_b_14_trains_the_output_projections_of_twelve_blocks():
-    """One network of the size that DINOv2 publishes; it is not run, because its sizes alone are what is checked."""
-    net = timm.create_model("vit_base_patch14_dinov2", img_size=70, num_classes=0)
-    adapt(net, APLA(), anatomy=timm_vit())
+    """One network of the size that DINOv2 publishes, on a small image: a step of SimMIM, and back to timm's keys."""
+    net = timm.create_model("vit_base_patch14_dinov2", img_size=70, num_classes=0, init_values=1.0).eval()
+    image = torch.randn(1, 3, 70, 70)
+    with torch.no_grad():
+        base = net(image)
+        assert torch.equal(adapt(net, APLA(), anatomy=timm_vit())(image), base)
     assert sum(p.numel() for p in net.parameters() if p.requires_grad) == 12 * (768 * 768 + 768)
     assert encoder_view(net).native_grid == (5, 5)
+    objective = SimMIM(net, mask_unit=14)
+    objective(image)["loss"].backward()
+    torch.optim.SGD([p for p in objective.parameters() if p.requires_grad], lr=1.0).step()
+    with torch.no_grad():
+        adapted = net(image)
+        assert not torch.allclose(adapted, base, atol=1e-5)
+        net = merge(net)
+        torch.testing.assert_close(net(image), adapted, rtol=1e-6, atol=1e-6)
 
 
 def test_a_classifier_by_its_own_head_and_by_ours():
