@@ -5,14 +5,10 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
 import torch
 
 from monai_essa.torchvision_operators import declare_operators
-
-sys.dont_write_bytecode = True
 
 
 def pytest_configure() -> None:
