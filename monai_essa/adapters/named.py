@@ -29,6 +29,7 @@ from monai_essa.adapters.adapted import (
 )
 from monai_essa.adapters.claims import unchanged_on_error
 from monai_essa.adapters.file import adapt_by_file, load_adapter, read_adapter
+from monai_essa.anatomy.description import EncoderDescription, describe
 from monai_essa.anatomy.lean_marks import check_not_lean
 from monai_essa.anatomy.parts import unwrapped
 from monai_essa.methods.method import AdaptationMethod
@@ -60,6 +61,7 @@ def add_adapter(
     adapter: str | Path | AdaptationMethod | Sequence[AdaptationMethod],
     also_train: Sequence[str] | None = None,
     methods: Sequence[type] = (),
+    anatomy: EncoderDescription | None = None,
 ) -> nn.Module:
     """Add a named adapter in place. The first one of a plain network is active, others wait for ``set_adapter``.
 
@@ -70,6 +72,7 @@ def add_adapter(
         adapter: a file of :func:`~monai_essa.adapters.file.save_adapter`, or one or more methods for a new adapter.
         also_train: patterns of what trains beside the methods; default: for a file what it records, else nothing.
         methods: classes of methods in the file that do not belong to the library.
+        anatomy: as for :func:`~monai_essa.adapters.adaptation.adapt`, with the first adapter of a described network.
 
     Returns:
         The same network object. Unless the adapter is its first, it computes what it computed before.
@@ -92,10 +95,12 @@ def add_adapter(
     if not isinstance(name, str) or not name:
         raise ValueError(f"expected the name of an adapter, got {name!r}")
     if not is_adapted(network):
-        _adapt(network, adapter, also_train, methods)
+        _adapt(network, adapter, also_train, methods, anatomy)
         adaptation_of(network).adapters = {name: None}
         return network
     record = enabled_adaptation(network)
+    if anatomy is not None:
+        describe(unwrapped(network), anatomy)  # refuses another one
     if name in record.adapters:
         raise ValueError(
             f"{type(unwrapped(network)).__name__} has an adapter {name!r} already; choose another name, or call "
@@ -187,10 +192,11 @@ def _adapt(
     adapter: str | Path | AdaptationMethod | Sequence[AdaptationMethod],
     also_train: Sequence[str] | None,
     methods: Sequence[type],
+    anatomy: EncoderDescription | None,
 ) -> nn.Module:
     if isinstance(adapter, (str, Path)):
-        return load_adapter(network, adapter, also_train=also_train, methods=methods)
-    return adapt(network, adapter, () if also_train is None else also_train)
+        return load_adapter(network, adapter, also_train=also_train, methods=methods, anatomy=anatomy)
+    return adapt(network, adapter, () if also_train is None else also_train, anatomy)
 
 
 def _made_on(

@@ -5,17 +5,31 @@
 
 from __future__ import annotations
 
+from monai_essa.anatomy.description import (
+    BlockDescription,
+    EncoderDescription,
+    MapDescription,
+    TokenDescription,
+    describe,
+    timm_vit,
+)
 from monai_essa.anatomy.encoders import FeatureMapEncoder, TokenEncoder, encoder_view
 from monai_essa.anatomy.heads import classification_network
 from monai_essa.anatomy.positions import interpolate_positions, keep_grid, kept_grid, state_with_grid
 
 __all__ = [
+    "BlockDescription",
+    "EncoderDescription",
     "FeatureMapEncoder",
+    "MapDescription",
+    "TokenDescription",
     "TokenEncoder",
     "classification_network",
+    "describe",
     "encoder_view",
     "interpolate_positions",
     "keep_grid",
     "kept_grid",
     "state_with_grid",
+    "timm_vit",
 ]

@@ -11,6 +11,7 @@ calls.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -21,9 +22,18 @@ from monai.networks.blocks.crossattention import CrossAttentionBlock
 from monai.networks.blocks.selfattention import SABlock
 from monai.networks.nets.swin_unetr import SwinTransformerBlock, WindowAttention
 
+from monai_essa.anatomy.description import EncoderDescription, TokenDescription, described, described_blocks
 from monai_essa.anatomy.parts import check_known, dead_parameters, encoder_layers, encoder_prefix, part_of
 
-__all__ = ["BlockParts", "Rows", "patch_embeddings", "patch_voxels", "self_attention_block", "transformer_blocks"]
+__all__ = [
+    "BlockParts",
+    "Rows",
+    "keeps_one_sequence",
+    "patch_embeddings",
+    "patch_voxels",
+    "self_attention_block",
+    "transformer_blocks",
+]
 
 _ATTENTION = (SABlock, CrossAttentionBlock, WindowAttention)
 _SEPARATE = ("to_q", "to_k", "to_v")
@@ -31,11 +41,38 @@ _SEPARATE = ("to_q", "to_k", "to_v")
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows ``start:stop`` of ``weight`` and ``bias`` of the linear layer at ``path``, that is, output features."""
+    """Rows ``start:stop`` of ``weight`` and ``bias`` of the linear layer at ``path``, that is, output features.
+
+    Where an encoder lays out queries, keys and values head by head, the rows are those of the first head, and the same
+    range of each following group of ``every`` rows belongs to them.
+
+    Attributes:
+        path: of the layer.
+        start: the first row.
+        stop: the row after the last.
+        groups: how many ranges there are.
+        every: rows from one range to the next, if there are several.
+    """
 
     path: str
     start: int
     stop: int
+    groups: int = 1
+    every: int = 0
+
+    @property
+    def size(self) -> int:
+        """Number of rows."""
+        return (self.stop - self.start) * self.groups
+
+    def indices(self) -> list[int]:
+        """List the rows in order.
+
+        Example:
+            >>> Rows("qkv", 2, 4, groups=2, every=6).indices()
+            [2, 3, 8, 9]
+        """
+        return [self.every * group + row for group in range(self.groups) for row in range(self.start, self.stop)]
 
 
 @dataclass(frozen=True)
@@ -65,7 +102,7 @@ def transformer_blocks(network: nn.Module) -> tuple[BlockParts, ...]:
     """List the attention blocks of a network in the order of its modules, without those that it does not use.
 
     Args:
-        network: a MONAI network, plain or adapted.
+        network: a MONAI network or a described one, plain or adapted.
 
     Returns:
         One :class:`BlockParts` for each attention layer that the forward pass uses; empty for a CNN.
@@ -80,12 +117,20 @@ def transformer_blocks(network: nn.Module) -> tuple[BlockParts, ...]:
         ['blocks.0.attn.out_proj', 'blocks.1.attn.out_proj']
     """
     check_known(network)
+    if (found := described(network)) is not None:
+        return tuple(_as_described(network, path, found[0]) for path in described_blocks(network, *found))
     dead = dead_parameters(network)
     return tuple(
         _describe(network, path, attention)
         for path, attention in network.named_modules()
         if _is_attention(path, attention) and not _is_dead(path, attention, dead)
     )
+
+
+def keeps_one_sequence(network: nn.Module) -> bool:
+    """Tell whether the description of a network says that its blocks attend over one sequence of tokens."""
+    found = described(network)
+    return found is not None and isinstance(found[0].output, TokenDescription)
 
 
 def patch_voxels(network: nn.Module) -> int:
@@ -99,6 +144,8 @@ def patch_voxels(network: nn.Module) -> int:
         >>> patch_voxels(ViT(1, 32, 16, hidden_size=48, mlp_dim=96, num_layers=2, num_heads=4))
         4096
     """
+    if described(network) is not None:
+        return math.prod(network.get_parameter(f"{patch_embeddings(network)[0]}.weight").shape[2:])
     embedding: Any = network.get_submodule(encoder_prefix(network) + "patch_embedding")
     if embedding.proj_type == "conv":
         return math.prod(embedding.patch_embeddings.weight.shape[2:])
@@ -119,6 +166,9 @@ def patch_embeddings(network: nn.Module) -> tuple[str, ...]:
         >>> patch_embeddings(ViT(1, 32, 16, hidden_size=48, mlp_dim=96, num_layers=2, num_heads=4))
         ('patch_embedding.patch_embeddings',)
     """
+    if (found := described(network)) is not None:
+        output = found[0].output
+        return (found[1] + output.patch_embedding,) if isinstance(output, TokenDescription) else ()
     kinds = PatchEmbeddingBlock, PatchEmbed
     homes = tuple(f"{path}." for path, module in network.named_modules() if isinstance(module, kinds))
     layers = encoder_layers(network, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d))
@@ -172,6 +222,34 @@ def _describe(network: nn.Module, path: str, attention: nn.Module) -> BlockParts
         mlp=(f"{parent_path}.mlp.linear1", f"{parent_path}.mlp.linear2") if in_block and not crossing else (),
         norms=tuple(f"{parent_path}.{name}" for name in _norms(crossing)) if in_block else (),
     )
+
+
+def _as_described(network: nn.Module, path: str, anatomy: EncoderDescription) -> BlockParts:
+    parts: Any = anatomy.blocks
+    query, key, value = _described_projections(network, path, anatomy)
+    return BlockParts(
+        path=path,
+        role="encoder",
+        query=query,
+        key=key,
+        value=value,
+        output=f"{path}.{parts.output}",
+        mlp=tuple(f"{path}.{layer}" for layer in parts.mlp),
+        norms=tuple(f"{path}.{norm}" for norm in parts.norms),
+    )
+
+
+def _described_projections(network: nn.Module, path: str, anatomy: EncoderDescription) -> tuple[Rows, Rows, Rows]:
+    parts: Any = anatomy.blocks
+    layers = [f"{path}.{layer}" for layer in parts.qkv]
+    counts = [network.get_parameter(f"{layer}.weight").shape[0] for layer in layers]
+    if len(layers) == 3:
+        query, key, value = (Rows(layer, 0, count) for layer, count in zip(layers, counts, strict=True))
+        return query, key, value
+    heads = operator.attrgetter(parts.heads)(network.get_submodule(path)) if parts.heads else 1
+    width, every = counts[0] // (3 * heads), counts[0] // heads
+    query, key, value = (Rows(layers[0], i * width, (i + 1) * width, heads, every % counts[0]) for i in range(3))
+    return query, key, value
 
 
 def _norms(crossing: bool) -> Iterator[str]:

@@ -16,13 +16,16 @@ from monai.networks.layers import SkipConnection
 from monai.utils import ensure_tuple_rep
 from torch import Tensor
 
-from monai_essa.anatomy.parts import NETWORK_PARTS, check_images, divide_shape, encoder_trunk, parts_of
+from monai_essa.anatomy.description import DescribedTokens, EncoderDescription, TokenDescription, describe, described
+from monai_essa.anatomy.parts import DESCRIPTION, NETWORK_PARTS, check_images, divide_shape, encoder_trunk, parts_of
 from monai_essa.anatomy.positions import check_grid, interpolate_positions, kept_grid
 
 __all__ = [
     "FeatureMapEncoder",
     "TokenEncoder",
+    "densenet_encoder",
     "encoder_view",
+    "resnet_encoder",
     "segresnet_ds_encoder",
     "segresnet_encoder",
     "unet_encoder",
@@ -32,17 +35,22 @@ __all__ = [
 Maps = Callable[[Any, Tensor], list[Tensor]]
 
 
-def encoder_view(network: nn.Module, grid: Sequence[int] | None = None) -> TokenEncoder | FeatureMapEncoder:
-    """View the encoder of a MONAI network, plain or adapted.
+def encoder_view(
+    network: nn.Module, grid: Sequence[int] | None = None, anatomy: EncoderDescription | None = None
+) -> TokenEncoder | DescribedTokens | FeatureMapEncoder:
+    """View the encoder of a MONAI network, or of a described one, plain or adapted.
 
     Args:
         network: a ViT, UNETR, ViTAutoEnc, MaskedAutoEncoderViT (its encoder half), SwinUNETR (version 1 or 2),
-            SegResNet, SegResNetDS or UNet, 2-D or 3-D. It is not changed.
+            SegResNet, SegResNetDS, UNet, ResNet or DenseNet, 2-D or 3-D. It is not changed.
         grid: the token grid that the network was built for, ``img_size / patch_size``. A ViT does not keep it, so it is
             needed for crops of another size unless :func:`keep_grid` has set it.
+        anatomy: the description of an encoder that MONAI does not have, which is kept on the network; None if it has
+            one, or is one of MONAI's.
 
     Returns:
-        A :class:`TokenEncoder`, or a :class:`FeatureMapEncoder` for SwinUNETR and the CNNs.
+        A :class:`TokenEncoder` (:class:`DescribedTokens` for a described encoder), or a :class:`FeatureMapEncoder` for
+        SwinUNETR and the CNNs.
 
     Raises:
         TypeError: if the network is of another class.
@@ -56,6 +64,8 @@ def encoder_view(network: nn.Module, grid: Sequence[int] | None = None) -> Token
         >>> view.encode(view.embed(torch.zeros(2, 1, 16, 32, 32))).shape
         torch.Size([2, 32, 48])
     """
+    if anatomy is not None:
+        describe(network, anatomy)
     layout = parts_of(network).layout
     if not layout:
         raise TypeError(
@@ -197,7 +207,7 @@ class FeatureMapEncoder:
     @property
     def patch_embedding(self) -> nn.Module | None:
         """The module whose output a mask token replaces; None for a CNN, whose image voxels it replaces."""
-        return getattr(encoder_trunk(self.network), "patch_embed", None)
+        return None if described(self.network) else getattr(encoder_trunk(self.network), "patch_embed", None)
 
     def check(self, images: Tensor) -> None:
         """Raise a ValueError unless the images are (B, in_channels, spatial...)."""
@@ -246,6 +256,30 @@ def unet_encoder(network: Any) -> FeatureMapEncoder:
     return _view(network, network.in_channels, network.channels[-1], steps, _unet_maps)
 
 
+def resnet_encoder(network: Any) -> FeatureMapEncoder:
+    """View the encoder of a ResNet: the first convolution and the four stages, as ``ResNetFeatures`` returns them.
+
+    Raises:
+        ValueError: if the first convolution has an even kernel, whose padding gives maps that no stride describes.
+    """
+    first = network.conv1
+    if any(size % 2 == 0 for size in first.kernel_size):
+        raise ValueError(
+            f"expected a ResNet with an odd conv1_t_size, got {first.kernel_size}: its feature maps are a row larger "
+            "than the image divided by the stride"
+        )
+    pooled = 1 if network.no_max_pool else 2
+    steps = tuple(step * pooled * 8 for step in first.stride)  # stages 2 to 4 halve the map
+    return _view(network, first.in_channels, network.in_planes, steps, _resnet_maps)
+
+
+def densenet_encoder(network: Any) -> FeatureMapEncoder:
+    """View the encoder of a DenseNet: one map after the first convolution and after each block, the last one normed."""
+    first, blocks = network.features.conv0, _dense_blocks(network)
+    steps = tuple(step * 2 ** len(blocks) for step in first.stride)  # the pooling, then a transition between two blocks
+    return _view(network, first.in_channels, network.class_layers.out.in_features, steps, _densenet_maps)
+
+
 def unet_levels(network: Any) -> Iterator[nn.Module]:
     """Yield the layers of a UNet from its first level to the bottom; each level holds the next in a skip connection."""
     level = network.model
@@ -266,9 +300,11 @@ def _view_tokens(network: nn.Module) -> TokenEncoder:
     return TokenEncoder(network, tuple(patch_size), in_channels, hidden_size, kept_grid(network))
 
 
-def _with_grid(network: nn.Module, view: TokenEncoder | FeatureMapEncoder, grid: Sequence[int]) -> TokenEncoder:
+def _with_grid(network: nn.Module, view: Any, grid: Sequence[int]) -> TokenEncoder:
     if not isinstance(view, TokenEncoder):
-        raise ValueError(f"{type(network).__name__} has no position embeddings, so it has no grid; leave grid out")
+        raise ValueError(
+            f"{type(network).__name__} has no position embeddings, or keeps their grid itself; leave grid out"
+        )
     return replace(view, native_grid=check_grid(network, grid))
 
 
@@ -318,11 +354,50 @@ def _unet_maps(network: Any, images: Tensor) -> list[Tensor]:
     return maps
 
 
+def _view_described(network: nn.Module) -> DescribedTokens | FeatureMapEncoder:
+    anatomy: Any = vars(network)[DESCRIPTION]
+    if isinstance(anatomy.output, TokenDescription):
+        return DescribedTokens(network, anatomy.output)
+    return _view(
+        network, anatomy.output.in_channels, anatomy.output.channels, tuple(anatomy.output.stride), _described_maps
+    )
+
+
+def _described_maps(network: nn.Module, images: Tensor) -> list[Tensor]:
+    maps = getattr(encoder_trunk(network), vars(network)[DESCRIPTION].output.method)(images)
+    return list(maps) if isinstance(maps, (list, tuple)) else [maps]
+
+
+def _resnet_maps(network: Any, images: Tensor) -> list[Tensor]:
+    maps = [network.act(network.bn1(network.conv1(images)))]
+    hidden = maps[0] if network.no_max_pool else network.maxpool(maps[0])
+    for stage in (network.layer1, network.layer2, network.layer3, network.layer4):
+        hidden = stage(hidden)
+        maps.append(hidden)
+    return maps
+
+
+def _densenet_maps(network: Any, images: Tensor) -> list[Tensor]:
+    maps, hidden = [], images
+    for name, layer in network.features.named_children():
+        hidden = layer(hidden)
+        if name == "relu0" or name in _dense_blocks(network):
+            maps.append(hidden)
+    return [*maps[:-1], network.class_layers.relu(hidden)]  # the activation behind the last norm, as its head has it
+
+
+def _dense_blocks(network: Any) -> list[str]:
+    return [name for name, _ in network.features.named_children() if name.startswith("denseblock")]
+
+
 # By the layout that the table of network classes names.
-_VIEWS: dict[str, Callable[[Any], TokenEncoder | FeatureMapEncoder]] = {
+_VIEWS: dict[str, Callable[[Any], TokenEncoder | DescribedTokens | FeatureMapEncoder]] = {
+    "described": _view_described,
     "tokens": _view_tokens,
     "swin": _view_swin,
     "segresnet": segresnet_encoder,
     "segresnet_ds": segresnet_ds_encoder,
     "unet": unet_encoder,
+    "resnet": resnet_encoder,
+    "densenet": densenet_encoder,
 }

@@ -6,24 +6,29 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn as nn
 from monai.networks.layers import SkipConnection
-from monai.networks.nets import SegResNet, UNet, ViT
+from monai.networks.nets import DenseNet, ResNet, SegResNet, UNet, ViT
 from torch import Tensor
 
-from monai_essa.anatomy.encoders import TokenEncoder, encoder_view
-from monai_essa.anatomy.parts import encoder_trunk, parts_of
+from monai_essa.anatomy.description import EncoderDescription, describe, described
+from monai_essa.anatomy.encoders import FeatureMapEncoder, encoder_view
+from monai_essa.anatomy.parts import encoder_trunk, part_of, parts_of
 from monai_essa.anatomy.positions import keep_grid, kept_grid
 
 __all__ = ["classification_network"]
 
 _POOLINGS = ("mean", "attention", "flatten")
+_STAGES = ("layer1", "layer2", "layer3", "layer4")
 
 
-def classification_network(network: nn.Module, num_classes: int, pooling: str = "mean") -> nn.Sequential:
+def classification_network(
+    network: nn.Module, num_classes: int, pooling: str = "mean", anatomy: EncoderDescription | None = None
+) -> nn.Sequential:
     r"""Put a pooling, a LayerNorm and a linear layer behind the encoder of a MONAI network, in place.
 
     Its logits are :math:`W\,\mathrm{LN}(\sum_n a_n t_n) + b` over the N final tokens t of the encoder, or the positions
@@ -36,10 +41,13 @@ def classification_network(network: nn.Module, num_classes: int, pooling: str = 
     ``nn.Sequential`` that is built without this library, as in the inference.yaml of the bundle.
 
     Args:
-        network: a ViT, UNETR, SwinUNETR, SegResNet, SegResNetDS or UNet. Its encoder becomes a part of the result,
-            shares its tensors and returns tokens from then on: use the result instead of the network.
+        network: a ViT, UNETR, SwinUNETR, SegResNet, SegResNetDS, UNet, ResNet or DenseNet. Its encoder becomes a part
+            of the result, shares its tensors and returns tokens from then on: use the result instead of the network.
+            The classifier that a ResNet or DenseNet has of its own is left out.
         num_classes: number of logits of an image.
         pooling: ``"mean"``, ``"attention"`` or ``"flatten"``.
+        anatomy: where the parts of an encoder are that MONAI does not have; None if the network knows. Such an encoder
+            keeps its class, and a classifier behind it is left out.
 
     Returns:
         A Sequential of ``encoder`` -> (B, N, D), ``pool`` -> (B, D) or (B, N D), ``head_norm`` and ``head`` ->
@@ -60,21 +68,26 @@ def classification_network(network: nn.Module, num_classes: int, pooling: str = 
     """
     if pooling not in _POOLINGS:
         raise ValueError(f"pooling must be one of {', '.join(_POOLINGS)}, got {pooling!r}")
+    if anatomy is not None:
+        describe(network, anatomy)
     if not parts_of(network).runs_alone:
         raise TypeError(
             f"the encoder of a {type(network).__name__} has no forward of its own: load its weights into a ViT"
         )
     view = encoder_view(network)
-    features = view.hidden_size if isinstance(view, TokenEncoder) else view.channels
+    features = view.channels if isinstance(view, FeatureMapEncoder) else view.hidden_size
     if pooling == "flatten":
         features *= _token_count(network)
+    head_norm, head = nn.LayerNorm(features), nn.Linear(features, num_classes)
+    if described(network) is not None:
+        encoder = _described_encoder(network, class_token=pooling == "mean")
+        return _sequence(encoder=encoder, pool=_pool(pooling, features), head_norm=head_norm, head=head)
     grid = kept_grid(network)
     encoder, pool = _encoder(network), _pool(pooling, features)
     if grid is not None:
         keep_grid(encoder, grid)  # a UNETR knows its grid, the ViT inside it does not
     class_token = pooling == "mean" and hasattr(encoder, "cls_token")
     encoder.register_forward_hook(_class_token if class_token else _tokens)
-    head_norm, head = nn.LayerNorm(features), nn.Linear(features, num_classes)
     return _sequence(encoder=encoder, pool=pool, head_norm=head_norm, head=head)
 
 
@@ -107,8 +120,34 @@ def _encoder(network: Any) -> nn.Module:
         return _sequence(convInit=network.convInit, **dropout, down_layers=nn.Sequential(*network.down_layers))
     if isinstance(network, UNet):
         return _sequence(model=_way_down(network.model))
+    if isinstance(network, ResNet):
+        names = ("conv1", "bn1", "act", *(() if network.no_max_pool else ("maxpool",)))
+        return _sequence(**{name: getattr(network, name) for name in (*names, *_STAGES)})
+    if isinstance(network, DenseNet):
+        features: nn.Module = network.features
+        activation: Any = network.class_layers.relu
+        return _sequence(**dict(features.named_children()), relu5=activation)
     trunk: nn.Module = encoder_trunk(network)
     return trunk
+
+
+def _described_encoder(network: nn.Module, class_token: bool) -> nn.Module:
+    """Return a described encoder without its own classifier, whose forward pass returns tokens (B, N, D)."""
+    encoder: nn.Module = encoder_trunk(network)
+    for name, _ in list(encoder.named_children()):
+        if part_of(encoder, f"{name}.") == "head":
+            setattr(encoder, name, nn.Identity())
+    vars(encoder)["forward"] = partial(_described_tokens, encoder, class_token)
+    return encoder
+
+
+def _described_tokens(encoder: nn.Module, class_token: bool, images: Tensor) -> Tensor:
+    view: Any = encoder_view(encoder)
+    if isinstance(view, FeatureMapEncoder):
+        return view.features(images)[-1].flatten(2).transpose(1, 2)
+    tokens: Tensor = view.embed(images)
+    encoded: Tensor = view.encode_all(tokens)
+    return encoded[:, :1] if class_token and view.has_class_token else encoded[:, -tokens.shape[1] :]
 
 
 def _way_down(level: nn.Module) -> nn.Module:

@@ -26,8 +26,8 @@ _TELLING = (
     *("scale_factor", "size", "mode", "align_corners", "output_size", "ceil_mode", "count_include_pad"),
     *("proj_type", "pattern", "axes_lengths", "start_dim", "end_dim", "upscale_factor"),
 )
-# The same for a whole network: SwinUNETR normalises the feature maps of its encoder, or does not.
-_TELLING_OF_NETWORK = ("normalize",)
+# The same for a whole network: SwinUNETR normalises the feature maps of its encoder, ResNet pools, or they do not.
+_TELLING_OF_NETWORK = ("normalize", "no_max_pool")
 # Modules that compute nothing in eval mode.
 _NEUTRAL = (nn.Identity, _DropoutNd, DropPath)
 # Modules that only hold others. Which class holds them differs between a network and the encoder cut out of it.

@@ -17,7 +17,18 @@ import torch.nn as nn
 from monai.networks.blocks import TransformerBlock
 from monai.networks.blocks.convolutions import Convolution
 from monai.networks.blocks.dynunet_block import UnetBasicBlock, UnetResBlock
-from monai.networks.nets import UNETR, MaskedAutoEncoderViT, SegResNet, SegResNetDS, SwinUNETR, UNet, ViT, ViTAutoEnc
+from monai.networks.nets import (
+    UNETR,
+    DenseNet,
+    MaskedAutoEncoderViT,
+    ResNet,
+    SegResNet,
+    SegResNetDS,
+    SwinUNETR,
+    UNet,
+    ViT,
+    ViTAutoEnc,
+)
 from monai.networks.nets.segresnet_ds import SegResEncoder
 from monai.networks.nets.swin_unetr import SwinTransformer
 from torch import Tensor
@@ -25,6 +36,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 __all__ = [
+    "DESCRIPTION",
     "NETWORK_PARTS",
     "NetworkParts",
     "check_images",
@@ -35,16 +47,20 @@ __all__ = [
     "encoder_layers",
     "encoder_prefix",
     "encoder_trunk",
+    "layers_read_directly",
     "part_of",
     "parts_of",
     "undone_layers",
     "unwrapped",
 ]
 
+DESCRIPTION = "_monai_essa_anatomy"
+"""Attribute of a network, and of its encoder, that holds the description which :func:`describe` keeps there."""
 _TOKENS = r"(patch_embedding|blocks|norm)\.|cls_token$"
 _CLASSIFIER_CHILDREN = ("encoder", "pool", "head_norm", "head")
-# Encoders that are not a module of their own in their network become a Sequential with these children in a classifier.
-_GATHERED = ({"convInit", "down_layers"}, {"convInit", "dropout", "down_layers"}, {"model"})
+# Encoders that are no single module with a forward pass become a Sequential with these children, and others, in a
+# classifier.
+_GATHERED = ({"convInit", "down_layers"}, {"model"}, {"conv1", "bn1", "layer1", "layer4"}, {"conv0", "denseblock1"})
 
 
 @dataclass(frozen=True)
@@ -108,16 +124,18 @@ NETWORK_PARTS: tuple[NetworkParts, ...] = (
     NetworkParts(
         SegResNet, "segresnet", head=r"conv_final\.", encoder=r"(convInit|down_layers)\.", output="conv_final"
     ),
-    NetworkParts(SegResNetDS, "segresnet_ds", prefix="encoder.", head=r"up_layers\.\d+\.head\."),
+    NetworkParts(SegResNetDS, "segresnet_ds", prefix="encoder.", head=r"up_layers(_auto)?\.\d+\.head\."),
     # The levels of a UNet are nested: each is (down, skip connection around the next level, up). The first "up" is the
     # head.
     NetworkParts(UNet, "unet", head=r"model\.2\.", encoder=r"model\.(?!(1\.submodule\.)*2\.)"),
+    NetworkParts(ResNet, "resnet", head=r"fc\.", encoder=r"(conv1|bn1|layer[1-4])\."),
+    NetworkParts(DenseNet, "densenet", prefix="features.", head=r"class_layers\."),
 )
 _CLASSIFIER = NetworkParts(nn.Sequential, "", prefix="encoder.")  # of classification_network
 
 
 def parts_of(network: nn.Module) -> NetworkParts:
-    """Return what is known of the class of a network, plain or adapted.
+    """Return what is known of the class of a network, or what its description says, plain or adapted.
 
     Raises:
         TypeError: if the class is unknown, as :func:`check_known` says.
@@ -126,6 +144,9 @@ def parts_of(network: nn.Module) -> NetworkParts:
         >>> parts_of(SegResNet(init_filters=8, blocks_down=(1, 1), blocks_up=(1,))).output
         'conv_final'
     """
+    if DESCRIPTION in vars(network):
+        described: NetworkParts = vars(network)[DESCRIPTION].parts(network)
+        return described
     for parts in NETWORK_PARTS:
         if isinstance(network, parts.kind):
             return parts
@@ -133,8 +154,8 @@ def parts_of(network: nn.Module) -> NetworkParts:
         return _CLASSIFIER
     raise TypeError(
         f"expected a {', '.join(parts.kind.__name__ for parts in NETWORK_PARTS)} or the result of "
-        f"classification_network, got {type(network).__name__}; pass the network itself, not a container around it, or "
-        "make its class a subclass of the one that it extends"
+        f"classification_network, got {type(network).__name__}; pass the network itself, not a container around it, "
+        "make its class a subclass of the one that it extends, or describe its encoder once by anatomy="
     )
 
 
@@ -239,7 +260,7 @@ def encoder_layers(network: nn.Module, kinds: tuple[type[nn.Module], ...]) -> tu
         ('convInit.conv', 'down_layers.0.1.conv1.conv')
     """
     check_known(network)
-    dead = dead_parameters(network)
+    dead, unseen = dead_parameters(network), layers_read_directly(network)
     return tuple(
         path
         for path, module in network.named_modules()
@@ -247,6 +268,25 @@ def encoder_layers(network: nn.Module, kinds: tuple[type[nn.Module], ...]) -> tu
         and (own := [f"{path}.{name}" for name, _ in module.named_parameters(recurse=False)])
         and part_of(network, own[0]) == "encoder"
         and own[0] not in dead
+        and path not in unseen
+    )
+
+
+def layers_read_directly(network: nn.Module) -> frozenset[str]:
+    """Return the layers of torch's own transformer blocks, which read their weights and need not call them.
+
+    ``nn.MultiheadAttention`` never calls its output projection, and ``nn.TransformerEncoderLayer`` calls none of its
+    layers on its fast path for inference: an adapter in their place would have no effect.
+
+    Example:
+        >>> layers_read_directly(nn.Sequential(nn.MultiheadAttention(4, 2)))
+        frozenset({'0.out_proj'})
+    """
+    return frozenset(
+        f"{path}.{name}" if path else name
+        for path, module in network.named_modules()
+        if isinstance(module, (nn.MultiheadAttention, nn.TransformerEncoderLayer))
+        for name, _ in module.named_children()
     )
 
 
@@ -317,5 +357,6 @@ def _is_classifier(network: nn.Module) -> bool:
     if type(network) is not nn.Sequential or tuple(children) != _CLASSIFIER_CHILDREN:
         return False
     encoder = children["encoder"]
-    gathered = type(encoder) is nn.Sequential and {name for name, _ in encoder.named_children()} in _GATHERED
-    return gathered or isinstance(encoder, (ViT, SwinTransformer, SegResEncoder))
+    names = {name for name, _ in encoder.named_children()}
+    gathered = type(encoder) is nn.Sequential and any(children <= names for children in _GATHERED)
+    return gathered or DESCRIPTION in vars(encoder) or isinstance(encoder, (ViT, SwinTransformer, SegResEncoder))

@@ -31,12 +31,14 @@ __all__ = [
 
 POSITIONS = "patch_embedding.position_embeddings"
 """The position embeddings of an encoder, by their canonical name."""
-_TABLES = re.compile(r"(.*\.)?(position_embeddings|decoder_pos_embedding)")
+_TABLES = re.compile(r"(.*\.)?(position_embeddings|decoder_pos_embedding|pos_embed)")
 _MODES = {2: "bicubic", 3: "trilinear"}
 _GRID = "_monai_essa_grid"
 
 
-def interpolate_positions(positions: Tensor, source: Sequence[int], target: Sequence[int]) -> Tensor:
+def interpolate_positions(
+    positions: Tensor, source: Sequence[int], target: Sequence[int], antialias: bool = False
+) -> Tensor:
     """Resample position embeddings from the grid they were made for to the grid of another crop.
 
     Interpolation is bicubic in 2-D, as usual for vision transformers (Dosovitskiy et al. 2021, arXiv 2010.11929,
@@ -47,6 +49,7 @@ def interpolate_positions(positions: Tensor, source: Sequence[int], target: Sequ
         positions: embeddings (1, N, D), N the product of ``source``; tokens in row-major order.
         source: grid of the embeddings.
         target: grid of the result.
+        antialias: whether a smaller grid is low-pass filtered first, as timm does; in 2-D only.
 
     Returns:
         Embeddings (1, N', D), N' the product of ``target``; the same tensor if the grids agree.
@@ -68,7 +71,8 @@ def interpolate_positions(positions: Tensor, source: Sequence[int], target: Sequ
         return positions
 
     image = positions.transpose(1, 2).unflatten(2, tuple(source))  # (1, D, source...)
-    image = F.interpolate(image, size=tuple(target), mode=_MODES[len(source)], align_corners=False)
+    antialias = antialias and len(source) == 2  # which torch has in 2-D only
+    image = F.interpolate(image, size=tuple(target), mode=_MODES[len(source)], align_corners=False, antialias=antialias)
     return image.flatten(2).transpose(1, 2)  # (1, N', D)
 
 

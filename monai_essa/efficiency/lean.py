@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
@@ -20,6 +21,8 @@ from monai.networks.nets.swin_unetr import SwinTransformerBlock
 from torch import Tensor
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
+from monai_essa.anatomy.blocks import transformer_blocks
+from monai_essa.anatomy.description import is_described
 from monai_essa.anatomy.lean_marks import LeanForward, check_still_frozen, store_frozen, take_lean_off
 from monai_essa.efficiency.forwards import (
     fits_decoder_block,
@@ -33,9 +36,11 @@ from monai_essa.efficiency.forwards import (
     window_attention,
     window_groups,
 )
+from monai_essa.methods.adaptformer import AdaptFormerMLP
 
 __all__ = ["lean", "own_forward", "recomputed", "recomputed_but_attention", "stored_linear"]
 
+_logger = logging.getLogger(__name__)
 _CHOICES = {"attention": ("sdpa", "stock"), "recompute": ("none", "mlp", "block")}
 Forward = Callable[..., Any]
 _ATEN = torch.ops.aten
@@ -67,7 +72,8 @@ def lean(
     Without any option: attention by torch's fused kernel in ViT, UNETR, MAE and Swin blocks; convolutions that do not
     learn keep no input; decoder blocks of UNETR and SwinUNETR keep the outputs of their convolutions alone. Only blocks
     whose class and code are MONAI's of a release that this was written for are replaced. Others keep their own forward
-    pass; where a class of MONAI has other code, one warning says so.
+    pass; where a class of MONAI has other code, one warning says so. The blocks of a described encoder keep their
+    attention, and are recomputed as MONAI's are unless that would move running statistics twice, which a warning says.
 
     Args:
         network: an adapted network, or a module that holds one.
@@ -103,7 +109,7 @@ def lean(
     for module in list(network.modules()):
         if attention == "sdpa":
             _attend_lean(module)
-        if recompute == "mlp" and isinstance(module, MLPBlock):
+        if recompute == "mlp" and isinstance(module, (MLPBlock, AdaptFormerMLP)):
             LeanForward(recomputed, module).put_on()
         if recompute == "block" and isinstance(module, (TransformerBlock, SwinTransformerBlock)):
             run = vars(module)["forward"].func if "forward" in vars(module) else own_forward
@@ -111,6 +117,8 @@ def lean(
         _keep_less(module)
         if frozen_dtype is not None:
             _store_frozen(module, frozen_dtype)
+        if recompute != "none" and is_described(module):
+            _recompute_described(module, recompute)
     return network
 
 
@@ -186,6 +194,26 @@ def _attend_lean(module: nn.Module) -> None:
     elif fits_window_attention(module):
         LeanForward(_shift_by_groups, module).put_on()
         LeanForward(window_attention, module.attn).put_on()  # only here: no other block hands it groups of windows
+
+
+def _recompute_described(network: nn.Module, recompute: str) -> None:
+    """Recompute the blocks of a described encoder, or their MLPs, where a second run computes the same."""
+    for parts in transformer_blocks(network):
+        path = parts.path if recompute == "block" else parts.mlp[0].rpartition(".")[0] if parts.mlp else ""
+        module = network.get_submodule(path) if path else None
+        if module is None or (recompute == "mlp" and path == parts.path):
+            continue
+        if _moves_statistics(module):
+            _logger.warning("lean: '%s' is not recomputed, which would move its running statistics twice", path)
+        else:
+            LeanForward(recomputed_but_attention if recompute == "block" else recomputed, module).put_on()
+
+
+def _moves_statistics(module: nn.Module) -> bool:
+    return any(
+        getattr(part, "running_mean", None) is not None and any(p.requires_grad for p in part.parameters(recurse=False))
+        for part in module.modules()
+    )
 
 
 def _shift_by_groups(block: SwinTransformerBlock, x: Tensor, mask_matrix: Tensor) -> Tensor:

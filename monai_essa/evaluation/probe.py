@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from scipy.special import stdtrit
 from torch import Tensor
 
-from monai_essa.anatomy import TokenEncoder, encoder_view
+from monai_essa.anatomy import FeatureMapEncoder, encoder_view
 
 __all__ = [
     "LEAST_PATIENTS",
@@ -247,9 +247,9 @@ def raw_features(crops: Sequence[Tensor]) -> np.ndarray:
 def _final_features(network: nn.Module) -> Callable[[Tensor], Tensor]:
     """Return the function from images to the features (B, N, D) of the encoder's last positions."""
     view = encoder_view(network)
-    if isinstance(view, TokenEncoder):
-        return lambda images: view.encode(view.embed(images))
-    return lambda images: view.features(images)[-1].flatten(2).transpose(1, 2)  # (B, D, grid...) -> (B, N, D)
+    if isinstance(view, FeatureMapEncoder):
+        return lambda images: view.features(images)[-1].flatten(2).transpose(1, 2)  # (B, D, grid...) -> (B, N, D)
+    return lambda images: view.encode(view.embed(images))
 
 
 def _groups(patients: Sequence[str]) -> list[np.ndarray]:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from monai_essa.label.torchvision_operators import declare_operators
+from monai_essa.torchvision_operators import declare_operators
 
 declare_operators()
 

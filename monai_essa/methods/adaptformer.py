@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from monai.networks.blocks import MLPBlock
 
 from monai_essa.anatomy.blocks import transformer_blocks
 from monai_essa.methods.method import NotMergeable, adopt, check_above_zero, check_dropout, check_value, original_of
@@ -68,32 +67,35 @@ class AdaptFormer:
 
     def inject(self, network: nn.Module) -> set[str]:
         """Replace each MLP by :class:`AdaptFormerMLP` and return the names of its new tensors."""
-        for path in _mlps(network):
-            mlp: Any = network.get_submodule(path)
-            network.set_submodule(path, AdaptFormerMLP(mlp, self.bottleneck, self.scale, self.dropout))
+        for path, first in _mlps(network).items():
+            layer = AdaptFormerMLP(network.get_submodule(path), first, self.bottleneck, self.scale, self.dropout)
+            network.set_submodule(path, layer)
         return self.claims(network)
 
 
-class AdaptFormerMLP(MLPBlock):
-    """MONAI's MLP with a bottleneck beside it; the MLP's children keep their names.
+class AdaptFormerMLP(nn.Module):
+    """An MLP with a bottleneck beside it; the MLP's children keep their names.
 
     The four tensors that it adds are parameters and not layers, so that other methods do not match them.
 
     Args:
         mlp: the pretrained MLP; its tensors are shared, not copied.
+        first: name of its first linear layer, which reads the tokens.
         bottleneck: width of the bottleneck.
         scale: weight of the bottleneck's output.
         dropout: of the bottleneck, in training only.
 
     Example:
-        >>> layer = AdaptFormerMLP(MLPBlock(4, 16), bottleneck=2, scale=0.1)
+        >>> from monai.networks.blocks import MLPBlock
+        >>> layer = AdaptFormerMLP(MLPBlock(4, 16), "linear1", bottleneck=2, scale=0.1)
         >>> layer(torch.ones(1, 3, 4)).shape, layer.adaptformer_down.shape, layer.adaptformer_up.shape
         (torch.Size([1, 3, 4]), torch.Size([2, 4]), torch.Size([4, 2]))
     """
 
-    def __init__(self, mlp: MLPBlock, bottleneck: int, scale: float, dropout: float = 0.0) -> None:
+    def __init__(self, mlp: nn.Module, first: str, bottleneck: int, scale: float, dropout: float = 0.0) -> None:
         adopt(self, mlp)
-        weight = mlp.linear1.weight
+        self.kind = type(mlp)
+        weight = mlp.get_parameter(f"{first}.weight")
         width = weight.shape[1]
         self.adaptformer_scale = scale
         self.adaptformer_dropout = dropout
@@ -107,13 +109,13 @@ class AdaptFormerMLP(MLPBlock):
         """Compute MLP(x) plus the scaled bottleneck; x (..., D) -> (..., D)."""
         hidden = F.relu(F.linear(x, self.adaptformer_down, self.adaptformer_down_bias))  # (..., bottleneck)
         hidden = F.dropout(hidden, self.adaptformer_dropout, self.training)
-        return super().forward(x) + self.adaptformer_scale * F.linear(
-            hidden, self.adaptformer_up, self.adaptformer_up_bias
-        )
+        update = F.linear(hidden, self.adaptformer_up, self.adaptformer_up_bias)
+        # The MLP is rebuilt from the current layers, because a copy kept here would go stale. Its hooks run on self.
+        return self.plain().forward(x) + self.adaptformer_scale * update
 
     def plain(self) -> nn.Module:
         """Return the pretrained MLP, sharing its tensors."""
-        return original_of(self, MLPBlock, (*_ADDED, "adaptformer_scale", "adaptformer_dropout"))
+        return original_of(self, self.kind, (*_ADDED, "kind", "adaptformer_scale", "adaptformer_dropout"))
 
     def merged(self) -> NoReturn:
         """Refuse: no plain MLP computes this."""
@@ -128,6 +130,7 @@ class AdaptFormerMLP(MLPBlock):
         return f"{size}, dropout={self.adaptformer_dropout}"
 
 
-def _mlps(network: nn.Module) -> list[str]:
-    blocks = transformer_blocks(network)
-    return [block.mlp[0].rpartition(".")[0] for block in blocks if block.role == "encoder" and block.mlp]
+def _mlps(network: nn.Module) -> dict[str, str]:
+    """Return the path of each MLP of the encoder and the name of its first layer."""
+    layers = [(block, *block.mlp[0].rpartition(".")) for block in transformer_blocks(network) if block.mlp]
+    return {path: first for block, path, _, first in layers if block.role == "encoder" and path != block.path}

@@ -142,10 +142,7 @@ class LoRALinear(nn.Module):
         self.dropout = nn.Dropout(dropout).train(linear.training)
         self.lora_A = nn.ParameterDict({name: _kaiming(rank, linear.weight) for name in updates})
         self.lora_B = nn.ParameterDict(
-            {
-                name: nn.Parameter(linear.weight.new_zeros(rows.stop - rows.start, rank))
-                for name, rows in updates.items()
-            }
+            {name: nn.Parameter(linear.weight.new_zeros(rows.size, rank)) for name, rows in updates.items()}
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -154,7 +151,7 @@ class LoRALinear(nn.Module):
         dropped = self.dropout(x)
         for name, rows in self.updates.items():
             update = F.linear(F.linear(dropped, self.lora_A[name]), self.lora_B[name]) * self.scale
-            y = y + F.pad(update, (rows.start, y.shape[-1] - rows.stop))
+            y = y + _placed(update, rows, y.shape[-1])
         return y
 
     def plain(self) -> nn.Module:
@@ -165,7 +162,7 @@ class LoRALinear(nn.Module):
         """Return a plain layer with weight W + (alpha / rank) B A."""
         weight = self.weight.detach().clone()
         for name, rows in self.updates.items():
-            weight[rows.start : rows.stop] += self.scale * self.lora_B[name].detach() @ self.lora_A[name].detach()
+            weight[rows.indices()] += self.scale * self.lora_B[name].detach() @ self.lora_A[name].detach()
         layer = self.plain()
         layer.weight = nn.Parameter(weight)
         if self.bias is not None:
@@ -238,6 +235,14 @@ class LoRAConv(nn.Module):
     def extra_repr(self) -> str:
         """Return the layer's size and the rank."""
         return f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, rank={len(self.lora_A)}"
+
+
+def _placed(update: torch.Tensor, rows: Rows, width: int) -> torch.Tensor:
+    """Put an update (..., rows) among all output features (..., width), zero elsewhere."""
+    if rows.groups == 1:
+        return F.pad(update, (rows.start, width - rows.stop))
+    groups = update.unflatten(-1, (rows.groups, rows.stop - rows.start))
+    return F.pad(groups, (rows.start, rows.every - rows.stop)).flatten(-2)
 
 
 def _kaiming(rank: int, weight: torch.Tensor) -> nn.Parameter:

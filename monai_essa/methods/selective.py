@@ -133,10 +133,10 @@ class ComponentTuning:
         learning = set()
         for rows in self._targets(network):
             layer = network.get_submodule(rows.path)
-            if rows.stop - rows.start == len(layer.weight):  # type: ignore[arg-type]
+            if rows.size == len(layer.weight):  # type: ignore[arg-type]
                 learning |= _own_parameters(network, rows.path)
                 continue
-            part = APLALinear(layer, torch.arange(rows.start, rows.stop))  # type: ignore[arg-type]
+            part = APLALinear(layer, torch.tensor(rows.indices()))  # type: ignore[arg-type]
             network.set_submodule(rows.path, part)
             learning |= {f"{rows.path}.rows"} | ({f"{rows.path}.row_biases"} if part.row_biases is not None else set())
         return learning

@@ -16,12 +16,17 @@ import torch
 import torch.nn as nn
 from monai.networks.blocks import TransformerBlock
 
-from monai_essa.anatomy.blocks import patch_voxels, transformer_blocks
+from monai_essa.anatomy.blocks import keeps_one_sequence, patch_voxels, transformer_blocks
 from monai_essa.anatomy.parts import encoder_trunk, parts_of
 from monai_essa.methods.method import NotMergeable, adopt, check_value, original_of
 from monai_essa.outside import Number, switch
 
-__all__ = ["VPT", "PromptedBlock"]
+__all__ = ["VPT", "PromptedBlock", "PromptedDescribedBlock"]
+
+_NOT_MERGEABLE = (
+    "VPT cannot be merged: its prompts are tokens of the input; trace or torch.export the adapted network in eval "
+    "mode, it is an ordinary nn.Module"
+)
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,7 @@ class VPT:
             causally or with relative positions.
 
     Example:
+        >>> from monai.networks.nets import ViT
         >>> from monai_essa import adapt
         >>> net = adapt(ViT(1, 32, 8, hidden_size=48, mlp_dim=96, num_layers=2, num_heads=4), VPT(tokens=4))
         >>> tokens, hidden_states = net(torch.zeros(1, 1, 32, 32, 32))
@@ -80,7 +86,12 @@ class VPT:
             enter = self.tokens if self.deep or path == paths[0] else 0
             leave = self.tokens if self.deep or path == paths[-1] else 0
             block: Any = network.get_submodule(path)
-            network.set_submodule(path, PromptedBlock(block, enter, leave, bound))
+            prompted = (
+                PromptedBlock(block, enter, leave, bound)
+                if isinstance(block, TransformerBlock)
+                else PromptedDescribedBlock(block, _width(network), enter, leave, bound)
+            )
+            network.set_submodule(path, prompted)
         trunk = encoder_trunk(network)
         if not self.deep and parts_of(trunk).hidden_states:
             # Before other hooks, which expect the output of a ViT, such as that of a classifier.
@@ -106,9 +117,7 @@ class PromptedBlock(TransformerBlock):
     def __init__(self, block: TransformerBlock, enter: int, leave: int, bound: float) -> None:
         adopt(self, block)
         self.leave = leave
-        weight = block.norm1.weight
-        prompts = weight.detach().new_empty(enter, len(weight)).uniform_(-bound, bound)
-        self.prompts = nn.Parameter(prompts) if enter else None
+        self.prompts = _prompts(block.norm1.weight, enter, bound)
 
     def forward(
         self, x: torch.Tensor, context: torch.Tensor | None = None, attn_mask: torch.Tensor | None = None
@@ -123,16 +132,7 @@ class PromptedBlock(TransformerBlock):
                 f"expected no attention mask, got {tuple(attn_mask.shape)}: VPT's prompts have no place in it; "
                 f"use AdaptFormer or LoRA with masks"
             )
-        if self.prompts is not None:
-            count, length = len(self.prompts), x.shape[1]
-            if count >= length:
-                raise ValueError(
-                    f"expected fewer prompts than tokens, got VPT(tokens={count}) for a sequence of {length}; "
-                    f"use fewer prompts, a larger crop or a lower mask ratio"
-                )
-            prompts = self.prompts.to(x.dtype).expand(len(x), -1, -1)
-            x = torch.cat([prompts, x], dim=1)  # (B, enter + N, D)
-        return super().forward(x, context=context)[:, self.leave :]
+        return super().forward(_with_prompts(self.prompts, x), context=context)[:, self.leave :]
 
     def plain(self) -> nn.Module:
         """Return the pretrained block, sharing its tensors."""
@@ -140,33 +140,98 @@ class PromptedBlock(TransformerBlock):
 
     def merged(self) -> NoReturn:
         """Refuse: no plain block computes this."""
-        raise NotMergeable(
-            "VPT cannot be merged: its prompts are tokens of the input; trace or torch.export the adapted network in "
-            "eval mode, it is an ordinary nn.Module"
-        )
+        raise NotMergeable(_NOT_MERGEABLE)
 
     def extra_repr(self) -> str:
         """Return how many prompts enter and leave."""
         return f"enter={0 if self.prompts is None else len(self.prompts)}, leave={self.leave}"
 
 
+class PromptedDescribedBlock(nn.Module):
+    """The block of a described encoder that prompts enter, leave, or both; its children keep their names.
+
+    Args:
+        block: the pretrained block, called with tokens (B, N, D); its tensors are shared, not copied.
+        width: D.
+        enter: number of the block's own prompts, which are put in front of the tokens; 0 for none.
+        leave: number of tokens at the front that are dropped from the output.
+        bound: prompts start uniform in (-bound, bound).
+
+    Example:
+        >>> block = PromptedDescribedBlock(nn.LayerNorm(24), 24, enter=3, leave=3, bound=0.1)
+        >>> block(torch.ones(1, 5, 24)).shape, block.prompts.shape
+        (torch.Size([1, 5, 24]), torch.Size([3, 24]))
+    """
+
+    def __init__(self, block: nn.Module, width: int, enter: int, leave: int, bound: float) -> None:
+        adopt(self, block)
+        self.kind = type(block)
+        self.leave = leave
+        self.prompts = _prompts(next(block.parameters()).new_empty(width), enter, bound)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Run the block on prompts and tokens; x (B, N, D) -> (B, N + enter - leave, D).
+
+        Raises:
+            ValueError: if there are not fewer prompts than tokens.
+        """
+        output: torch.Tensor = self.plain().forward(_with_prompts(self.prompts, x))
+        return output[:, self.leave :]
+
+    def plain(self) -> nn.Module:
+        """Return the pretrained block, sharing its tensors."""
+        return original_of(self, self.kind, ("kind", "prompts", "leave"))
+
+    def merged(self) -> NoReturn:
+        """Refuse: no plain block computes this."""
+        raise NotMergeable(_NOT_MERGEABLE)
+
+    def extra_repr(self) -> str:
+        """Return how many prompts enter and leave."""
+        return f"enter={0 if self.prompts is None else len(self.prompts)}, leave={self.leave}"
+
+
+def _prompts(like: torch.Tensor, count: int, bound: float) -> nn.Parameter | None:
+    """Draw prompts (count, D) like a token (D); None for no prompts."""
+    drawn = like.detach().new_empty(count, len(like)).uniform_(-bound, bound)
+    return nn.Parameter(drawn) if count else None
+
+
+def _with_prompts(prompts: nn.Parameter | None, x: torch.Tensor) -> torch.Tensor:
+    """Put prompts in front of the tokens x (B, N, D)."""
+    if prompts is None:
+        return x
+    count, length = len(prompts), x.shape[1]
+    if count >= length:
+        raise ValueError(
+            f"expected fewer prompts than tokens, got VPT(tokens={count}) for a sequence of {length}; "
+            f"use fewer prompts, a larger crop or a lower mask ratio"
+        )
+    return torch.cat([prompts.to(x.dtype).expand(len(x), -1, -1), x], dim=1)  # (B, enter + N, D)
+
+
 def _bound(network: nn.Module) -> float:
+    return math.sqrt(6 / (3 * patch_voxels(network) + _width(network)))
+
+
+def _width(network: nn.Module) -> int:
     first = next(block for block in transformer_blocks(network) if block.role == "encoder")
-    width = network.get_parameter(f"{first.norms[0]}.weight").shape[0]
-    return math.sqrt(6 / (3 * patch_voxels(network) + width))
+    return network.get_parameter(f"{first.query.path}.weight").shape[1]
 
 
 def _blocks(network: nn.Module) -> list[str]:
     paths = [block.path for block in transformer_blocks(network) if block.role == "encoder"]
     for path in paths:
-        if why := _no_place_for_prompts(network.get_submodule(path)):
+        if why := _no_place_for_prompts(network, network.get_submodule(path)):
             raise ValueError(
                 f"VPT does not fit '{path}' of {type(network).__name__}: {why}; use AdaptFormer, LoRA or APLA"
             )
     return paths
 
 
-def _no_place_for_prompts(block: nn.Module) -> str | None:
+def _no_place_for_prompts(network: nn.Module, block: nn.Module) -> str | None:
+    if keeps_one_sequence(network):
+        return None
     if not isinstance(block, TransformerBlock):
         return "it does not attend over one sequence of tokens (Swin attends within windows)"
     if block.attn.causal:

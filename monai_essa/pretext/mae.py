@@ -15,8 +15,9 @@ from monai.networks.blocks.pos_embed_utils import build_sincos_position_embeddin
 from monai.utils import ensure_tuple_rep
 from torch import Tensor
 
-from monai_essa.anatomy import TokenEncoder, encoder_view
+from monai_essa.anatomy import EncoderDescription, FeatureMapEncoder, TokenEncoder, encoder_view
 from monai_essa.anatomy.blocks import self_attention_block
+from monai_essa.anatomy.description import DescribedTokens
 from monai_essa.pretext.losses import PatchReconstruction
 from monai_essa.pretext.masked_prediction import MaskedPrediction, MaskedReconstruction
 from monai_essa.pretext.masking import block_mask, gather_cells, masked_count, split_cells, units_of
@@ -63,6 +64,7 @@ class MAE(MaskedReconstruction):
             in the paper.
         decoder: size of the decoder; see :class:`MAEDecoder`.
         loss: comparison of masked patches; L2 on normalised patches by default (section 4.1, table 1d).
+        anatomy: where the parts of an encoder are that MONAI does not have; None if the network knows.
 
     Raises:
         ValueError: if the encoder has feature maps instead of tokens (SwinUNETR), if the mask ratio is outside (0, 1),
@@ -85,9 +87,10 @@ class MAE(MaskedReconstruction):
         mask_unit: int | Sequence[int] | None = None,
         decoder: MAEDecoder = _DECODER,
         loss: PatchReconstruction = _LOSS,
+        anatomy: EncoderDescription | None = None,
     ) -> None:
         super().__init__(encoder, mask_ratio, loss)
-        view = _token_view(encoder)
+        view = _token_view(encoder, anatomy)
         unit = view.patch_size if mask_unit is None else ensure_tuple_rep(mask_unit, view.spatial_dims)
         voxels = math.prod(view.patch_size) * view.in_channels
         self.block = units_of(unit, view.patch_size)
@@ -166,7 +169,7 @@ class TokenDecoder(nn.Module):
             Predicted patches (B, M, V).
         """
         tokens = self.embed(encoded).to(self.mask_token.dtype)  # (B, [1 +] N - M, W)
-        front = tokens.shape[1] - visible.shape[1]  # class tokens: one or none
+        front = tokens.shape[1] - visible.shape[1]  # class token and others in front, if the encoder has them
         class_token, tokens = tokens[:, :front], tokens[:, front:]
 
         # Fill the grid, add positions, run the blocks.
@@ -184,9 +187,9 @@ class TokenDecoder(nn.Module):
         return positions.to(self.mask_token.dtype)
 
 
-def _token_view(network: nn.Module) -> TokenEncoder:
-    view = encoder_view(network)
-    if not isinstance(view, TokenEncoder):
+def _token_view(network: nn.Module, anatomy: EncoderDescription | None = None) -> TokenEncoder | DescribedTokens:
+    view = encoder_view(network, anatomy=anatomy)
+    if isinstance(view, FeatureMapEncoder):
         raise ValueError(
             f"expected an encoder that can drop tokens (ViT, UNETR), got {type(network).__name__}, whose windows need "
             f"all of them; use SimMIM"

@@ -15,7 +15,8 @@ from monai.networks.layers import Conv
 from monai.utils import ensure_tuple_rep
 from torch import Tensor
 
-from monai_essa.anatomy import FeatureMapEncoder, TokenEncoder, encoder_view
+from monai_essa.anatomy import EncoderDescription, FeatureMapEncoder, TokenEncoder, encoder_view
+from monai_essa.anatomy.description import DescribedTokens
 from monai_essa.anatomy.parts import NETWORK_PARTS, divide_shape, parts_of
 from monai_essa.pretext.losses import PatchReconstruction, gather_patches, unpatchify
 from monai_essa.pretext.masked_prediction import MaskedPrediction, MaskedReconstruction
@@ -36,8 +37,8 @@ class SimMIM(MaskedReconstruction):
     masked voxels only. The adaptation method decides which tensors of the encoder learn.
 
     Args:
-        encoder: a ViT, UNETR, ViTAutoEnc, MaskedAutoEncoderViT, SwinUNETR, SegResNet, SegResNetDS or UNet, plain or
-            adapted. It is kept as the attribute ``encoder``, not copied.
+        encoder: a ViT, UNETR, ViTAutoEnc, MaskedAutoEncoderViT, SwinUNETR, SegResNet, SegResNetDS, UNet, ResNet or
+            DenseNet, plain or adapted. It is kept as the attribute ``encoder``, not copied.
         mask_ratio: share of the units to mask; 0.6 as in the paper (section 4.1.1).
         mask_unit: voxels of a unit along each axis, a multiple of the patch size; None uses 16, or the next multiple of
             the patch size. The paper masks 32 of 192 pixels, a sixth of the side; a sixth of a 96-voxel crop is 16.
@@ -46,6 +47,7 @@ class SimMIM(MaskedReconstruction):
             output layer (``out``, ``conv_final``) is not used: name the decoder in ``also_train`` and leave that layer
             frozen, because no gradient reaches it.
         loss: comparison of masked voxels; L1 by default (section 3.4).
+        anatomy: where the parts of an encoder are that MONAI does not have; None if the network knows.
 
     Raises:
         ValueError: if the mask ratio is outside (0, 1), the patch size does not divide the mask unit, ``handover`` has
@@ -68,9 +70,10 @@ class SimMIM(MaskedReconstruction):
         mask_unit: int | Sequence[int] | None = None,
         handover: str = "encoder",
         loss: PatchReconstruction = _LOSS,
+        anatomy: EncoderDescription | None = None,
     ) -> None:
         super().__init__(encoder, mask_ratio, loss)
-        view = encoder_view(encoder)
+        view = encoder_view(encoder, anatomy=anatomy)
         self.mask_unit = _unit(mask_unit, view.patch_size)
         self.handover = handover
         self.mask_token = nn.Parameter(torch.empty(view.hidden_size))
@@ -108,12 +111,12 @@ class TokenHead(nn.Module):
         view: the encoder; it is not kept.
     """
 
-    def __init__(self, view: TokenEncoder) -> None:
+    def __init__(self, view: TokenEncoder | DescribedTokens) -> None:
         super().__init__()
         self.patch_size = view.patch_size
         self.predict = nn.Linear(view.hidden_size, math.prod(view.patch_size) * view.in_channels)
 
-    def forward(self, view: TokenEncoder, images: Tensor, masked: Tensor) -> Tensor:
+    def forward(self, view: TokenEncoder | DescribedTokens, images: Tensor, masked: Tensor) -> Tensor:
         """Encode the images (B, C, spatial...) and predict their patches ``masked`` (B, M) as (B, M, V)."""
         tokens = view.encode(view.embed(images))  # (B, N, D)
         return self.predict(gather_cells(tokens, masked))
@@ -155,7 +158,7 @@ class OwnDecoderHead(nn.Module):
         ValueError: if the network has no decoder of its own.
     """
 
-    def __init__(self, view: TokenEncoder | FeatureMapEncoder, patch_size: tuple[int, ...]) -> None:
+    def __init__(self, view: TokenEncoder | DescribedTokens | FeatureMapEncoder, patch_size: tuple[int, ...]) -> None:
         super().__init__()
         if not parts_of(view.network).output:
             decoders = ", ".join(parts.kind.__name__ for parts in NETWORK_PARTS if parts.output)
@@ -168,7 +171,9 @@ class OwnDecoderHead(nn.Module):
         features = next(weights).shape[1]
         self.predict = Conv[Conv.CONV, view.spatial_dims](features, view.in_channels, kernel_size=1)
 
-    def forward(self, view: TokenEncoder | FeatureMapEncoder, images: Tensor, masked: Tensor) -> Tensor:
+    def forward(
+        self, view: TokenEncoder | DescribedTokens | FeatureMapEncoder, images: Tensor, masked: Tensor
+    ) -> Tensor:
         """Decode the images (B, C, spatial...) and predict their patches ``masked`` (B, M) as (B, M, V)."""
         _check_decodable(view, images)
         prediction = self.predict(_decoder_features(view.network, images))  # (B, C, spatial...)
@@ -184,13 +189,13 @@ def _unit(mask_unit: int | Sequence[int] | None, patch_size: tuple[int, ...]) ->
 
 
 def _head(
-    view: TokenEncoder | FeatureMapEncoder, handover: str, unit: tuple[int, ...]
+    view: TokenEncoder | DescribedTokens | FeatureMapEncoder, handover: str, unit: tuple[int, ...]
 ) -> TokenHead | FeatureMapHead | OwnDecoderHead:
     if handover == "encoder+decoder":
         return OwnDecoderHead(view, unit)
     if handover != "encoder":
         raise ValueError(f"expected handover 'encoder' or 'encoder+decoder', got {handover!r}")
-    return TokenHead(view) if isinstance(view, TokenEncoder) else FeatureMapHead(view, unit)
+    return FeatureMapHead(view, unit) if isinstance(view, FeatureMapEncoder) else TokenHead(view)
 
 
 def _put_token(maps: Tensor, mask: Tensor, token: Tensor) -> Tensor:
@@ -229,7 +234,7 @@ def _output_layer(network: nn.Module) -> nn.Module:
     return network.get_submodule(parts_of(network).output)
 
 
-def _check_decodable(view: TokenEncoder | FeatureMapEncoder, images: Tensor) -> None:
+def _check_decodable(view: TokenEncoder | DescribedTokens | FeatureMapEncoder, images: Tensor) -> None:
     shape = tuple(images.shape[2:])
     if isinstance(view, FeatureMapEncoder):
         # Instance normalisation needs two positions or more in the deepest map.

@@ -14,7 +14,18 @@ from typing import Any
 import pytest
 import torch
 import torch.nn as nn
-from monai.networks.nets import UNETR, MaskedAutoEncoderViT, SegResNet, SegResNetDS, SwinUNETR, UNet, ViT, ViTAutoEnc
+from monai.networks.nets import (
+    UNETR,
+    DenseNet,
+    MaskedAutoEncoderViT,
+    ResNet,
+    SegResNet,
+    SegResNetDS,
+    SwinUNETR,
+    UNet,
+    ViT,
+    ViTAutoEnc,
+)
 
 from monai_essa import adapt, load_adapter, load_weights, merge, save_adapter
 from monai_essa.anatomy import classification_network, keep_grid, kept_grid
@@ -35,6 +46,9 @@ NETWORKS: dict[str, tuple[Build, int, int]] = {
     "SegResNet": (lambda: SegResNet(init_filters=8, blocks_down=(1, 1), blocks_up=(1,), dropout_prob=0.2), 8, 3),
     "SegResNetDS": (lambda: SegResNetDS(init_filters=8, blocks_down=(1, 1)), 8, 3),
     "UNet": (lambda: UNet(2, 1, 2, (4, 8, 16), (2, 2), num_res_units=2), 16, 2),
+    "ResNet": (lambda: ResNet("basic", [1, 1, 1, 1], [4, 4, 8, 8], 2, 1), 32, 2),
+    "ResNet without pooling": (lambda: ResNet("bottleneck", [1] * 4, [4] * 4, 2, 1, no_max_pool=True), 16, 2),
+    "DenseNet": (lambda: DenseNet(2, 1, 2, 8, 4, (1, 2), 2), 16, 2),
 }
 
 
@@ -50,8 +64,15 @@ def outputs(network: nn.Module, name: str) -> torch.Tensor:
 
 def final_tokens(network: Any, batch: torch.Tensor) -> torch.Tensor:
     """(B, N, D) by the network's own methods."""
-    if isinstance(network, (SegResNet, SegResNetDS, SwinUNETR, UNet)):
-        if isinstance(network, UNet):
+    if isinstance(network, (DenseNet, ResNet, SegResNet, SegResNetDS, SwinUNETR, UNet)):
+        if isinstance(network, ResNet):
+            taken = []
+            network.layer4.register_forward_hook(lambda _m, _i, output: taken.append(output))
+            network(batch)
+            deepest = taken[0]
+        elif isinstance(network, DenseNet):
+            deepest = network.features(batch).relu()
+        elif isinstance(network, UNet):
             inner = network.model[1].submodule
             deepest = inner[1].submodule(inner[0](network.model[0](batch)))
         elif isinstance(network, SegResNet):
@@ -91,7 +112,7 @@ def test_the_encoder_keeps_its_names_and_tensors(name: str) -> None:
     assert [key for key, _ in classifier.named_children()] == ["encoder", "pool", "head_norm", "head"]
 
 
-@pytest.mark.parametrize("name", ["ViT", "UNETR", "SwinUNETR", "SegResNet"])
+@pytest.mark.parametrize("name", ["ViT", "UNETR", "SwinUNETR", "SegResNet", "ResNet", "DenseNet"])
 def test_only_classes_of_torch_and_monai_are_in_it(name: str) -> None:
     classifier = classification_network(NETWORKS[name][0](), 2, "attention")
     assert {type(module).__module__.partition(".")[0] for module in classifier.modules()} <= {
@@ -101,7 +122,7 @@ def test_only_classes_of_torch_and_monai_are_in_it(name: str) -> None:
     }
 
 
-@pytest.mark.parametrize("name", ["ViT", "SwinUNETR", "SegResNet", "UNet"])
+@pytest.mark.parametrize("name", ["ViT", "SwinUNETR", "SegResNet", "UNet", "ResNet", "DenseNet"])
 def test_copies_traces_and_exports_compute_the_same(name: str) -> None:
     classifier = classification_network(NETWORKS[name][0](), 2, "attention").eval()
     expected = outputs(classifier, name)
@@ -137,6 +158,8 @@ def test_weights_of_the_network_load_into_the_classifier(name: str, tmp_path: Pa
         ("SegResNet", FullTuning()),
         ("SegResNetDS", FullTuning()),
         ("UNet", FullTuning()),
+        ("ResNet", LoRA(rank=2, targets=("conv",))),
+        ("DenseNet", FullTuning()),
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )

@@ -12,7 +12,20 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn as nn
-from monai.networks.nets import UNETR, BasicUNet, DynUNet, SegResNet, SegResNetDS, SegResNetVAE, SwinUNETR, UNet, ViT
+from monai.networks.nets import (
+    UNETR,
+    BasicUNet,
+    DenseNet,
+    DynUNet,
+    ResNet,
+    SegResNet,
+    SegResNetDS,
+    SegResNetDS2,
+    SegResNetVAE,
+    SwinUNETR,
+    UNet,
+    ViT,
+)
 
 from monai_essa import adapt, load_weights
 from monai_essa.anatomy import classification_network, encoder_view
@@ -61,6 +74,20 @@ def test_decoder_and_head_of_a_unet():
     assert part_of(net, "model.1.submodule.2.0.conv.weight") == "decoder"
     assert part_of(net, "model.2.1.conv.unit1.conv.weight") == "head"
     assert part_of(CNNS["segresnet-ds"](), "up_layers.1.head.weight") == "head"
+    both = SegResNetDS2(3, init_filters=8, blocks_down=(1, 1, 1), dsdepth=2)
+    assert [part_of(both, f"up_layers_auto.1.{name}") for name in ("head.weight", "blocks.0.conv1.weight")] == [
+        "head",
+        "decoder",
+    ]
+
+
+def test_the_own_classifier_of_a_resnet_and_a_densenet_is_its_head():
+    for net, head in ((CLASSIFIERS["resnet"](), "fc."), (CLASSIFIERS["densenet"](), "class_layers.")):
+        names = [name for name, _ in net.named_parameters()]
+        assert {name for name in names if part_of(net, name) == "head"} == {
+            name for name in names if name.startswith(head)
+        }
+        assert {part_of(net, name) for name in names} == {"encoder", "head"}
 
 
 def vit() -> ViT:
@@ -73,6 +100,8 @@ CLASSIFIERS = {
     "swin": lambda: SwinUNETR(1, 2, feature_size=12, spatial_dims=2),
     "segresnet-dropout": lambda: SegResNet(2, 8, dropout_prob=0.1, blocks_down=(1, 1), blocks_up=(1,)),
     **{kind: CNNS[kind] for kind in ("segresnet", "segresnet-ds", "unet")},
+    "resnet": lambda: ResNet("basic", [1, 1, 1, 1], [4, 4, 4, 4], 2, 1),
+    "densenet": lambda: DenseNet(2, 1, 2, 8, 4, (1, 1), 2),
 }
 
 
@@ -150,7 +179,9 @@ def test_unknown_network_is_refused_in_one_line_that_names_the_known_ones(kind, 
     net = UNKNOWN[kind]()
     modules, learning = list(net.modules()), [parameter.requires_grad for parameter in net.parameters()]
     name = type(net).__name__
-    with pytest.raises(TypeError, match=rf"^expected a ViT, .*SegResNetDS, UNet or .*, got {name}; pass the [^\n]*$"):
+    with pytest.raises(
+        TypeError, match=rf"^expected a ViT, .*SegResNetDS, UNet, ResNet, DenseNet or .*, got {name}; pass the [^\n]*$"
+    ):
         ENTRIES[entry](net)
     assert list(net.modules()) == modules
     assert [parameter.requires_grad for parameter in net.parameters()] == learning

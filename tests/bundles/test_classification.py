@@ -175,7 +175,10 @@ def test_an_image_of_several_classes_learns_each_by_itself(
     assert any(abs(float(row[2]) + float(row[3]) - 1) > 1e-3 for row in rows)
 
 
-@pytest.mark.parametrize(("network", "values"), [("unetr", {}), ("segresnet", {"img_size": [32, 32, 32]})])
+@pytest.mark.parametrize(
+    ("network", "values"),
+    [("unetr", {}), ("segresnet", {"img_size": [32, 32, 32]}), ("resnet", {"img_size": [64, 32, 32]})],
+)
 def test_each_network_is_trained_and_runs_in_inference(
     network: str, values: dict[str, Any], classes: Path, volumes: Path, run_bundle: RunBundle, tmp_path: Path
 ) -> None:
@@ -189,7 +192,7 @@ def test_each_network_is_trained_and_runs_in_inference(
     assert sum(map(float, probabilities)) == pytest.approx(1, abs=1e-4)
 
 
-ALL_NETWORKS = ("vit", "unetr", "swin_unetr", "segresnet")
+ALL_NETWORKS = ("vit", "unetr", "swin_unetr", "segresnet", "resnet")
 POOLINGS = [*product(ALL_NETWORKS, ["mean", "attention"]), ("vit", "flatten"), ("unetr", "flatten")]
 
 

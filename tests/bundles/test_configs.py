@@ -31,6 +31,8 @@ PUBLIC = {"monai", "torch", "numpy", "ignite", "pathlib", "collections"}
 # What is done with a finished run: configs that come last.
 FINALS = (("reconstruct.yaml",), ("evaluate.yaml",))
 FINALS += (("reconstruct.yaml", "reconstruct_adapter.yaml"), ("evaluate.yaml", "evaluate_adapter.yaml"))
+# For 2-D images alone, and bound only where timm is: make test-bases runs them.
+TIMM = "_timm.yaml"
 FILES = sorted(BUNDLES.glob("*/configs/*.yaml"))
 
 
@@ -44,7 +46,8 @@ class StrictLoader(yaml.SafeLoader):
 
 
 def overlays(bundle: str, kind: str) -> list[str]:
-    return sorted(path.name for path in (BUNDLES / bundle / "configs").glob(f"{kind}_*.yaml"))
+    names = (path.name for path in (BUNDLES / bundle / "configs").glob(f"{kind}_*.yaml"))
+    return sorted(name for name in names if not name.endswith(TIMM))
 
 
 def combinations() -> Iterator[tuple[str, tuple[str, ...]]]:
@@ -60,6 +63,9 @@ def combinations() -> Iterator[tuple[str, tuple[str, ...]]]:
         public += [*(overlays(bundle, "inference") or overlays(bundle, "network")), *overlays(bundle, "images")]
         public += overlays(bundle, "fit")
         yield from ((bundle, ("inference.yaml", *files)) for files in [(), *zip(public)])
+        if (BUNDLES / bundle / "configs" / f"network{TIMM}").exists():
+            for base, kind in (("train.yaml", "network"), ("inference.yaml", "inference")):
+                yield bundle, (base, "images_2d.yaml", f"{kind}{TIMM}")
 
 
 COMBINATIONS = list(combinations())
@@ -67,6 +73,10 @@ IDS = [" + ".join([bundle, *(name.removesuffix(".yaml") for name in files)]) for
 
 
 def parsed(bundle: str, files: tuple[str, ...]) -> ConfigParser:
+    if any(name.endswith(TIMM) for name in files):
+        pytest.importorskip(
+            "timm", reason="timm is not installed; make test-bases runs its overlays", exc_type=ImportError
+        )
     parser = ConfigParser()
     parser.read_config([str(BUNDLES / bundle / "configs" / name) for name in files])
     parser.read_meta(str(BUNDLES / bundle / "configs" / "metadata.json"))
@@ -171,7 +181,7 @@ def test_inference_names_monai_components_only(bundle: str, files: tuple[str, ..
     components = [item for item in parser.ref_resolver.items.values() if isinstance(item, ConfigComponent)]
     modules = {target_of(item.get_config()["_target_"]).__module__.partition(".")[0] for item in components}
     modules |= {statement.split()[1].partition(".")[0] for statement in parser["imports"]}
-    assert modules <= PUBLIC
+    assert modules <= (PUBLIC | {"timm"} if files[-1].endswith(TIMM) else PUBLIC)
     assert not [text for name in files for text in strings(read(bundle, name)) if "monai_essa" in text]
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigWorkflow
-from monai.networks.nets import ViT
+from monai.networks.nets import ResNet, ViT
 from PIL import Image
 
 RunBundle = Callable[..., ConfigWorkflow]
@@ -75,7 +75,7 @@ def test_a_finished_run_reconstructs_2d_images(
     assert picture == (pretrained / "reconstruction.png").read_bytes()
 
 
-@pytest.mark.parametrize("network", ["vit", "unetr", "swin_unetr", "segresnet"])
+@pytest.mark.parametrize("network", ["vit", "unetr", "swin_unetr", "segresnet", "resnet"])
 def test_inference_has_the_encoder_of_every_network_in_2d(network: str, open_bundle: RunBundle) -> None:
     own = [f"inference_{network}.yaml"] if (CONFIGS / f"inference_{network}.yaml").exists() else []
     values = {"img_size": [64, 64], "num_layers": 12, "feature_size": 24}
@@ -88,3 +88,17 @@ def test_inference_has_the_encoder_of_every_network_in_2d(network: str, open_bun
         name: tensor.shape for name, tensor in taking.state_dict().items() if tensor.shape != state[name].shape
     } == {}
     assert taking.eval()(torch.zeros(1, 1, 64, 64)).dim() == 4
+
+
+def test_a_resnet_learns_from_2d_images_and_embeds_them(images: Path, run_bundle: RunBundle, tmp_path: Path) -> None:
+    values: dict[str, Any] = {"img_size": [64, 64], "feature_size": 4, "batch_size": 4}
+    files = ("train.yaml", "method_full.yaml", "images_2d.yaml", "network_resnet.yaml")
+    run_bundle("essa_ssa", *files, datalist=images / "images.npz", output_dir=tmp_path / "run", **values)
+    values |= {"checkpoint": tmp_path / "run" / "model.pt", "dataset_dir": images, "output_dir": tmp_path}
+    run_bundle("essa_ssa", "inference.yaml", "images_2d.yaml", "inference_resnet.yaml", **values)
+    rows = list(csv.reader((tmp_path / "features.csv").open(encoding="utf-8")))
+    assert len(rows) == 12 and {len(row) for row in rows} == {1 + 32 * 4}
+    net = ResNet(
+        "bottleneck", [3, 4, 6, 3], [4, 8, 16, 32], 2, 1, conv1_t_stride=2, feed_forward=False, bias_downsample=False
+    )
+    net.load_state_dict(torch.load(tmp_path / "run" / "model.pt", weights_only=True))  # the encoder is the whole of it

@@ -35,6 +35,7 @@ VARIANTS = [
     ("essa_segmentation", {"network": "segresnet"}, CNN),
     ("essa_ssa", {"network": "unetr"}, WIDTH),
     ("essa_ssa", {"network": "segresnet", "images": "2d"}, CNN | {"img_size": [32, 32]}),
+    ("essa_ssa", {"network": "resnet"}, CNN | {"img_size": [64, 32, 32]}),
     ("essa_tpp", {"images": "2d", "method": "ssf"}, FLAT),
     ("essa_classification", {"images": "2d"}, FLAT | CLASSES),
     # Each network, each bundle and each number of dimensions is above; the other variants are products of them.

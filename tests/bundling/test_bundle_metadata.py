@@ -51,6 +51,7 @@ def variant(tmp_path: Path) -> Callable[..., Path]:
         ("essa_ssa", "unetr", WIDTH, 48, [2, 2, 3]),
         ("essa_ssa", "swin_unetr", SWIN | {"feature_size": 12}, 192, [2, 2, 3]),  # 2 ** 4 x 12, stride 32
         ("essa_ssa", "segresnet", {"img_size": [32, 32, 48], "feature_size": 8}, 64, [4, 4, 6]),  # 2 ** 3 x 8, stride 8
+        ("essa_ssa", "resnet", {"img_size": [64, 32, 32], "feature_size": 8}, 256, [2, 1, 1]),  # 4 x 2 ** 3 x 8
     ],
 )
 def test_the_data_format_is_that_of_the_network(

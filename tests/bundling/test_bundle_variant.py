@@ -61,6 +61,7 @@ def test_train_is_what_monai_merges(bundle: str, overlays: dict[str, str], copie
         ("essa_ssa", "swin_unetr", ["inference_swin_unetr"]),
         ("essa_segmentation", "segresnet", ["network_segresnet"]),
         ("essa_ssa", "segresnet", ["inference_segresnet"]),
+        ("essa_ssa", "resnet", ["inference_resnet"]),
     ],
 )
 def test_inference_runs_the_network_that_the_training_hands_over(

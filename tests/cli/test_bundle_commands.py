@@ -90,7 +90,7 @@ def test_labels_are_read_from_a_datalist(labels, message: str | None, monai_essa
     ("arguments", "message"),
     [
         (["essa_sseg"], "no bundle is named 'essa_sseg'; did you mean"),
-        (["essa_ssa", "--network", "resnet"], "--network resnet: the bundle has segresnet, swin_unetr, unetr, vit"),
+        (["essa_tpp", "--network", "vitt"], "--network vitt: the bundle has resnet, segresnet, swin_unetr, unetr, vit"),
         (["essa_ssa", "--args", "imgsize=3"], "did you mean img_size"),
         (["essa_ssa", "--args", "img_size"], "expected KEY=VALUE"),
         (["essa_ssa", "--run", "nowhere"], "nowhere/run.json: no such file"),

@@ -61,7 +61,7 @@ def test_only_the_bottleneck_gets_gradients():
 
 
 def test_down_starts_kaiming_uniform_and_the_rest_at_zero():
-    layer = AdaptFormerMLP(MLPBlock(64, 16), bottleneck=32, scale=0.1)
+    layer = AdaptFormerMLP(MLPBlock(64, 16), "linear1", bottleneck=32, scale=0.1)
     limit = 64**-0.5  # sqrt(6 / (1 + 5) / fan-in)
     assert 0.95 * limit < layer.adaptformer_down.abs().max() <= limit
     for tensor in (layer.adaptformer_down_bias, layer.adaptformer_up, layer.adaptformer_up_bias):
@@ -106,7 +106,7 @@ def test_adapted_network_exports_as_its_refusal_to_merge_promises():
 
 
 def test_the_bottleneck_is_dropped_between_its_layers_in_training_only():
-    layer, x = AdaptFormerMLP(MLPBlock(8, 16), bottleneck=6, scale=SCALE, dropout=0.5), torch.randn(2, 5, 8)
+    layer, x = AdaptFormerMLP(MLPBlock(8, 16), "linear1", bottleneck=6, scale=SCALE, dropout=0.5), torch.randn(2, 5, 8)
     nn.init.normal_(layer.adaptformer_up)
     torch.manual_seed(0)
     trained = layer(x)

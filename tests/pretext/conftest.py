@@ -10,7 +10,17 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn as nn
-from monai.networks.nets import UNETR, MaskedAutoEncoderViT, SegResNet, SegResNetDS, SwinUNETR, UNet, ViT
+from monai.networks.nets import (
+    UNETR,
+    DenseNet,
+    MaskedAutoEncoderViT,
+    ResNet,
+    SegResNet,
+    SegResNetDS,
+    SwinUNETR,
+    UNet,
+    ViT,
+)
 from torch import Tensor
 
 from monai_essa.pretext import MAE, MAEDecoder, SimMIM
@@ -35,6 +45,8 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "segresnet_ds": lambda: SegResNetDS(3, 8, 1, 2, blocks_down=(1, 1, 1), norm="instance"),
     "unet": lambda: UNet(3, 1, 2, channels=(4, 8, 16), strides=(2, 2)),
     "unet_2d": lambda: UNet(2, 2, 2, channels=(4, 8, 16), strides=(2, (1, 2)), num_res_units=1),
+    "resnet": lambda: ResNet("basic", [1, 1, 1, 1], [4, 4, 4, 8], 3, 1),
+    "densenet_2d": lambda: DenseNet(2, 2, 2, 8, 4, (1, 1), 2),
 }
 _SHAPES = {
     "vit_2d": (2, 2, 32, 32),
@@ -45,6 +57,7 @@ _SHAPES = {
     "swin_v2_2d": (2, 1, 64, 64),
     "segresnet_2d": (2, 2, 32, 32),
     "unet_2d": (2, 2, 32, 32),
+    "densenet_2d": (2, 2, 32, 32),
 }
 
 OBJECTIVES: dict[str, Callable[[nn.Module], nn.Module]] = {

@@ -25,7 +25,10 @@ PAIRS = [
         for net in ("vit", "vit_2d", "vit_perceptron", "vit_class_token", "mae_vit", "unetr", "unetr_2d")
     ),
     *(("simmim", net) for net in ("swin", "swin_2d", "swin_v2_2d")),
-    *(("simmim", net) for net in ("segresnet", "segresnet_2d", "segresnet_ds", "unet", "unet_2d")),
+    *(
+        ("simmim", net)
+        for net in ("segresnet", "segresnet_2d", "segresnet_ds", "unet", "unet_2d", "resnet", "densenet_2d")
+    ),
     *(("simmim_decoder", net) for net in ("unetr", "unetr_2d", "swin", "swin_2d", "swin_v2_2d", "segresnet")),
 ]
 LIGHT_PAIRS = [("mae", "unetr_2d"), ("simmim", "vit"), ("simmim", "swin_2d"), ("simmim_decoder", "swin_v2_2d")]

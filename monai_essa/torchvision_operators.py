@@ -3,7 +3,8 @@
 
 """Make torchvision importable where it is a CUDA build beside a CPU build of torch.
 
-MONAI Label imports torchvision for two functions that draw; it never uses the compiled operators.
+MONAI Label imports torchvision for two functions that draw, and timm for the transforms of its data; neither uses the
+compiled operators.
 """
 
 from __future__ import annotations
