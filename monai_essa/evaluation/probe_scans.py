@@ -122,11 +122,14 @@ def probe_weights(parser: ConfigParser, path: str | Path, seed: int = 0) -> Weig
 
 
 def random_network(parser: ConfigParser, seed: int = 0) -> nn.Module:
-    """Build the encoder of a training config (``encoder_def``, else ``network_def``) with random weights of a seed."""
-    definition = "encoder_def" if "encoder_def" in parser else "network_def"
+    """Build the encoder of a training config (``encoder_def``, else ``network_def``) with random weights of a seed.
+
+    The config is parsed anew, since a definition may hold a network that was built before.
+    """
+    parser.parse(reset=True)
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
-        network: nn.Module = parser.get_parsed_content(definition, instantiate=False).instantiate()
+        network: nn.Module = parser.get_parsed_content("encoder_def" if "encoder_def" in parser else "network_def")
     return network.to(parser.get_parsed_content("device"))
 
 
