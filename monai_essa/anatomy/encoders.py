@@ -16,7 +16,9 @@ from monai.networks.layers import SkipConnection
 from monai.utils import ensure_tuple_rep
 from torch import Tensor
 
-from monai_essa.anatomy.description import DescribedTokens, EncoderDescription, TokenDescription, describe, described
+from monai_essa.anatomy.described.description import EncoderDescription, TokenDescription, described
+from monai_essa.anatomy.described.fit import describe
+from monai_essa.anatomy.described.tokens import DescribedTokens
 from monai_essa.anatomy.parts import DESCRIPTION, NETWORK_PARTS, check_images, divide_shape, encoder_trunk, parts_of
 from monai_essa.anatomy.positions import check_grid, interpolate_positions, kept_grid
 
