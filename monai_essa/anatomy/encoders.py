@@ -303,10 +303,10 @@ def _view_tokens(network: nn.Module) -> TokenEncoder:
 
 
 def _with_grid(network: nn.Module, view: Any, grid: Sequence[int]) -> TokenEncoder:
-    if not isinstance(view, TokenEncoder):
-        raise ValueError(
-            f"{type(network).__name__} has no position embeddings, or keeps their grid itself; leave grid out"
-        )
+    if isinstance(view, FeatureMapEncoder):
+        raise ValueError(f"{type(network).__name__} has no position embeddings, so it has no grid; leave grid out")
+    if isinstance(view, DescribedTokens):
+        raise ValueError(f"the description of {type(network).__name__} says where its grid is; leave grid out")
     return replace(view, native_grid=check_grid(network, grid))
 
 
