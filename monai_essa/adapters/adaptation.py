@@ -25,7 +25,8 @@ from monai_essa.adapters.adapted import (
     refuse_wrapped_part,
 )
 from monai_essa.adapters.claims import also_train_names, claimed_tensors, on_trial, unchanged_on_error
-from monai_essa.anatomy.description import EncoderDescription, describe
+from monai_essa.anatomy.described.description import EncoderDescription
+from monai_essa.anatomy.described.fit import describe
 from monai_essa.anatomy.lean_marks import take_lean_off
 from monai_essa.anatomy.parts import unwrapped
 from monai_essa.methods.method import AdaptationMethod, AdapterLayer

@@ -53,7 +53,8 @@ from monai_essa.adapters.state import (
     copy_in,
     fitting_tensors,
 )
-from monai_essa.anatomy.description import EncoderDescription, describe
+from monai_essa.anatomy.described.description import EncoderDescription
+from monai_essa.anatomy.described.fit import describe
 from monai_essa.anatomy.parts import unwrapped
 from monai_essa.files import written_whole
 from monai_essa.licence import kept_origin

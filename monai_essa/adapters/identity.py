@@ -15,7 +15,7 @@ import torch
 import torch.nn as nn
 
 from monai_essa.adapters.adapted import base_tensors
-from monai_essa.anatomy.description import description_facts
+from monai_essa.anatomy.described.description import description_facts
 from monai_essa.anatomy.layer_facts import layer_fact, network_fact
 from monai_essa.anatomy.parts import dead_parameters, encoder_prefix, part_of
 from monai_essa.anatomy.positions import is_position_table, kept_grid

@@ -29,7 +29,8 @@ from monai_essa.adapters.adapted import (
 )
 from monai_essa.adapters.claims import unchanged_on_error
 from monai_essa.adapters.file import adapt_by_file, load_adapter, read_adapter
-from monai_essa.anatomy.description import EncoderDescription, describe
+from monai_essa.anatomy.described.description import EncoderDescription
+from monai_essa.anatomy.described.fit import describe
 from monai_essa.anatomy.lean_marks import check_not_lean
 from monai_essa.anatomy.parts import unwrapped
 from monai_essa.methods.method import AdaptationMethod

@@ -5,14 +5,14 @@
 
 from __future__ import annotations
 
-from monai_essa.anatomy.description import (
+from monai_essa.anatomy.described.description import (
     BlockDescription,
     EncoderDescription,
     MapDescription,
     TokenDescription,
-    describe,
     timm_vit,
 )
+from monai_essa.anatomy.described.fit import describe
 from monai_essa.anatomy.encoders import FeatureMapEncoder, TokenEncoder, encoder_view
 from monai_essa.anatomy.heads import classification_network
 from monai_essa.anatomy.positions import interpolate_positions, keep_grid, kept_grid, state_with_grid

@@ -22,7 +22,7 @@ from monai.networks.blocks.crossattention import CrossAttentionBlock
 from monai.networks.blocks.selfattention import SABlock
 from monai.networks.nets.swin_unetr import SwinTransformerBlock, WindowAttention
 
-from monai_essa.anatomy.description import EncoderDescription, TokenDescription, described, described_blocks
+from monai_essa.anatomy.described.description import EncoderDescription, TokenDescription, described, described_blocks
 from monai_essa.anatomy.parts import check_known, dead_parameters, encoder_layers, encoder_prefix, part_of
 
 __all__ = [

@@ -16,7 +16,9 @@ from monai.networks.layers import SkipConnection
 from monai.utils import ensure_tuple_rep
 from torch import Tensor
 
-from monai_essa.anatomy.description import DescribedTokens, EncoderDescription, TokenDescription, describe, described
+from monai_essa.anatomy.described.description import EncoderDescription, TokenDescription, described
+from monai_essa.anatomy.described.fit import describe
+from monai_essa.anatomy.described.tokens import DescribedTokens
 from monai_essa.anatomy.parts import DESCRIPTION, NETWORK_PARTS, check_images, divide_shape, encoder_trunk, parts_of
 from monai_essa.anatomy.positions import check_grid, interpolate_positions, kept_grid
 
@@ -301,10 +303,10 @@ def _view_tokens(network: nn.Module) -> TokenEncoder:
 
 
 def _with_grid(network: nn.Module, view: Any, grid: Sequence[int]) -> TokenEncoder:
-    if not isinstance(view, TokenEncoder):
-        raise ValueError(
-            f"{type(network).__name__} has no position embeddings, or keeps their grid itself; leave grid out"
-        )
+    if isinstance(view, FeatureMapEncoder):
+        raise ValueError(f"{type(network).__name__} has no position embeddings, so it has no grid; leave grid out")
+    if isinstance(view, DescribedTokens):
+        raise ValueError(f"the description of {type(network).__name__} says where its grid is; leave grid out")
     return replace(view, native_grid=check_grid(network, grid))
 
 

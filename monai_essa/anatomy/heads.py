@@ -15,7 +15,8 @@ from monai.networks.layers import SkipConnection
 from monai.networks.nets import DenseNet, ResNet, SegResNet, UNet, ViT
 from torch import Tensor
 
-from monai_essa.anatomy.description import EncoderDescription, describe, described
+from monai_essa.anatomy.described.description import EncoderDescription, described
+from monai_essa.anatomy.described.fit import describe
 from monai_essa.anatomy.encoders import FeatureMapEncoder, encoder_view
 from monai_essa.anatomy.parts import encoder_trunk, part_of, parts_of
 from monai_essa.anatomy.positions import keep_grid, kept_grid

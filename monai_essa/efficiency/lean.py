@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from monai_essa.anatomy.blocks import transformer_blocks
-from monai_essa.anatomy.description import is_described
+from monai_essa.anatomy.described.description import is_described
 from monai_essa.anatomy.lean_marks import LeanForward, check_still_frozen, store_frozen, take_lean_off
 from monai_essa.efficiency.forwards import (
     fits_decoder_block,

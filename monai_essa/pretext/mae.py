@@ -17,7 +17,7 @@ from torch import Tensor
 
 from monai_essa.anatomy import EncoderDescription, FeatureMapEncoder, TokenEncoder, encoder_view
 from monai_essa.anatomy.blocks import self_attention_block
-from monai_essa.anatomy.description import DescribedTokens
+from monai_essa.anatomy.described.tokens import DescribedTokens
 from monai_essa.pretext.losses import PatchReconstruction
 from monai_essa.pretext.masked_prediction import MaskedPrediction, MaskedReconstruction
 from monai_essa.pretext.masking import block_mask, gather_cells, masked_count, split_cells, units_of

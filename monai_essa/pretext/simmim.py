@@ -16,7 +16,7 @@ from monai.utils import ensure_tuple_rep
 from torch import Tensor
 
 from monai_essa.anatomy import EncoderDescription, FeatureMapEncoder, TokenEncoder, encoder_view
-from monai_essa.anatomy.description import DescribedTokens
+from monai_essa.anatomy.described.tokens import DescribedTokens
 from monai_essa.anatomy.parts import NETWORK_PARTS, divide_shape, parts_of
 from monai_essa.pretext.losses import PatchReconstruction, gather_patches, unpatchify
 from monai_essa.pretext.masked_prediction import MaskedPrediction, MaskedReconstruction

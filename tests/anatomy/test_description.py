@@ -105,6 +105,8 @@ def test_tokens_of_the_view_are_those_of_the_network_and_positions_follow_the_cr
     assert view.encode(view.embed(torch.rand(1, 2, 32, 16))).shape == (1, 8, 24)
     with pytest.raises(ValueError, match=r"multiple of \(8, 8\), got \(12, 16\)"):
         view.embed(torch.rand(1, 2, 12, 16))
+    with pytest.raises(ValueError, match=r"^the description of OwnTokens says where its grid is; leave grid out$"):
+        encoder_view(net, grid=(2, 2))
 
 
 def test_maps_of_the_view_are_those_of_the_encoder_inside_its_network():
