@@ -26,8 +26,8 @@ def test_a_public_swin_is_the_base_of_the_bundles_swin_unetr(
     bundle: str, second: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     configs = bundle_folder(bundle) / "configs"
-    files = [configs / "train.yaml", configs / "network_swin_unetr.yaml"]
-    source, network = (network_of_config(files, SIZES | {"use_v2": second}) for _ in range(2))
+    files = [configs / "train.yaml", configs / f"network_swin_unetr{'_v2' if second else ''}.yaml"]
+    source, network = (network_of_config(files, SIZES) for _ in range(2))
     if second:
         content, name = wrapped(source.state_dict(), "state_dict", "module."), "VoCo_B_SSL_head.pt"
     else:

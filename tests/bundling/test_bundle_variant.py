@@ -114,7 +114,7 @@ def test_the_overlays_that_would_make_it_another_network_go(copied) -> None:
 @pytest.mark.parametrize(
     ("overlays", "values", "message"),
     [
-        ({"network": "vit"}, {}, "--network vit: the bundle has segresnet, swin_unetr, unetr"),
+        ({"network": "vit"}, {}, "--network vit: the bundle has segresnet, swin_unetr, swin_unetr_v2, unetr"),
         ({"objective": "mae"}, {}, "--objective mae: the bundle has no choice of objective"),
         ({}, {"image_size": 3}, "--args image_size: train.yaml has no such key; did you mean img_size"),
         ({}, {"nonsense#a": 3}, "give a top-level key of train.yaml"),
