@@ -199,7 +199,10 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "vista3d",
         "monai",
-        ("SegResNetDS2(init_filters=48, blocks_down=(1, 2, 2, 4, 4)); its encoder also fits SegResNetDS",),
+        (
+            "SegResNetDS2(init_filters=48, blocks_down=(1, 2, 2, 4, 4), norm='instance'); "
+            "its encoder also fits SegResNetDS",
+        ),
         Published(
             "https://huggingface.co/MONAI/VISTA3D-HF",
             ("model_vista3d.pt",),

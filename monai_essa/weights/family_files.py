@@ -247,8 +247,8 @@ def check_weights(path: str | Path) -> WeightCheck:
     pretrained = resolve_pretrained(path)
     file = read_weight_file(pretrained.path)
     found = [(key_map, prefix) for key_map in KEY_MAPS for prefix in _prefixes(file, key_map)]
-    encoders = [(key_map, prefix, _shapes(file, key_map, prefix)) for key_map, prefix in found]
-    for key_map, prefix, shapes in sorted(encoders, key=lambda each: -len(each[2])):
+    for key_map, prefix in sorted(found, key=lambda each: _names_and_renamed(file, *each), reverse=True):
+        shapes = _shapes(file, key_map, prefix)
         constructor = constructor_of(shapes)
         if constructor is not None:
             family = pretrained.family or family_of(file, key_map)
@@ -333,6 +333,12 @@ def _prefixes(file: WeightFile, key_map: KeyMap) -> Iterator[str]:
             if prefix not in seen and key_map.rename(".".join(parts[start:])) in KEY_TENSORS:
                 seen.add(prefix)
                 yield prefix
+
+
+def _names_and_renamed(file: WeightFile, key_map: KeyMap, prefix: str) -> tuple[int, int]:
+    """Count the names under a prefix, and those that a grammar spells otherwise: of two that fit, it is the one."""
+    names = [name.removeprefix(prefix) for name in file.tensors if name.startswith(prefix)]
+    return len(names), sum(key_map.rename(name) != name for name in names)
 
 
 def _shapes(file: WeightFile, key_map: KeyMap, prefix: str) -> Mapping[str, torch.Size]:
