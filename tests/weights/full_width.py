@@ -179,7 +179,7 @@ def block(width: int, scale: str | None) -> Shapes:
 
 
 def vit(width: int, depth: int, patch: tuple[int, ...], positions: int, scale: str | None = None) -> Shapes:
-    """The tensors of timm's VisionTransformer; ``patch`` is (channels, voxels...), the first position the class token."""
+    """The tensors of timm's VisionTransformer; ``patch`` is (channels, voxels...), position 0 the class token's."""
     shapes: Shapes = {"cls_token": [1, 1, width], "pos_embed": [1, positions, width]}
     shapes |= {"patch_embed.proj.weight": [width, *patch], "patch_embed.proj.bias": [width]}
     for number in range(depth):
