@@ -215,6 +215,8 @@ class WeightCheck:
         yield f"network: {self.constructor.network}({arguments})"
         yield from (f"note: {sentence}" for sentence in self.constructor.assumed)
         if self.family is not None:
+            if self.family.caution is not None:
+                yield f"note: {self.family.caution}"
             licence = self.family.licence
             yield f"licence: {licence.name or 'unknown'}{f' ({licence.url})' if licence.url else ''}"
             yield from (f"cite: {work}" for work in self.family.published.cite)
