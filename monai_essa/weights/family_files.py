@@ -292,7 +292,9 @@ def overlay_text(check: WeightCheck, command: str) -> str:
     after = f"; add it after network_{overlay}.yaml" if overlay else ""
     head = [f"# Written by monai-essa weights check {check.file}{after}:", f"#   {command}"]
     head += [f"# {sentence}" for sentence in check.constructor.assumed]
-    body = yaml.safe_dump(_values(check, overlay is not None), sort_keys=False, default_flow_style=None)
+    values = _values(check, overlay is not None)
+    flow = None if any(isinstance(value, dict | list) for value in values.values()) else False
+    body = yaml.safe_dump(values, sort_keys=False, default_flow_style=flow)  # lists and leaves in one line, keys never
     return "\n".join([*head, body])
 
 
