@@ -62,7 +62,7 @@ def full_width() -> Mapping[str, Shapes]:
         "brainsegfounder": under("state_dict.module.", brainsegfounder()),
         "medicalnet 10": under("state_dict.module.", medicalnet("resnet10")),
         "medicalnet 50": under("state_dict.module.", medicalnet("resnet50")),
-        "merlin": under("encode_image.i3_resnet.", astra()),
+        "merlin": merlin(),
         "astra": astra(),
         "vista3d": of("vista3d132"),
         "monai_mae": monai_mae(),
@@ -158,6 +158,14 @@ def medicalnet(network: str) -> Shapes:
 def astra() -> Shapes:
     """The ResNet of 152 layers that was inflated from a 2-D one, for three channels."""
     return of("resnet152", spatial_dims=3, feed_forward=False, **_ASTRA)
+
+
+def merlin() -> Shapes:
+    """The same with two heads of convolutions, beside the encoder of texts, of which one layer stands here."""
+    heads = {"classifier": 1692, "contrastive_head": 512}
+    shapes = astra() | {f"{name}.weight": [width, 2048, 1, 1, 1] for name, width in heads.items()}
+    shapes |= {f"{name}.bias": [width] for name, width in heads.items()}
+    return under("encode_image.i3_resnet.", shapes) | linear("encode_text.linear_layer", 768, 512)
 
 
 def linear(name: str, inputs: int, outputs: int) -> Shapes:

@@ -15,7 +15,6 @@ import torch
 import torch.nn as nn
 
 from monai_essa.anatomy.key_maps import KEY_MAPS
-from monai_essa.anatomy.parts import NETWORK_PARTS
 from monai_essa.weights.alignment import alignments
 from monai_essa.weights.families import FAMILIES, Family
 from monai_essa.weights.family_files import WeightCheck, check_weights
@@ -62,7 +61,7 @@ EXPECTED = {
     "brainsegfounder": Expected("SwinUNETR", SWIN | {"in_channels": 2}, {"fits": 126}, SEGMENTS),
     "medicalnet 10": Expected("resnet10", MEDICALNET, {"fits": 72}),
     "medicalnet 50": Expected("resnet50", MEDICALNET, {"fits": 318}),
-    "merlin": Expected("resnet152", ASTRA, {"fits": 930}),
+    "merlin": Expected("resnet152", ASTRA, {"fits": 930, "beside": 6}),
     "astra": Expected("resnet152", ASTRA, {"fits": 930}),
     "vista3d": Expected(
         "SegResNetDS", CT_FM | {"init_filters": 48, "norm": "instance"}, {"fits": 111, "beside": 148}, SEGMENTS
@@ -89,7 +88,6 @@ EXPECTED = {
         "ViT", VIT_B | {"patch_size": 14}, {"fits": 149, "absorbed": 72, "ignored": 2}, {"img_size": 518}
     ),
 }
-KNOWN = tuple(parts.kind for parts in NETWORK_PARTS)
 
 
 def family(name: str) -> Family:
@@ -154,10 +152,15 @@ def test_the_shapes_ask_for_the_network_of_the_catalogue(name: str, tmp_path: Pa
 @pytest.mark.parametrize("name", FILES)
 def test_every_tensor_finds_its_place(name: str) -> None:
     expected = EXPECTED[name]
-    network = without_memory(expected.network, **expected.arguments | expected.beside)
-    if type(network) not in KNOWN:
-        pytest.skip(f"anatomy has no row for {expected.network}")
-    found = landings(FILES[name], network)
+    found = landings(FILES[name], without_memory(expected.network, **expected.arguments | expected.beside))
     assert not found["refused"] and not found["random"]
     assert {kind: len(keys) for kind, keys in found.items() if keys} == expected.counts
     assert sum(expected.counts.values()) == len(FILES[name])
+
+
+def test_the_second_segresnet_takes_the_whole_image_encoder_of_vista3d() -> None:
+    sizes = {"in_channels": 1, "init_filters": 48, "out_channels": 48, "blocks_down": (1, 2, 2, 4, 4), "dsdepth": 1}
+    network = without_memory("SegResNetDS2", norm="instance", **sizes)
+    found = landings(FILES["vista3d"], network)
+    assert {key.partition(".")[0] for key in found["beside"]} == {"point_head", "class_head"}
+    assert not found["refused"] and len(found["fits"]) == len(network.state_dict())
