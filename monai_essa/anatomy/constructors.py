@@ -60,15 +60,18 @@ def constructor_of(shapes: Shapes) -> Constructor | None:
     return next((read(shapes) for first, read in _READERS.items() if first in shapes), None)
 
 
-def _vit(shapes: Shapes) -> Constructor:
+def _vit(shapes: Shapes) -> Constructor | None:
     hidden, channels, *patch = shapes[_VIT]
+    depth = _count(shapes, r"blocks\.(\d+)\.attn\.qkv\.weight")
+    if not depth:
+        return None  # another network with patches, such as a Swin transformer
     arguments = {
         "spatial_dims": len(patch),
         "in_channels": channels,
         "patch_size": patch[0] if len(set(patch)) == 1 else patch,
         "hidden_size": hidden,
         "mlp_dim": shapes["blocks.0.mlp.linear1.weight"][0] if "blocks.0.mlp.linear1.weight" in shapes else 4 * hidden,
-        "num_layers": _count(shapes, r"blocks\.(\d+)\.attn\.qkv\.weight"),
+        "num_layers": depth,
         "num_heads": max(1, hidden // _HEAD_SIZE),
         "qkv_bias": "blocks.0.attn.qkv.bias" in shapes,
     }
@@ -101,7 +104,11 @@ def _segresnet_ds(shapes: Shapes) -> Constructor:
         _count(shapes, rf"layers\.{level}\.blocks\.(\d+)\.conv1\.weight")
         for level in range(_count(shapes, r"layers\.(\d+)\.blocks\.0\.conv1\.weight"))
     ]
-    return Constructor("SegResNetDS", _convolution(shapes, _SEGRESNET_DS) | {"blocks_down": blocks})
+    arguments = _convolution(shapes, _SEGRESNET_DS) | {"blocks_down": blocks}
+    if "layers.0.blocks.0.norm1.running_mean" in shapes:
+        return Constructor("SegResNetDS", arguments)
+    assumed = "norm is 'instance' since there are no running means; group norms have the same tensors"
+    return Constructor("SegResNetDS", arguments | {"norm": "instance"}, (f"{assumed}; compare with the paper",))
 
 
 def _resnet(shapes: Shapes) -> Constructor | None:

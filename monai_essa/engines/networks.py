@@ -25,7 +25,7 @@ from monai_essa.licence import keep_origin
 from monai_essa.methods import AdaptationMethod, FullTuning
 from monai_essa.methods.apla import APLALinear
 from monai_essa.outside import switch
-from monai_essa.weights import load_weights
+from monai_essa.weights import FirstLayer, load_weights
 
 __all__ = [
     "adapted_network",
@@ -53,6 +53,7 @@ def pretext_network(
     img_size: Sequence[int] | None = None,
     pretrained_prefix: str | None = None,
     pretrained_img_size: Sequence[int] | None = None,
+    first_layer: FirstLayer | None = None,
 ) -> nn.Module:
     """Make the network of a self-supervised stage: load the pretrained weights, then adapt. In place.
 
@@ -67,6 +68,7 @@ def pretext_network(
         pretrained_prefix: prefix of the names of the network to load, for a weight file that holds several networks.
         pretrained_img_size: voxels that the file's position embeddings were trained for, if the file does not say and
             ``load_weights`` asks for it.
+        first_layer: how the convolution that reads the image is fitted to other channels, depths or patches.
 
     Returns:
         The same network, adapted.
@@ -83,7 +85,7 @@ def pretext_network(
         True
     """
     _keep_img_size(network, img_size)
-    loaded = _load_or_refuse(network, method, pretrained, pretrained_prefix, pretrained_img_size)
+    loaded = _load_or_refuse(network, method, pretrained, pretrained_prefix, pretrained_img_size, first_layer)
     adapt(network, method, also_train)
     _refuse_random_part(network, loaded, ("decoder",) if switch("own_decoder", own_decoder) else ())
     _logger.info("what learns:\n%s", summary(network).table())
@@ -100,6 +102,7 @@ def supervised_network(
     img_size: Sequence[int] | None = None,
     pretrained_prefix: str | None = None,
     pretrained_img_size: Sequence[int] | None = None,
+    first_layer: FirstLayer | None = None,
 ) -> nn.Module:
     """Make the network of a supervised stage from one of three starts. In place.
 
@@ -115,7 +118,7 @@ def supervised_network(
         also_train: patterns of what trains beside the method: the decoder and the head, unless they were loaded.
         pretrained: a weight file.
         adapter: an adapter file.
-        img_size: as for :func:`pretext_network`, and likewise ``pretrained_prefix`` and ``pretrained_img_size``.
+        img_size: as for :func:`pretext_network`, and likewise the arguments after it.
 
     Returns:
         The same network, adapted.
@@ -136,6 +139,7 @@ def supervised_network(
         pretrained if start != "random" else None,
         pretrained_prefix,
         pretrained_img_size,
+        first_layer,
     )
     if start == "adapter":
         load_adapter(network, str(adapter), part="method", also_train=also_train)
@@ -154,6 +158,7 @@ def adapted_network(
     img_size: Sequence[int] | None = None,
     pretrained_prefix: str | None = None,
     pretrained_img_size: Sequence[int] | None = None,
+    first_layer: FirstLayer | None = None,
 ) -> nn.Module:
     """Put the adapter file of a finished stage onto its base: for a method that cannot be merged. In place.
 
@@ -162,7 +167,7 @@ def adapted_network(
         pretrained: the weight file that the stage began with.
         adapter: its ``adapter.safetensors``.
         holds: ``"network"``: decoder and head are in the files too; ``"encoder"``: only the encoder is used.
-        img_size: as for :func:`pretext_network`, and likewise ``pretrained_prefix`` and ``pretrained_img_size``.
+        img_size: as for :func:`pretext_network`, and likewise the arguments after it.
 
     Returns:
         The same network, adapted.
@@ -174,7 +179,7 @@ def adapted_network(
     if holds not in _PARTS_BESIDE:
         raise ValueError(f"holds must be one of {', '.join(_PARTS_BESIDE)}, got {holds!r}")
     _keep_img_size(network, img_size)
-    loaded = _loaded(network, pretrained, pretrained_prefix, pretrained_img_size)
+    loaded = _loaded(network, pretrained, pretrained_prefix, pretrained_img_size, first_layer)
     load_adapter(network, str(adapter))
     _refuse_random_part(network, loaded, _PARTS_BESIDE[holds])
     return network
@@ -313,19 +318,25 @@ def _load_or_refuse(
     pretrained: str | Path | None,
     prefix: str | None,
     size: Sequence[int] | None,
+    first_layer: FirstLayer | None,
 ) -> frozenset[str]:
     """Load the weights and return the names that were loaded; without weights only full tuning is accepted."""
     if pretrained is None:
         _refuse_frozen_random(method)
         keep_origin(network, None)  # the site's own
         return frozenset()
-    return _loaded(network, pretrained, prefix, size)
+    return _loaded(network, pretrained, prefix, size, first_layer)
 
 
 def _loaded(
-    network: nn.Module, pretrained: str | Path, prefix: str | None, size: Sequence[int] | None
+    network: nn.Module,
+    pretrained: str | Path,
+    prefix: str | None,
+    size: Sequence[int] | None,
+    first_layer: FirstLayer | None,
 ) -> frozenset[str]:
-    return load_weights(network, pretrained, prefix=prefix, source_grid=_token_grid(network, size)).loaded
+    grid = _token_grid(network, size)
+    return load_weights(network, pretrained, prefix=prefix, source_grid=grid, first_layer=first_layer).loaded
 
 
 def _token_grid(network: nn.Module, img_size: Sequence[int] | None) -> tuple[int, ...] | None:

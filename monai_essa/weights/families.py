@@ -81,6 +81,7 @@ class Family:
         licence: of the weights.
         card: the images that it expects.
         checked: who opened the real file, or :data:`FABRICATED`.
+        caution: why equal tensors may be another function in MONAI now; None if nothing is known.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Family:
     licence: Licence = Licence()
     card: Card = Card()
     checked: str = FABRICATED
+    caution: str | None = None
 
 
 _APACHE = "https://www.apache.org/licenses/LICENSE-2.0"
@@ -99,6 +101,11 @@ _NC = Licence("CC BY-NC 4.0", "https://creativecommons.org/licenses/by-nc/4.0/",
 _VIT = "ViT(qkv_bias=True), UNETR(qkv_bias=True)"
 _VIT_L = "ViT(qkv_bias=True, hidden_size=1024, mlp_dim=4096, num_layers=24, num_heads=16, patch_size=16)"
 _SAM = "none of MONAI: relative positions and windows, which a ViT does not have"
+_MERGING = (  # MONAI's pull request 8285 of January 2025, and the dates of publication
+    "MONAI before 1.5 merged the patches of a 3-D Swin in another order (two of eight neighbours twice, two never), "
+    "and weights published before were trained so: of a SwinUNETR, the second feature map and all after it are not "
+    "the authors'"
+)
 _TANG = "Tang et al., Self-supervised pre-training of Swin transformers for 3D medical image analysis, CVPR 2022"
 _HATAMIZADEH = "Hatamizadeh et al., Swin UNETR, BrainLes 2021, arXiv 2201.01266"
 _WU = "Wu et al., VoCo: a simple-yet-effective volume contrastive learning framework, CVPR 2024"
@@ -116,6 +123,7 @@ FAMILIES: tuple[Family, ...] = (
             cite=(_TANG,),
         ),
         _CODE_IS_APACHE,
+        caution=_MERGING,
     ),
     Family(
         "swin_unetr_dae",
@@ -125,6 +133,7 @@ FAMILIES: tuple[Family, ...] = (
             "https://github.com/Project-MONAI/tutorials",
             ("ssl_pretrained_weights.pth", "self_supervised_nv_swin_unetr_50000.pth"),
         ),
+        caution=_MERGING,
     ),
     Family(
         "swin_unetr_btcv",
@@ -136,6 +145,7 @@ FAMILIES: tuple[Family, ...] = (
             cite=(_HATAMIZADEH, _TANG),
         ),
         _CODE_IS_APACHE,
+        caution=_MERGING,
     ),
     Family(
         "voco",
@@ -143,6 +153,7 @@ FAMILIES: tuple[Family, ...] = (
         ("SwinUNETR(feature_size=48, 96 or 192, in_channels=1, use_v2=True)",),
         Published(_VOCO, ("VoCo_B_SSL_head.pt", "VoCo_L_SSL_head.pt", "VoCo_H_SSL_head.pt"), cite=(_WU,)),
         Licence("Apache-2.0 for the code; for the weights see the model card", _APACHE),
+        caution=_MERGING,
     ),
     Family(
         "vocomni",
@@ -150,6 +161,7 @@ FAMILIES: tuple[Family, ...] = (
         ("SwinUNETR(feature_size=48, 96 or 192, in_channels=1, out_channels=21, use_v2=True)",),
         Published(_VOCO, ("VoComni_B.pt", "VoComni_L.pt", "VoComni_H.pt"), cite=(_WU,)),
         Licence("Apache-2.0 for the code; for the weights see the model card", _APACHE),
+        caution=_MERGING,
     ),
     Family(
         "suprem",
@@ -171,6 +183,7 @@ FAMILIES: tuple[Family, ...] = (
             cite=("Li et al., How well do supervised 3D models transfer to medical imaging tasks?, ICLR 2024",),
         ),
         _NC_ND,
+        caution=_MERGING,
     ),
     Family(
         "ct_fm",
@@ -199,7 +212,10 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "vista3d",
         "monai",
-        ("SegResNetDS2(init_filters=48, blocks_down=(1, 2, 2, 4, 4)); its encoder also fits SegResNetDS",),
+        (
+            "SegResNetDS2(init_filters=48, blocks_down=(1, 2, 2, 4, 4), norm='instance'); "
+            "its encoder also fits SegResNetDS",
+        ),
         Published(
             "https://huggingface.co/MONAI/VISTA3D-HF",
             ("model_vista3d.pt",),
@@ -215,6 +231,7 @@ FAMILIES: tuple[Family, ...] = (
         ("SwinUNETR(in_channels=1, 2 or 4)",),
         Published("https://github.com/lab-smile/BrainSegFounder"),
         Licence("GPL-3.0 for the code; no notice seen for the weights", "https://www.gnu.org/licenses/gpl-3.0.html"),
+        caution=_MERGING,
     ),
     Family(
         "merlin",

@@ -215,6 +215,8 @@ class WeightCheck:
         yield f"network: {self.constructor.network}({arguments})"
         yield from (f"note: {sentence}" for sentence in self.constructor.assumed)
         if self.family is not None:
+            if self.family.caution is not None:
+                yield f"note: {self.family.caution}"
             licence = self.family.licence
             yield f"licence: {licence.name or 'unknown'}{f' ({licence.url})' if licence.url else ''}"
             yield from (f"cite: {work}" for work in self.family.published.cite)
@@ -247,8 +249,8 @@ def check_weights(path: str | Path) -> WeightCheck:
     pretrained = resolve_pretrained(path)
     file = read_weight_file(pretrained.path)
     found = [(key_map, prefix) for key_map in KEY_MAPS for prefix in _prefixes(file, key_map)]
-    encoders = [(key_map, prefix, _shapes(file, key_map, prefix)) for key_map, prefix in found]
-    for key_map, prefix, shapes in sorted(encoders, key=lambda each: -len(each[2])):
+    for key_map, prefix in sorted(found, key=lambda each: _names_and_renamed(file, *each), reverse=True):
+        shapes = _shapes(file, key_map, prefix)
         constructor = constructor_of(shapes)
         if constructor is not None:
             family = pretrained.family or family_of(file, key_map)
@@ -290,7 +292,9 @@ def overlay_text(check: WeightCheck, command: str) -> str:
     after = f"; add it after network_{overlay}.yaml" if overlay else ""
     head = [f"# Written by monai-essa weights check {check.file}{after}:", f"#   {command}"]
     head += [f"# {sentence}" for sentence in check.constructor.assumed]
-    body = yaml.safe_dump(_values(check, overlay is not None), sort_keys=False, default_flow_style=None)
+    values = _values(check, overlay is not None)
+    flow = None if any(isinstance(value, dict | list) for value in values.values()) else False
+    body = yaml.safe_dump(values, sort_keys=False, default_flow_style=flow)  # lists and leaves in one line, keys never
     return "\n".join([*head, body])
 
 
@@ -333,6 +337,12 @@ def _prefixes(file: WeightFile, key_map: KeyMap) -> Iterator[str]:
             if prefix not in seen and key_map.rename(".".join(parts[start:])) in KEY_TENSORS:
                 seen.add(prefix)
                 yield prefix
+
+
+def _names_and_renamed(file: WeightFile, key_map: KeyMap, prefix: str) -> tuple[int, int]:
+    """Count the names under a prefix, and those that a grammar spells otherwise: of two that fit, it is the one."""
+    names = [name.removeprefix(prefix) for name in file.tensors if name.startswith(prefix)]
+    return len(names), sum(key_map.rename(name) != name for name in names)
 
 
 def _shapes(file: WeightFile, key_map: KeyMap, prefix: str) -> Mapping[str, torch.Size]:

@@ -227,7 +227,8 @@ def _with_origin(plan: LoadingPlan, file: WeightFile, named: Family | None, pret
         return dataclasses.replace(report, origin=of_bundle, preprocessing=dict(pretrained.bundle.card))
     family = named or family_of(file, key_map)
     card = report.preprocessing if family is None or report.preprocessing is not None else card_of(family) or None
-    notes = (*report.notes, *_unknown_family(key_map, family))
+    caution = () if family is None or family.caution is None else (family.caution,)
+    notes = (*report.notes, *caution, *_unknown_family(key_map, family))
     origin = origin_of(family, file.sha256)
     return dataclasses.replace(
         report, family=None if family is None else family.name, origin=origin, preprocessing=card, notes=notes

@@ -21,10 +21,13 @@ BUILDERS: dict[str, Callable[[], nn.Module]] = {
     "swin v2": lambda: nets.SwinUNETR(2, 1, feature_size=12, depths=(1, 2, 1, 1), use_v2=True, spatial_dims=2),
     "segresnet": lambda: nets.SegResNet(init_filters=8, in_channels=2, blocks_down=(1, 2, 2)),
     "segresnet_ds": lambda: nets.SegResNetDS(init_filters=8, in_channels=1, blocks_down=(1, 2, 4)),
+    "segresnet_ds instance": lambda: nets.SegResNetDS(
+        init_filters=8, in_channels=1, blocks_down=(1, 1), norm="instance"
+    ),
     "resnet18": lambda: nets.resnet18(spatial_dims=3, n_input_channels=1, feed_forward=False, bias_downsample=False),
     "resnet50": lambda: nets.resnet50(spatial_dims=2, n_input_channels=3, num_classes=4, conv1_t_size=3),
 }
-PREFIXES = {"swin": "swinViT.", "swin v2": "swinViT.", "segresnet_ds": "encoder."}
+PREFIXES = {"swin": "swinViT.", "swin v2": "swinViT.", "segresnet_ds": "encoder.", "segresnet_ds instance": "encoder."}
 DEFAULTS = {"ViT": {"img_size": (32, 32, 32)}, "SwinUNETR": {"out_channels": 1}}
 
 
@@ -48,6 +51,7 @@ def test_nothing_is_read_from_tensors_of_no_known_encoder() -> None:
         constructor_of({"layer1.0.conv1.weight": torch.Size([8, 8, 3, 3]), "conv1.weight": torch.Size([8, 1, 3, 3])})
         is None
     )
+    assert constructor_of({"patch_embedding.patch_embeddings.weight": torch.Size([48, 1, 2, 2, 2])}) is None
     assert constructor_of({"down_projection.proj.weight": torch.Size([864, 1, 8, 8, 8])}) is None
 
 

@@ -21,6 +21,7 @@ from monai.bundle import ConfigComponent, ConfigExpression, ConfigParser, Refere
 from monai.bundle.config_item import ComponentLocator
 from monai.utils import optional_import
 
+from monai_essa.weights import FirstLayer
 from tests.bundles.all_pairs import all_pairs
 
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
@@ -214,3 +215,16 @@ def test_a_bundle_has_the_files_of_the_model_zoo(bundle: str) -> None:
         assert (BUNDLES / bundle / name).stat().st_size > 0
     metadata = json.loads((BUNDLES / bundle / "configs" / "metadata.json").read_text(encoding="utf-8"))
     assert metadata["version"] in metadata["changelog"]
+
+
+@pytest.mark.parametrize(
+    ("bundle", "network"),
+    [("essa_segmentation", "adapted"), ("essa_classification", "adapted"), ("essa_ssa", "network")],
+)
+def test_an_overlay_chooses_how_the_first_layer_is_fitted(bundle: str, network: str, tmp_path: Path) -> None:
+    overlay = tmp_path / "first_layer.yaml"
+    overlay.write_text(f"{network}#first_layer: {{_target_: monai_essa.weights.FirstLayer, channels: sum}}", "utf-8")
+    parser = parsed(bundle, ("train.yaml", str(overlay)))
+    assert parser.get_parsed_content(f"{network}#first_layer") == FirstLayer(channels="sum")
+    config = parser.get(network)
+    inspect.signature(target_of(config["_target_"])).bind(**{k: v for k, v in config.items() if k != "_target_"})

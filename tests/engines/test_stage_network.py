@@ -21,6 +21,7 @@ from monai_essa.engines import (
     trained_network,
 )
 from monai_essa.methods import APLA, FullTuning, HeadOnly, LoRA
+from monai_essa.weights import FirstLayer
 
 DECODER = [r"(encoder|decoder)\d+\..*", r"out\..*"]
 
@@ -135,6 +136,22 @@ def test_of_several_networks_in_a_file_the_prefix_says_which_one_starts(tmp_path
     for network in networks:
         assert torch.equal(network.norm.weight, expected[0])
         assert torch.equal(network.blocks[3].mlp.linear1.weight, expected[1])
+
+
+def test_every_start_fits_the_first_layer_as_it_is_told(tmp_path):
+    path, adapter, how = tmp_path / "rgb.pt", tmp_path / "adapter.safetensors", FirstLayer(channels="sum")
+    colour = ViT(3, 32, 16, 24, 48, 12, 4, spatial_dims=2)
+    torch.save(colour.state_dict(), path)
+    stage = pretext_network(vit(), APLA(columns=2), path, first_layer=how)
+    save_adapter(stage, adapter)
+    networks = (
+        stage,
+        supervised_network(unetr(), "adapter", APLA(), DECODER, path, adapter, first_layer=how).vit,
+        adapted_network(unetr(), path, adapter, holds="encoder", first_layer=how).vit,
+    )
+    expected = colour.patch_embedding.patch_embeddings.weight.sum(dim=1, keepdim=True)
+    for network in networks:
+        torch.testing.assert_close(network.patch_embedding.patch_embeddings.weight, expected)
 
 
 def test_start_adapter_trains_the_files_methods_on(base_file, tmp_path):
