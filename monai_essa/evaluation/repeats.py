@@ -126,7 +126,7 @@ def patients_to_decide(values: np.ndarray, distance: float, level: float = 0.95)
         terms: list[np.ndarray | float] = [of_patients / patients, np.full(patients.shape, of_repeats / repeats)]
         used = 1 if repeats == 1 else 2
         half = student_half_width(terms[:used], [patients - 1, repeats - 1][:used], level)
-        narrow: np.ndarray = half <= distance
+        narrow: np.ndarray = half < distance
         return narrow
 
     # The width may rise with more patients for a while, since the degrees of freedom fall to those of the repeats.
