@@ -103,7 +103,7 @@ class Comparison:
         return f"{self.a} is {self.word} to {self.b}{within}"
 
     def _numbers(self) -> str:
-        numbers = f"better by {self.estimate:+.4f} on average"
+        numbers = f"{'ahead' if self.estimate >= 0 else 'behind'} by {abs(self.estimate):.4f} on average"
         if not math.isnan(self.low):
             return f"{numbers}, {100 * self.level:.4g} % interval {self.low:+.4f} to {self.high:+.4f}"
         if len(self.differences) >= _LEAST_PATIENTS:
