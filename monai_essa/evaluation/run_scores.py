@@ -77,10 +77,10 @@ class SiteScores:
 
 
 def read_run(folder: str | Path) -> RunScores:
-    """Read the table of an evaluated run: ``dice_raw.csv`` of segmentation, ``predictions.csv`` of classification.
+    r"""Read the table of an evaluated run: ``dice_raw.csv`` of segmentation, ``predictions.csv`` of classification.
 
     - Segmentation: the mean Dice of a case over the classes that its label has.
-    - Classification: the Brier score :math:`\\frac{1}{C} \\sum_c (p_c - y_c)^2` of an image, from 0 to 1; for two
+    - Classification: the Brier score :math:`\frac{1}{C} \sum_c (p_c - y_c)^2` of an image, from 0 to 1; for two
       classes the squared error of the second one's probability. Lower is better.
 
     Args:
