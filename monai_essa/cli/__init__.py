@@ -18,6 +18,7 @@ from monai_essa import __version__
 from monai_essa.cli import (
     adapter_commands,
     bundle_commands,
+    compare_command,
     data_commands,
     label_commands,
     plan_commands,
@@ -85,7 +86,7 @@ def command_parser() -> argparse.ArgumentParser:
     parser.add_argument("--traceback", action="store_true", help="show where an error came from")
     parser.set_defaults(passes_on=False)  # a command may pass unknown arguments on to monai.bundle
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    first = (data_commands, weights_commands, plan_commands, bundle_commands, run_commands)
+    first = (data_commands, weights_commands, plan_commands, bundle_commands, run_commands, compare_command)
     for family in (*first, adapter_commands, label_commands):
         family.add_to(commands)
     run_commands.add_demo_to(commands)

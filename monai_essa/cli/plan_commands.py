@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from monai_essa.cli.arguments import Commands, add_command, add_values_argument, config_values
+from monai_essa.outside import Number
 
 if TYPE_CHECKING:
     from monai_essa.cost.table import CostRow
@@ -19,6 +20,7 @@ __all__ = ["add_to"]
 
 _HEADERS = ("method", "lean", "trainable", "saved", "gradients", "optimizer", "peak", "of full", "GFLOPs", "of full")
 _MIB = 2**20
+_LARGEST = 10_000  # voxels along a side, and crops in a step: no card holds as much
 _NETWORKS = ("vit", "unetr", "swin_unetr", "segresnet")
 
 
@@ -50,8 +52,8 @@ def _cost(arguments: argparse.Namespace) -> int:
     from monai_essa.cost.table import CostWork, cost_rows
     from monai_essa.report.tables import format_table
 
-    if arguments.size < 1 or arguments.batch < 1:
-        raise ValueError(f"expected a size and a batch of 1 or more, got {arguments.size} and {arguments.batch}")
+    for name in ("size", "batch"):
+        Number(1, _LARGEST, whole=True).check(getattr(arguments, name), f"--{name}")
     work = CostWork(arguments.network, arguments.size, arguments.batch, arguments.objective, arguments.precision)
     rows = cost_rows(work, arguments.methods.split(","), arguments.lean.split(","))
     print(f"{work.network}, {work.objective}, crops of {work.size}, batch {work.batch}, {work.precision}; MiB")

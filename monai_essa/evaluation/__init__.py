@@ -18,22 +18,36 @@ from monai_essa.evaluation.metrics import (
 )
 from monai_essa.evaluation.probe import ProbeResult, probe_features
 from monai_essa.evaluation.probe_scans import Crops, probe_networks, scan_crops
+from monai_essa.evaluation.repeats import mean_interval
+from monai_essa.evaluation.run_scores import RunScores, SiteScores, read_run, site_scores
+from monai_essa.evaluation.verdict import ArmScores, Comparison, Verdict, compare_arms, reach_verdict, verdict_word
 
 __all__ = [
+    "ArmScores",
     "ClassificationReport",
+    "Comparison",
     "Crops",
     "DefinedDice",
     "Interval",
     "ProbeResult",
+    "RunScores",
+    "SiteScores",
+    "Verdict",
     "area_under_roc",
     "balanced_accuracy",
     "bootstrap_interval",
     "classification_intervals",
+    "compare_arms",
     "dice_handler",
     "expected_calibration_error",
     "macro_f1",
+    "mean_interval",
     "probe_features",
     "probe_networks",
     "quadratic_weighted_kappa",
+    "reach_verdict",
+    "read_run",
     "scan_crops",
+    "site_scores",
+    "verdict_word",
 ]

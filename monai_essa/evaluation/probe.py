@@ -15,10 +15,10 @@ import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from scipy.special import stdtrit
 from torch import Tensor
 
 from monai_essa.anatomy import FeatureMapEncoder, encoder_view
+from monai_essa.evaluation.repeats import spread, student_half_width
 
 __all__ = [
     "LEAST_PATIENTS",
@@ -274,10 +274,7 @@ def _errors_left_out(
 def _paired_interval(differences: np.ndarray) -> tuple[float, float]:
     """Return the mean of differences (R, N) and half the width of its interval; NaN if they do not vary."""
     networks, patients = differences.shape
-    of_patients = float(differences.mean(axis=0).var(ddof=1)) / patients
-    of_networks = float(differences.mean(axis=1).var(ddof=1)) * (1 + 1 / networks)
-    variance = of_patients + of_networks
-    if variance == 0:
-        return float(differences.mean()), math.nan
-    freedom = variance**2 / (of_patients**2 / (patients - 1) + of_networks**2 / (networks - 1))
-    return float(differences.mean()), float(stdtrit(freedom, (1 + _LEVEL) / 2)) * math.sqrt(variance)
+    of_patients, of_networks = spread(differences)
+    terms = [of_patients / patients, of_networks * (1 + 1 / networks)]
+    half = student_half_width(terms, [patients - 1, networks - 1], _LEVEL)
+    return float(differences.mean()), float(half)

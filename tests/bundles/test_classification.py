@@ -27,6 +27,7 @@ from PIL import Image
 from monai_essa import load_adapter
 from monai_essa.adapters.file import read_adapter
 from monai_essa.anatomy import classification_network
+from monai_essa.evaluation.run_scores import read_run
 
 RunBundle = Callable[..., ConfigWorkflow]
 Refused = Callable[..., str]
@@ -111,6 +112,9 @@ def test_evaluation_writes_each_image_and_intervals(
     best = json.loads((run / "losses.jsonl").read_text(encoding="utf-8"))["validation"]["val_auc"]
     assert record["metrics"]["auc"]["value"] == best
     assert record["patients"] == 2
+    assert list(read_run(run).scores.values()) == pytest.approx(
+        [(float(row[3]) - (row[1] == "positive")) ** 2 for row in rows[1:]], abs=1e-5
+    )
 
 
 @pytest.mark.full

@@ -17,6 +17,8 @@ import torch
 from monai.bundle import ConfigWorkflow
 from monai.networks.nets import ViT
 
+from monai_essa.evaluation.run_scores import read_run
+
 RunBundle = Callable[..., ConfigWorkflow]
 
 
@@ -53,6 +55,7 @@ def test_evaluation_scores_each_case_and_leaves_the_run_alone(
     assert [Path(row[0]).name for row in rows[1:]] == ["image_04.nii.gz", "image_05.nii.gz"]
     best = json.loads((run / "losses.jsonl").read_text())["validation"]["val_mean_dice"]
     assert np.mean([float(row[3]) for row in rows[1:]]) == pytest.approx(best, abs=1e-6)
+    assert list(read_run(run).scores.values()) == pytest.approx([float(row[3]) for row in rows[1:]], abs=1e-6)
 
 
 def test_features_are_the_mean_tokens_of_the_adapted_encoder(

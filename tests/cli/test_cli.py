@@ -31,6 +31,7 @@ COMMANDS = [
     ("predict",),
     ("run",),
     ("demo",),
+    ("compare",),
 ]
 # nibabel itself imports scipy, but none of its parts.
 TRAINING = {"monai", "torch", "ignite", "pandas", "matplotlib", "IPython", "tqdm.notebook", "scipy.ndimage"}

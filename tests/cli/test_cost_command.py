@@ -29,7 +29,8 @@ def test_table_file_and_figure(tmp_path, capsys):
         (["--network", "vit_x"], "expected network to be one of"),
         (["--methods", "alpa"], "expected a method of"),
         (["--lean", "tiny"], "lean must be one of none, fast, small"),
-        (["--batch", "0"], "expected a size and a batch of 1 or more"),
+        (["--batch", "0"], "--batch: expected a whole number from 1 to 10000, got 0"),
+        (["--size", "9" * 30], "--size: expected a whole number from 1 to 10000"),
     ],
 )
 def test_nonsense_is_one_line(arguments, message, tmp_path, capsys):

@@ -41,6 +41,7 @@ ELSEWHERE = {
     "docs/studies/hippocampus.md": "tests/docs/test_studies.py",
     "docs/studies/chest-x-rays.md": "tests/docs/test_studies.py",
     "docs/label.md": "servers: make test-label; what comes before them: tests/bundling/test_bundle_copy.py",
+    "docs/how-to/compare.md": "tests/cli/test_compare_command.py; the other commands are those of segmentation.md",
     "docs/how-to/public-weights.md": "tests/weights/test_family_files.py and tests/evaluation/test_probe_scans.py",
     "docs/benchmark.md": "takes an hour: tests/benchmarks/test_benchmark.py makes a part of the page",
 }

@@ -72,6 +72,8 @@ def good_files(folder: Path) -> None:
     save_adapter(adapt(network, APLA(columns=2)), folder / "adapter.safetensors")
     (folder / "net.yaml").write_text(yaml.safe_dump({"network_def": SMALL}), encoding="utf-8")
     shutil.copytree(bundle_folder("essa_segmentation"), folder / "bundle", ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "run" / "test").mkdir(parents=True)
+    (folder / "run" / "test" / "dice_raw.csv").write_text("filename,class0,mean\na.nii,0.5,0.5\n", encoding="utf-8")
     (folder / "bundle" / "models").mkdir(exist_ok=True)
     shutil.copy(folder / "vit.pt", folder / "bundle" / "models" / "model.pt")
 
@@ -222,6 +224,14 @@ def adapter_merge(draw: Draw) -> Call:
     return Call(["adapter", "merge", file, *(x for o in values.items() for x in o), *options(draw, own)], True)
 
 
+def compare(draw: Draw) -> Call:
+    """Of two arms, one of which is bad or has no scores."""
+    own = {"--margin": number, "--out": output, "--datalist": anything}
+    arm = st.builds("{}={}".format, texts(), anything) | anything
+    arms = draw(st.permutations([draw(arm), draw(st.sampled_from(["run", "a=run", "a=run,run", "a=ru*"]))]))
+    return Call(["compare", *options(draw, own), "--", *arms], True)
+
+
 def label(draw: Draw) -> Call:
     if draw(st.booleans()):
         return Call(["label", "init", draw(output), "--bundle", draw(bad | texts())], True)
@@ -241,7 +251,7 @@ def words(draw: Draw) -> Call:
 
 COMMANDS: tuple[Callable[[Draw], Call], ...] = (
     *(data_datalist, data_check, cost, plan, bundles_copy, run, predict, adapter_info, adapter_diff, adapter_merge),
-    *(label, demo, words),
+    *(compare, label, demo, words),
 )
 
 
@@ -313,6 +323,37 @@ def test_data_check_of_a_changed_list_reports_and_changes_nothing(data: st.DataO
         assert everything(place) == before
     finally:
         path.write_bytes(original)
+
+
+SCORES = {
+    "test/dice_raw.csv": b"filename,class0,class1,mean\n/a/p1.nii,0.5,nan,0.5\n/a/p2.nii,0.25,1.0,0.625\n",
+    "test/predictions.csv": b"image,label,no,yes\n/a/p1.png,yes,0.25,0.75\n/a/p2.png,no,0.5,0.5\n",
+    "run.json": b'{"seed": 0, "status": "finished", "config": {}}',
+}
+
+
+@inputs(60)
+@given(data=st.data())
+def test_compare_of_a_changed_table_reports_and_changes_nothing(data: st.DataObject, place: Path) -> None:
+    name = data.draw(st.sampled_from(sorted(SCORES)))
+    scores = "test/predictions.csv" if name == "test/predictions.csv" else "test/dice_raw.csv"
+    for run in ("a", "b"):
+        (place / run / "test").mkdir(parents=True, exist_ok=True)
+        for part in {scores, "run.json"}:
+            (place / run / part).write_bytes(SCORES[part])
+    (place / "b" / name).write_bytes(damaged(data.draw, SCORES[name]))
+    before = everything(place)
+    try:
+        call = Call(["compare", "a", "b", "--out", "out.json"], False)
+        with guarded():
+            code, out, err = called(call)
+        assert_told(call, code, out, err)
+        after = everything(place)
+        assert {path: after.get(path) for path in before} == before
+        assert (code == 0) == ("out.json" in {Path(path).name for path in after})
+    finally:
+        shutil.rmtree(place / "a"), shutil.rmtree(place / "b")
+        (place / "out.json").unlink(missing_ok=True)
 
 
 BUNDLE_FILES = ("metadata.json", "inference.yaml", "train.yaml", "start_bundle.yaml", "method_apla.yaml")

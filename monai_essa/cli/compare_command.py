@@ -1,0 +1,160 @@
+# Copyright (c) The monai_essa authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""`monai-essa compare`: which procedure is better on new patients, from the scores of finished runs."""
+
+from __future__ import annotations
+
+import argparse
+import glob
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from monai_essa.cli.arguments import Commands, add_command, counted
+from monai_essa.outside import NAME, Text
+
+if TYPE_CHECKING:
+    from monai_essa.evaluation.run_scores import SiteScores
+    from monai_essa.evaluation.verdict import Verdict
+
+__all__ = ["add_to", "arm_folders"]
+
+_HEADERS = ("procedure", "mean", "95 % interval", "patients", "repeats")
+
+
+def add_to(commands: Commands) -> None:
+    """Add the command ``compare``."""
+    parser = add_command(
+        commands,
+        "compare",
+        _compare,
+        "compare finished runs patient by patient, the first procedure with each other one, and give a verdict",
+        "monai-essa compare runs/ssa runs/no_ssa\n"
+        "monai-essa compare 'with=runs/ssa_*' 'without=runs/no_ssa_*' --margin 0.02 --out verdict.json",
+    )
+    parser.add_argument(
+        "arms",
+        nargs="+",
+        metavar="[NAME=]DIR[,DIR...]",
+        help="a procedure: the folders of its finished and scored runs, one for each repeat (another seed, best also "
+        "another draw of the training data), in one order for all procedures; a pattern in quotes stands for several",
+    )
+    parser.add_argument(
+        "--margin",
+        type=float,
+        default=0.02,
+        help="how much worse the first may be and still be non-inferior, chosen before the runs (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--datalist", type=Path, metavar="FILE", help="of the runs, if it names the patient of each image"
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the verdict as JSON too, to a new file")
+
+
+def arm_folders(arguments: Sequence[str]) -> dict[str, list[Path]]:
+    """Read the procedures as they were typed.
+
+    Args:
+        arguments: ``DIR`` or ``NAME=DIR``, with several folders joined by commas; a folder with ``*``, ``?`` or
+            ``[...]`` stands for all that match, in sorted order.
+
+    Returns:
+        The folders of each procedure by its name, which by default is that of its first folder.
+
+    Raises:
+        FileNotFoundError: if nothing matches a pattern.
+        ValueError: if there is one procedure only, or a name or a folder comes twice or is no name.
+
+    Example:
+        >>> arms = arm_folders(["with=runs/a,runs/b", "without=runs/c,runs/d"])
+        >>> {name: [folder.name for folder in folders] for name, folders in arms.items()}
+        {'with': ['a', 'b'], 'without': ['c', 'd']}
+    """
+    arms: dict[str, list[Path]] = {}
+    for argument in arguments:
+        name, equals, listed = argument.partition("=")
+        if not equals or Path(argument).is_dir():
+            name, listed = "", argument
+        parts = [listed] if Path(listed).is_dir() else listed.split(",")
+        folders = [folder for part in parts for folder in _found(part)]
+        first = folders[0].absolute()
+        name = name or (first.parent if first.name == "test" else first).name
+        Text(NAME, longest=64).check(name, f"the name of {argument}")
+        if name in arms:
+            raise ValueError(f"two procedures are called {name!r}; give them names as in with={folders[0]}")
+        if len({folder.resolve() for folder in folders}) < len(folders):
+            raise ValueError(f"{name}: a folder comes twice; expected a run of its own for each repeat")
+        arms[name] = folders
+    if len(arms) < 2:
+        raise ValueError(f"{', '.join(arms)}: expected at least two procedures, each as [NAME=]DIR[,DIR...]")
+    return arms
+
+
+def _found(part: str) -> list[Path]:
+    if not part:
+        raise ValueError("expected a folder on each side of a comma and after '=', got nothing")
+    if Path(part).exists() or not glob.has_magic(part):
+        return [Path(part)]
+    folders = [Path(path) for path in sorted(glob.glob(part)) if Path(path).is_dir()]
+    if not folders:
+        raise FileNotFoundError(f"{part}: no folder matches; give the folders of finished runs")
+    return folders
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from monai_essa.evaluation.run_scores import read_run, site_scores
+    from monai_essa.evaluation.verdict import reach_verdict
+    from monai_essa.files import write_text_whole
+
+    if arguments.out is not None and arguments.out.exists():
+        raise FileExistsError(f"{arguments.out} exists; expected a new file: give another --out or move it away")
+    folders = arm_folders(arguments.arms)
+    runs = {name: [read_run(folder) for folder in repeats] for name, repeats in folders.items()}
+    site = site_scores(runs, _listed(arguments.datalist))
+    protocol = {"metric": site.metric, "unit": site.unit, "cases": site.cases, "undefined_cases": site.undefined}
+    verdict = reach_verdict(site.arms, arguments.margin, protocol)
+    _print(verdict, site)
+    if arguments.out is not None:
+        write_text_whole(arguments.out, json.dumps(verdict.as_dict(), indent=2, allow_nan=False) + "\n")
+        print(f"wrote {arguments.out}")
+    return 0
+
+
+def _listed(datalist: Path | None) -> Mapping[str, str]:
+    """Return the patient of each image of a data list, of all its sections."""
+    from monai_essa.data.lists.read import listed_patients, read_datalist, section_names
+
+    if datalist is None:
+        return {}
+    patients = listed_patients(datalist, section_names(read_datalist(datalist)))
+    if not patients:
+        raise ValueError(
+            f"{datalist}: no image has a 'patient'; leave --datalist out, and file names tell the patients"
+        )
+    return patients
+
+
+def _print(verdict: Verdict, site: SiteScores) -> None:
+    from monai_essa.report.tables import format_table
+
+    direction = "higher" if site.arms[0].higher_is_better else "lower"
+    print(f"{site.metric} ({direction} is better)")
+    repeats = f"{len(site.arms[0].scores)}"
+    rows = []
+    for arm in verdict.as_dict()["arms"]:
+        interval = "-" if arm["low"] is None else f"{arm['low']:.4f} to {arm['high']:.4f}"
+        mean = "-" if arm["mean"] is None else f"{arm['mean']:.4f}"
+        rows.append([arm["name"], mean, interval, f"{arm['n']}", repeats])
+    print(format_table(_HEADERS, rows))
+    print()
+    for each in verdict.comparisons:
+        print(f"{each}.")
+    left = max(each.undefined for each in verdict.comparisons)
+    whole = f"{counted(site.cases, 'case')} of {counted(len(site.arms[0].patients), 'patient')}"
+    lacking = (
+        f"left out, for want of a score in some run: {counted(site.undefined, 'case')}, {counted(left, 'patient')}"
+    )
+    print(f"{whole}; {lacking if site.undefined else 'all have a score in every run'}")
+    print(f"unit: the {site.unit}")
