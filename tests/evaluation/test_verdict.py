@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from monai_essa.evaluation.repeats import mean_interval
+from monai_essa.evaluation.repeats import mean_interval, patients_to_decide
 from monai_essa.evaluation.verdict import ArmScores, Comparison, compare_arms, reach_verdict, verdict_word
 
 
@@ -185,6 +185,20 @@ def test_the_patients_that_are_said_to_decide_do() -> None:
     more = compare_arms(arm("a", np.tile(loud.scores, times)), arm("b", np.tile(b.scores, times)), margin=0.1)
     assert more.word != "not decided"
     assert str(found).endswith(f"about {found.patients_needed} patients would decide it")
+
+
+@pytest.mark.parametrize(
+    ("estimate", "distance"),
+    [(0.03, 0.13), (-0.02, 0.08), (-0.09, 0.09), (-0.2, 0.2)],
+    ids=["to the margin", "still to the margin", "to 0 from within", "to 0 from beyond"],
+)
+def test_the_patients_are_counted_to_the_bound_that_is_reached_first(estimate: float, distance: float) -> None:
+    rng = np.random.default_rng(2)
+    spread = rng.normal(size=12) + 0.02 * rng.normal(size=(5, 12))
+    b = arm("b", np.zeros((5, 12)))
+    found = compare_arms(arm("a", spread - spread.mean() + estimate), b, margin=0.1)
+    assert found.word == "not decided"
+    assert found.patients_needed == patients_to_decide(spread, distance, 0.95)
 
 
 def test_repeats_that_spread_too_far_are_decided_by_no_number_of_patients() -> None:
