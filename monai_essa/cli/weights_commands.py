@@ -90,7 +90,9 @@ def _check(arguments: argparse.Namespace) -> int:
         if out.exists():
             raise FileExistsError(f"{out} exists; expected a new file: give another --out or move it away")
         arguments.network = shipped_overlay(check)
-        write_text_whole(out, overlay_text(check, f"monai-essa weights probe {check.path} DATALIST --overlay {out}"))
+        network = f" --network {arguments.network}" if arguments.network else ""
+        command = f"monai-essa weights probe {check.path} DATALIST{network} --overlay {out}"
+        write_text_whole(out, overlay_text(check, command))
         arguments.overlay.append(out)
         print(f"wrote {out}")
     print(load_weights(random_network(_training_config(arguments, {})), check.path))

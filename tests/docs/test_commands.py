@@ -42,6 +42,8 @@ ELSEWHERE = {
     "docs/studies/chest-x-rays.md": "tests/docs/test_studies.py",
     "docs/label.md": "servers: make test-label; what comes before them: tests/bundling/test_bundle_copy.py",
     "docs/how-to/compare.md": "tests/cli/test_compare_command.py; the other commands are those of segmentation.md",
+    "docs/how-to/own-encoder.md": "tests/bases: its descriptions adapt LiteMedSAM's TinyViT and ViTs of timm",
+    "docs/studies/lite-medsam.md": "tests/bases/test_lite_medsam.py, with the packages of make test-bases",
     "docs/how-to/public-weights.md": "tests/weights/test_family_files.py and tests/evaluation/test_probe_scans.py",
     "docs/benchmark.md": "takes an hour: tests/benchmarks/test_benchmark.py makes a part of the page",
 }
