@@ -27,6 +27,7 @@ __all__ = ["ZooBundle", "read_zoo_bundle", "zoo_network"]
 _CONFIGS = ("inference.json", "inference.yaml", "inference.yml", "train.json", "train.yaml", "train.yml")
 _LARGEST = 5 << 20
 _DEEPEST = 20
+_MOST_ENTRIES = 100_000
 _LONGEST = 1000
 _SIZE = Number(-100_000, 100_000)
 _LINE = Text(longest=200)
@@ -141,7 +142,19 @@ def _mapping(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged: {line}; copy it again") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected a mapping of entries by id, got {shown(content)}")
+    _refuse_endless(content, path)
     return content
+
+
+def _refuse_endless(content: Any, path: Path) -> None:
+    """Refuse a file that is small on the disk and, by aliases of YAML, endless when its entries are walked through."""
+    waiting, entries = [content], 0
+    while waiting:
+        value = waiting.pop()
+        entries += 1
+        if entries > _MOST_ENTRIES:
+            raise ValueError(f"{path} has more than {_MOST_ENTRIES:,} entries; expected a config")
+        waiting += value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
 
 
 def _replaced(config: dict[str, Any], parts: list[str], value: Any) -> dict[str, Any]:

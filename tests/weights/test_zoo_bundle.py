@@ -165,3 +165,12 @@ def test_a_damaged_config_is_refused(text: str, make: Make) -> None:
 def test_a_folder_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="is no bundle"):
         resolve_pretrained(f"bundle:{tmp_path}")
+
+
+def test_a_config_that_aliases_make_endless_is_refused(tmp_path: Path) -> None:
+    levels = ["a0: &a0 [1, 2, 3, 4, 5, 6, 7, 8, 9]"]
+    levels += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 18)]
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "train.yaml").write_text("\n".join(levels), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"train\.yaml has more than 100,000 entries; expected a config"):
+        read_zoo_bundle(tmp_path)
