@@ -32,8 +32,9 @@ def test_training_differs_in_stage_method_and_outputs_only() -> None:
     assert (ssa["stage"], tpp["stage"]) == ("ssa", "tpp")
 
 
-def test_full_tuning_pre_trains_in_ssa_only() -> None:
-    assert names("essa_ssa") - names("essa_tpp") == {"method_full.yaml", "reconstruct_adapter.yaml"}
+def test_full_tuning_and_encoders_of_timm_are_for_ssa_only() -> None:
+    only_ssa = {"method_full.yaml", "reconstruct_adapter.yaml", "network_timm.yaml", "inference_timm.yaml"}
+    assert names("essa_ssa") - names("essa_tpp") == only_ssa
     assert names("essa_tpp") <= names("essa_ssa")
 
 
