@@ -215,6 +215,8 @@ class LiveBytes(TorchDispatchMode):
 def convolution_scratch(operation: Callable[..., Any], args: tuple[Any, ...], result: Any) -> int:
     """Count the bytes that a convolution on the CPU needs at its worst moment beside its inputs and results.
 
+    The kernels are oneDNN's for AVX-512; with a smaller instruction set they need as much or less.
+
     Args:
         operation: an operation that just ran; any other than a convolution needs nothing.
         args: its arguments.
