@@ -139,7 +139,7 @@ def test_adapter_info_prints_a_line_for_each_fact(
     out, err = capsys.readouterr()
     if code == 0:
         assert read_header(path).record["network"] in out
-        assert len(out.splitlines()) == 8
+        assert len(out.splitlines()) == 9
     else:
         assert (code, out, len(err.splitlines())) == (1, "", 1)
         assert path.name in err
