@@ -86,11 +86,12 @@ def ssa_values(bundle: Path) -> dict[str, Any]:
     """
     parser = ConfigParser()
     parser.read_config(str(bundle / "configs" / "train.yaml"))
-    values = {key: parser[key] for key in (*_SHARED, "intensity_name") if key in parser}
+    values = {key: parser[key] for key in (*_SHARED, "intensity_name", "axcodes") if key in parser}
     # Its references are resolved here, since they may name any key of the bundle.
     values["network_def"] = parser.get_parsed_content("network_def", instantiate=False).get_config()
-    steps = [*parser["load"], *parser.get("orient", [])]
-    values["axcodes"] = next(step["axcodes"] for step in steps if step["_target_"] == "Orientationd")
+    if "axcodes" not in values:  # a bundle of an earlier version
+        steps = [*parser["load"], *parser.get("orient", [])]
+        values["axcodes"] = next(step["axcodes"] for step in steps if step["_target_"] == "Orientationd")
     values |= {"pretrained": str(bundle / "models" / "model.pt"), "handover": "adapter"}
 
     network = _overlay("network", values["network_def"]) or _read("objective_simmim.yaml")

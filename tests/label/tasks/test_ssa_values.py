@@ -64,7 +64,7 @@ def test_a_network_without_an_overlay_learns_by_simmim(tmp_path: Path) -> None:
         "_target_: UNet, spatial_dims: 3, in_channels: '@in_channels', out_channels: 2, channels: [8, 16], strides: [2]"
     )
     text = train.read_text().replace("network_def:\n", f"network_def: {{{unet}}}\nunused:\n", 1)
-    train.write_text(text.replace("axcodes: RAS,", "axcodes: LPS,", 1))
+    train.write_text(text.replace("axcodes: RAS", "axcodes: LPS", 1))
     values = ssa_values(bundle)
     assert values["objective"]["_target_"].endswith("SimMIM")
     assert values["network_def"]["in_channels"] == 1
