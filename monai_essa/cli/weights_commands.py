@@ -101,8 +101,10 @@ def _check(arguments: argparse.Namespace) -> int:
 
 def _probe(arguments: argparse.Namespace) -> int:
     from monai_essa.evaluation.probe_scans import probe_weights
+    from monai_essa.outside import check_config_value
 
     values = {"datalist": str(arguments.datalist), "dataset_dir": str(arguments.datalist.parent)}
+    values = check_config_value(values, "DATALIST")
     print(probe_weights(_training_config(arguments, values), arguments.file, arguments.seed))
     return 0
 

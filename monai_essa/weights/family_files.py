@@ -17,7 +17,7 @@ import yaml
 
 from monai_essa.anatomy.constructors import KEY_TENSORS, Constructor, constructor_of
 from monai_essa.anatomy.key_maps import KEY_MAPS, KeyMap
-from monai_essa.outside import shown
+from monai_essa.outside import check_config_value, printable, shown
 from monai_essa.weights.families import FAMILIES, Family, card_of
 from monai_essa.weights.file import WeightFile, read_weight_file
 from monai_essa.weights.zoo_bundle import ZooBundle, read_zoo_bundle
@@ -206,7 +206,7 @@ class WeightCheck:
     refused: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return "\n".join(self._lines())
+        return "\n".join(printable(line) for line in self._lines())
 
     def _lines(self) -> Iterator[str]:
         family = self.family.name if self.family else f"one of {', '.join(self.alike)}" if self.alike else "unknown"
@@ -277,7 +277,7 @@ def overlay_text(check: WeightCheck, command: str) -> str:
         command: how the overlay is used, for its comment.
 
     Raises:
-        ValueError: if no network of MONAI takes the file.
+        ValueError: if no network of MONAI takes the file, or its name would be code in a config.
 
     Example:
         >>> print(overlay_text(WeightCheck("a.pt", Path("a.pt"), "monai", "", None, (), Constructor("ViT")), "run"))
@@ -290,7 +290,7 @@ def overlay_text(check: WeightCheck, command: str) -> str:
         raise ValueError(f"{check.file}: {check.refused[0]}; no overlay was written")
     overlay = shipped_overlay(check)
     after = f"; add it after network_{overlay}.yaml" if overlay else ""
-    head = [f"# Written by monai-essa weights check {check.file}{after}:", f"#   {command}"]
+    head = [f"# Written by monai-essa weights check {printable(check.file)}{after}:", f"#   {printable(command)}"]
     head += [f"# {sentence}" for sentence in check.constructor.assumed]
     values = _values(check, overlay is not None)
     flow = None if any(isinstance(value, dict | list) for value in values.values()) else False
@@ -300,7 +300,7 @@ def overlay_text(check: WeightCheck, command: str) -> str:
 
 def _values(check: WeightCheck, has_overlay: bool) -> dict[str, Any]:
     arguments = dict(check.constructor.arguments)
-    values: dict[str, Any] = {"pretrained": str(check.path)}
+    values: dict[str, Any] = {"pretrained": check_config_value(str(check.path), "the path of the weight file")}
     for name in ("spatial_dims", "in_channels"):
         if name in arguments:
             values[name] = arguments.pop(name)

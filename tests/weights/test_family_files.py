@@ -116,3 +116,31 @@ def test_the_list_names_every_family_with_its_licence(capsys: pytest.CaptureFixt
     assert main(["weights", "list"]) == 0
     out = capsys.readouterr().out
     assert "suprem\n" in out and "licence: CC BY-NC-ND 4.0 (NC, ND)" in out and "checked with: " in out
+
+
+@pytest.mark.parametrize("name", ["$open('ran','w').pt", "@network.pt", "%train.yaml.pt"])
+def test_a_name_that_would_be_code_is_refused(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save(segresnet(), name)
+    assert main(["weights", "check", name, "--out", "out.yaml"]) == 1
+    assert "the path of the weight file: text that begins with" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == [name]
+
+
+def test_lines_in_a_name_stay_in_the_comment(tmp_path: Path) -> None:
+    path = tmp_path / "a\nlr: 9.pt"
+    torch.save(segresnet(), path)
+    check = check_weights(path)
+    assert str(check).startswith("a\\nlr: 9.pt: keys")
+    text = overlay_text(check, f"probe {path}")
+    assert yaml.safe_load(text).keys() == {"pretrained", "spatial_dims", "in_channels", "feature_size"}
+
+
+def test_a_datalist_that_would_be_code_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["weights", "probe", "a.pt", "$open('ran','w')"]) == 1
+    assert "is code to MONAI" in capsys.readouterr().err and not Path("ran").exists()
