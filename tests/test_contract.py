@@ -59,6 +59,7 @@ from monai_essa.methods import (
 )
 from monai_essa.methods.method import AdaptationMethod, AdapterLayer, NotMergeable
 from tests.anatomy.own_encoders import OwnMaps, OwnTokens, maps_anatomy, tokens_anatomy
+from tests.forked import run_ranks
 
 SWIN_2D = functools.partial(SwinUNETR, 1, 2, feature_size=12, spatial_dims=2, depths=(2, 1, 1, 1))
 SWIN_3D = functools.partial(
@@ -477,10 +478,8 @@ def _train_in_step(rank: int, folder: str) -> None:
         torch.save(net.state_dict(), f"{folder}/{network}-{rank}.pt")
 
 
-@pytest.mark.slow
 def test_two_processes_train_in_step(tmp_path):
-    """Slow: two processes import torch and MONAI anew."""
-    torch.multiprocessing.spawn(_steps_of_one_process, (str(tmp_path),), nprocs=2)
+    run_ranks(_steps_of_one_process, str(tmp_path))
     for network in ("vit-3d", "unetr-2d", "swin-2d", "vit-2d-cls"):
         a, b = (torch.load(tmp_path / f"{network}-{rank}.pt", weights_only=True) for rank in (0, 1))
         assert all(torch.equal(a[name], b[name]) for name in a)

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 
 import pytest
 import yaml
@@ -17,6 +16,7 @@ from monai.networks.nets import ViT
 from monai.transforms import Compose, Lambda
 
 from monai_essa.error_line import one_line, root_cause
+from tests.forked import run_python
 
 FAIL = """
 import torch
@@ -28,28 +28,21 @@ def refuse(item):
         1 / item
     except ZeroDivisionError as error:
         raise ValueError("columns must be between 1 and 24") from error
-loader = DataLoader(Dataset([0], Compose([Lambda(refuse)])), num_workers={workers})
-ConfigExpression("$list(loader)", globals={{"loader": loader}}).evaluate()
+loader = DataLoader(Dataset([0], Compose([Lambda(refuse)])), num_workers=0)
+ConfigExpression("$list(loader)", globals={"loader": loader}).evaluate()
 """
 
 
 def run(code: str) -> subprocess.CompletedProcess[str]:
     start = "from monai_essa.error_line import show_cause_last\nshow_cause_last()\nshow_cause_last()\n"
-    return subprocess.run([sys.executable, "-W", "ignore", "-c", start + code], capture_output=True, encoding="utf-8")
+    return run_python("-c", start + code)
 
 
-@pytest.mark.slow
 def test_cause_is_the_last_line_and_the_traceback_stays():
-    result = run(FAIL.format(workers=0))
+    result = run(FAIL)
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1] == "error: columns must be between 1 and 24"
     assert result.stderr.count("RuntimeError: Failed to evaluate") == 1
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="the worker runs a function of the script, so it must be a fork")
-def test_the_cause_in_a_worker_process_is_found_in_its_text():
-    assert run(FAIL.format(workers=1)).stderr.splitlines()[-1] == "error: columns must be between 1 and 24"
 
 
 def raised(call) -> BaseException:

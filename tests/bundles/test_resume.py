@@ -9,7 +9,6 @@ import json
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from monai.bundle import ConfigWorkflow
 from safetensors.torch import load_file
 
 from monai_essa.error_line import root_cause
+from tests.forked import run_python, start_python
 
 RunBundle = Callable[..., ConfigWorkflow]
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
@@ -47,11 +47,12 @@ def iterations_done(run: Path) -> int:
 
 
 def kill_after(iteration: int, command: list[str], run: Path) -> None:
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while process.poll() is None and iterations_done(run) < iteration:
+    process = start_python(*command)
+    while process.is_alive() and iterations_done(run) < iteration:
         time.sleep(0.003)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL, f"it ended before it could be killed after iteration {iteration}"
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, f"it ended before it could be killed after iteration {iteration}"
 
 
 def results(run: Path) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], str]:
@@ -128,7 +129,7 @@ def test_an_interrupted_run_ends_as_the_unbroken_one(
     assert_same_results(tmp_path / "run", unbroken(bundle))
 
 
-@pytest.mark.slow  # each kill costs a process that imports torch and MONAI
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
 @pytest.mark.parametrize(
     ("bundle", "iterations"),
@@ -141,10 +142,10 @@ def test_a_killed_process_ends_as_the_unbroken_run(
     site = {"config_file": str(BUNDLES / bundle / "configs" / "train.yaml"), "output_dir": str(run)}
     site["cache_dir"] = str(tmp_path / "cache")  # the unbroken run has no cache: crops of mapped files are the same
     (tmp_path / "site.json").write_text(json.dumps(site | values(bundle) | SIZES[bundle]), encoding="utf-8")
-    command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", "--args_file", str(tmp_path / "site.json")]
+    command = ["-m", "monai.bundle", "run", "--args_file", str(tmp_path / "site.json")]
     for iteration in iterations:  # before the first checkpoint, within the first epoch, within the second
         kill_after(iteration, command, run)
-    subprocess.run(command, check=True, capture_output=True)
+    run_python(*command, check=True)
 
     assert_same_results(run, unbroken(bundle))
 

@@ -6,8 +6,6 @@ from __future__ import annotations
 import random
 import runpy
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from monai_essa.engines.objectives import Supervised
 from monai_essa.engines.steps import TrainStep
 from monai_essa.methods import APLA
 from monai_essa.pretext import SimMIM
+from tests.forked import run_python
 
 SCRIPT = Path(__file__).with_name("toy_training.py")
 Training = runpy.run_path(str(SCRIPT))["Training"]
@@ -97,14 +96,13 @@ def test_a_kill_at_each_iteration_of_an_epoch_ends_bit_identical(unbroken: dict[
     assert_same(result, unbroken["fp32"][0])
 
 
-@pytest.mark.slow  # starts a process, which imports torch and MONAI
 def test_what_a_process_that_the_system_killed_left_ends_bit_identical(
     unbroken: dict[str, Any], tmp_path: Path
 ) -> None:
     """The other kills of this file are exceptions; this one lets the process do nothing more at all."""
     iteration = random.Random(7).randrange(1, ITERATIONS)
-    killed = subprocess.run([sys.executable, str(SCRIPT), str(tmp_path), "fp32", str(iteration)], capture_output=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    killed = run_python(str(SCRIPT), str(tmp_path), "fp32", str(iteration))
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
     result, seen = train(tmp_path, "fp32", [])
     assert min(seen) > 1  # it went on, and did not begin again
     assert_same(result, unbroken["fp32"][0])

@@ -24,6 +24,7 @@ from monai_essa.engines.epochs import SamplerEpoch
 from monai_essa.engines.objectives import Supervised
 from monai_essa.engines.steps import TrainStep
 from monai_essa.pretext import MAE, MAEDecoder, mae
+from tests.forked import run_ranks
 
 
 class Masked(nn.Module):
@@ -352,13 +353,12 @@ def items() -> list[dict[str, torch.Tensor]]:
     return [{"image": image, "label": label} for image, label in zip(batch["image"], batch["label"], strict=True)]
 
 
-@pytest.mark.slow  # starts two processes, which import torch and MONAI
 def test_two_processes_learn_what_one_process_learns(tmp_path: Path) -> None:
     objective = linear_objective()
     dataset = KeyedDataset(Dataset(items(), RandGaussianNoised("image", prob=1.0)))
     loader = DataLoader(dataset, batch_size=4, sampler=KeyedSampler(8))
     trainer(TrainStep(objective, accumulation=2), loader, handlers=[SamplerEpoch()]).run()
-    torch.multiprocessing.spawn(_train_process, (str(tmp_path),), nprocs=2)
+    run_ranks(_train_process, str(tmp_path))
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     assert_close([parameter.detach() for parameter in objective.parameters()], ranks[0])
     assert_close(ranks[0], ranks[1], tolerance=0.0)

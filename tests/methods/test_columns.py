@@ -14,6 +14,7 @@ from monai.networks.nets import UNETR, SegResNet, SwinUNETR, ViT
 
 from monai_essa import adapt
 from monai_essa.methods import APLA, choose_columns, read_columns, write_columns
+from tests.forked import run_ranks
 
 STRATEGIES = ("random", "largest_norm", "largest_gradient")
 IMAGES = (2, 1, 32, 32, 32)
@@ -197,10 +198,8 @@ def _choose_in_one_process(rank: int, folder: str) -> None:
         torch.distributed.destroy_process_group()
 
 
-@pytest.mark.slow
 def test_two_processes_choose_the_same_columns_from_different_batches(tmp_path):
-    """Slow: two processes import torch and MONAI anew."""
-    torch.multiprocessing.spawn(_choose_in_one_process, (str(tmp_path),), nprocs=2)
+    run_ranks(_choose_in_one_process, str(tmp_path))
     first, second = (read_columns(tmp_path / f"{rank}.json") for rank in (0, 1))
     batches = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
     alone = [choose_columns(vit(), 6, "largest_gradient", loss=loss_of(batch)) for batch in batches]

@@ -17,6 +17,7 @@ from monai.transforms import Compose, LoadImage, NormalizeIntensity, ResizeWithP
 from monai_essa.anatomy.blocks import transformer_blocks
 from monai_essa.anatomy.parts import dead_parameters, part_of
 from monai_essa.pretext import MAE, PatchReconstruction, SimMIM
+from tests.forked import run_ranks
 
 PAIRS = [
     *(("mae", net) for net in ("vit", "vit_2d", "vit_perceptron", "vit_class_token", "mae_vit", "unetr", "unetr_2d")),
@@ -291,10 +292,8 @@ def _train_in_step(rank: int, folder: str) -> None:
         torch.save(objective.state_dict(), f"{folder}/{name}-{rank}.pt")
 
 
-@pytest.mark.slow
 def test_two_processes_train_in_step_with_no_unused_parameter(tmp_path):
-    """Slow: two processes import torch and MONAI anew."""
-    torch.multiprocessing.spawn(_steps_of_one_process, (str(tmp_path),), nprocs=2)
+    run_ranks(_steps_of_one_process, str(tmp_path))
     for name in ("mae", "simmim", "simmim_decoder"):
         one, other = (torch.load(tmp_path / f"{name}-{rank}.pt", weights_only=True) for rank in (0, 1))
         assert all(torch.equal(one[tensor], other[tensor]) for tensor in one)

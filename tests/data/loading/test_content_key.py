@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from monai.transforms import LoadImaged, ScaleIntensityRanged, Spacingd
 
 from monai_essa.data.loading import cache
 from monai_essa.data.loading.cache import file_key, settings_key
+from tests.forked import run_python
 
 CHAIN = "[LoadImaged('image', reader='monai_essa.data.VolumeReader'), Spacingd('image', (1, 1, 2))]"
 
@@ -30,14 +29,7 @@ class Times:
 def test_another_process_gives_the_same_key() -> None:
     here = settings_key([LoadImaged("image", reader="monai_essa.data.VolumeReader"), Spacingd("image", (1, 1, 2))])
     script = "from monai.transforms import *; from monai_essa.data.loading.cache import settings_key; "
-    environment = os.environ | {"PYTHONHASHSEED": "7"}
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", f"{script}print(settings_key({CHAIN}))"],
-        env=environment,
-        capture_output=True,
-        encoding="utf-8",
-        check=True,
-    )
+    done = run_python("-c", f"{script}print(settings_key({CHAIN}))", check=True)  # its hashes of text are others
     assert done.stdout.split()[-1] == here
 
 

@@ -10,7 +10,6 @@ import logging
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections import namedtuple
@@ -26,6 +25,7 @@ from monai.data import CacheDataset, DataLoader, Dataset
 from monai.transforms import Compose, LoadImaged, RandFlipd, RandGaussianNoised, RandSpatialCropd, ScaleIntensityd
 
 from monai_essa.data import KeyedDataset, KeyedSampler, MappedDataset, cached_dataset
+from tests.forked import start_python
 
 SHAPE = (256, 64, 64)  # 4 MiB of float32
 CROP = (16, 64, 64)
@@ -136,11 +136,12 @@ def test_a_killed_process_leaves_no_half_file(scans: list[dict[str, Any]], tmp_p
     many = [scans[0] | {"label": number} for number in range(200)]
     script = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_mapped_cache as here; "
     script += f"here.MappedDataset({many!r}, here.transform(), {str(tmp_path / 'cache')!r})"
-    process = subprocess.Popen([sys.executable, "-W", "ignore", "-c", script], stderr=subprocess.DEVNULL)
-    while process.poll() is None and len(list(tmp_path.glob("cache/*.safetensors"))) < 3:
+    process = start_python("-c", script)
+    while process.is_alive() and len(list(tmp_path.glob("cache/*.safetensors"))) < 3:
         time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL, "it filled the cache before it could be killed"
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, "it filled the cache before it could be killed"
     assert {file.stat().st_size // 2**20 for file in (tmp_path / "cache").glob("*.safetensors")} == {4}
 
     dataset = MappedDataset(many[:20], transform(), tmp_path / "cache", progress=False)
