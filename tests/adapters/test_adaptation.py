@@ -295,8 +295,15 @@ def compiled(net: nn.Module) -> nn.Module:
     return torch.compile(net, backend="eager")
 
 
-@pytest.mark.parametrize("wrap", [compiled, nn.DataParallel])
-@pytest.mark.parametrize("adapt_first", [True, False])
+@pytest.mark.parametrize(
+    ("wrap", "adapt_first"),
+    [
+        (compiled, True),
+        pytest.param(compiled, False, marks=pytest.mark.full),
+        (nn.DataParallel, True),
+        (nn.DataParallel, False),
+    ],
+)
 def test_a_wrapped_network_is_adapted_saved_loaded_merged_and_counted(wrap, adapt_first, tmp_path):
     base = vit_2d()
     net, images = copy.deepcopy(base), torch.rand(1, 1, 32, 32)

@@ -34,6 +34,7 @@ def table_under(page, heading):
     return [dict(zip(rows[0], row, strict=True)) for row in rows[2:]]
 
 
+@pytest.mark.full  # they share a run of every contender
 def test_every_contender_has_its_row_and_ratio(page):
     rows = table_under(page, "## A training step, counted")
     assert [row["training"] for row in rows] == [contender.name for contender in COUNTED]
@@ -43,6 +44,7 @@ def test_every_contender_has_its_row_and_ratio(page):
     assert rows[0]["peak ratio"] == rows[0]["FLOPs ratio"] == "1.000"
 
 
+@pytest.mark.full  # they share a run of every contender
 def test_every_timed_contender_has_its_row(page):
     rows = table_under(page, "## A training step, timed")
     assert [row["training"] for row in rows] == [contender.name for contender in timed_contenders()]
@@ -52,6 +54,7 @@ def test_every_timed_contender_has_its_row(page):
     assert len(shared) == 7 and all(row["FLOPs ratio"] == counted[row["training"]] for row in shared)
 
 
+@pytest.mark.full  # they share a run of every contender
 def test_growth_adapters_and_data_are_there(page):
     assert [row["side"] for row in table_under(page, "## Growth with the volume")] == ["64", "96"]
     assert len(table_under(page, "## Adapters")) == 3
@@ -62,6 +65,7 @@ def test_growth_adapters_and_data_are_there(page):
     ]
 
 
+@pytest.mark.full  # they share a run of every contender
 def test_the_page_says_what_it_was_made_with_and_on(page):
     assert "python -m benchmarks.run --work vit --quick --out docs/benchmark.md" in page
     for name in ("python", "torch", "monai", "monai_essa", "peft"):

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from monai_essa.cost.table import NETWORKS, CostWork, cost_rows, named_method
@@ -34,7 +36,7 @@ def test_a_wrong_name_is_refused(name):
 
 
 def test_rows_are_full_training_and_each_method_under_each_recipe():
-    rows = cost_rows(CostWork("vit_s", size=32, batch=2), ["apla", "bitfit"], ["fast", "small"])
+    rows = cost_rows(CostWork("vit_s", size=16, batch=2), ["apla", "bitfit"], ["fast", "small"])
     names = [(row.method, row.recipe) for row in rows]
     assert names == [
         ("full, MONAI's own", "none"),
@@ -47,7 +49,10 @@ def test_rows_are_full_training_and_each_method_under_each_recipe():
     assert rows[1].record["parts"]["encoder"]["trainable"] < rows[0].record["parts"]["encoder"]["trainable"]
 
 
-@pytest.mark.parametrize("network", ["unetr_b", pytest.param("swin_unetr", marks=pytest.mark.full), "segresnet"])
+full = partial(pytest.param, marks=pytest.mark.full)  # networks of their published size
+
+
+@pytest.mark.parametrize("network", [full("unetr_b"), full("swin_unetr"), "segresnet"])
 def test_a_segmentation_network_trains_its_decoder_too(network):
     method = "lora_conv" if network == "segresnet" else "apla"
     rows = cost_rows(CostWork(network, size=64, batch=1, objective="segmentation"), [method], ["small"])

@@ -42,7 +42,9 @@ CASES = {
     "UNETR, stock": lambda: segmentation(
         adapt(UNETR(1, 3, 64, 16, 96, 384, 4), FullTuning(), also_train=EVERYTHING_ELSE)
     ),
-    "UNETR, lean": lambda: segmentation(lean(adapt(UNETR(1, 3, 64, 16, 96, 384, 4), APLA()), recompute="block")),
+    "UNETR, lean": lambda: segmentation(
+        lean(adapt(UNETR(1, 3, 48, 16, 96, 384, 4), APLA()), recompute="block"), (48,) * 3
+    ),
     "SwinUNETR in 2-D, stock": lambda: segmentation(
         adapt(SwinUNETR(1, 3, feature_size=24, spatial_dims=2), FullTuning(), also_train=EVERYTHING_ELSE), (192, 192)
     ),

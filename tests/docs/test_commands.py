@@ -82,6 +82,7 @@ def test_a_line_that_nobody_runs_is_refused(tmp_path: Path) -> None:
         run_short("rm -r scans\n", tmp_path, tmp_path)
 
 
+@pytest.mark.full
 @pytest.mark.slow  # three trainings, an evaluation, predictions and two exports, by the commands of three pages
 def test_the_path_from_scans_to_predictions(site: Path) -> None:
     for page in PATH:
