@@ -97,6 +97,8 @@ def values(stages, volumes: Path, classes: Path) -> Callable[[str], dict[str, An
         start = {"dataset_dir": str(volumes), "pretrained": str(stages.pretrained / "model.pt")}
         if bundle in ("essa_segmentation", "essa_classification"):
             start["adapter"] = str(stages.adapted / "adapter.safetensors")
+        if bundle == "essa_segmentation":
+            start["validate#inferer#overlap"] = 0.0  # an eighth of the windows
         if bundle == "essa_classification":
             start["datalist"] = str(classes)
         return start | STEPS
