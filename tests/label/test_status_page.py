@@ -18,7 +18,7 @@ import pytest
 
 pytest.importorskip("monailabel", reason="needs the extra [label], in an environment of its own")
 
-from monai_essa.label.server import status_page
+from monai_essa.label.status_page import status_page
 
 OFFLINE = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
 FLAGS = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
