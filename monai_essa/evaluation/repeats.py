@@ -15,8 +15,20 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import stdtrit
 
-__all__ = ["ArmScores", "mean_interval", "patients_to_decide", "spread", "student_half_width"]
+__all__ = [
+    "LEAST_PATIENTS",
+    "LEAST_REPEATS",
+    "ArmScores",
+    "mean_interval",
+    "patients_to_decide",
+    "spread",
+    "student_half_width",
+]
 
+LEAST_PATIENTS = 6
+"""With fewer, a comparison shows the differences and no verdict."""
+LEAST_REPEATS = 3
+"""With fewer, a comparison is provisional."""
 _NO_VARIANCE = 1.0e-24  # of scores about 1: what rounding leaves of values that are all the same
 _MOST_PATIENTS = 10**6  # beyond, no number of patients is a plan
 

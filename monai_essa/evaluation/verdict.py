@@ -12,13 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from monai_essa.evaluation.repeats import ArmScores, mean_interval, patients_to_decide
+from monai_essa.evaluation.repeats import LEAST_PATIENTS, LEAST_REPEATS, ArmScores, mean_interval, patients_to_decide
 from monai_essa.outside import Choice
 
-__all__ = ["Comparison", "Primary", "Verdict", "compare_arms", "reach_verdict", "verdict_word"]
+__all__ = ["Comparison", "Primary", "Verdict", "arm_row", "compare_arms", "reach_verdict", "verdict_word"]
 
-_LEAST_PATIENTS = 6  # with fewer, a comparison shows the differences and no verdict
-_LEAST_REPEATS = 3  # with fewer, a comparison is provisional
 _LEVEL = 0.95
 _VERSION = 1  # of the JSON
 SUPERIORITY = "superiority"
@@ -110,7 +108,7 @@ class Comparison:
         numbers = f"{'ahead' if self.estimate >= 0 else 'behind'} by {abs(self.estimate):.4f} on average"
         if not math.isnan(self.low):
             return f"{numbers}, {100 * self.level:.4g} % interval {self.low:+.4f} to {self.high:+.4f}"
-        if len(self.differences) >= _LEAST_PATIENTS:
+        if len(self.differences) >= LEAST_PATIENTS:
             return numbers
         return f"{numbers} (by patient: {', '.join(f'{value:+.4f}' for value in self.differences)})"
 
@@ -252,9 +250,10 @@ def reach_verdict(
     margin: float = 0.0,
     protocol: Mapping[str, Any] | None = None,
     primaries: Sequence[Primary] | None = None,
+    described: Sequence[tuple[str, str]] | None = None,
     provisional: str = "",
 ) -> Verdict:
-    """Decide the primary comparisons, and describe the first procedure against each other one.
+    """Decide the primary comparisons, and describe others.
 
     Args:
         arms: at least two, of different names.
@@ -264,6 +263,8 @@ def reach_verdict(
         primaries: what is decided; default: the first procedure against each other one, each for non-inferiority. One
             whose procedure is not among the arms, say because its training failed, is left out, and still counts for
             the level of the others.
+        described: further pairs of procedures; default: the first procedure with each other one. A pair that is a
+            primary comparison, or lacks a procedure, is left out.
         provisional: why no comparison has a verdict; empty if they have.
 
     Returns:
@@ -300,8 +301,26 @@ def reach_verdict(
     there = [each for each in asked if each.a in by_name and each.b in by_name]
     decided = [_decided(by_name[each.a], by_name[each.b], each, margin, len(asked)) for each in there]
     decided = [_withheld(each, f"provisional: {provisional}") if provisional else each for each in decided]
-    described = [_described(first, other, margin) for other in others if (first.name, other.name) not in pairs]
-    return Verdict(dict(protocol or {}) | fixed, [_arm_row(arm) for arm in arms], [*decided, *described])
+    shown = [(first.name, other.name) for other in others] if described is None else described
+    shown = [pair for pair in shown if pair not in pairs and by_name.keys() >= set(pair)]
+    descriptions = [_described(by_name[a], by_name[b], margin) for a, b in shown]
+    return Verdict(dict(protocol or {}) | fixed, [arm_row(arm) for arm in arms], [*decided, *descriptions])
+
+
+def arm_row(arm: ArmScores) -> dict[str, Any]:
+    """Return ``name``, ``mean``, ``low`` and ``high`` of the 95 % interval, and ``n`` patients of one procedure.
+
+    What cannot be told, such as an interval of fewer than 6 patients, is NaN.
+    """
+    scores = arm.scores[:, np.isfinite(arm.scores).all(axis=0)].astype(float)
+    row = {"name": arm.name, "mean": math.nan, "low": math.nan, "high": math.nan, "n": scores.shape[1]}
+    if not row["n"]:
+        return row
+    row["mean"] = float(scores.mean())
+    if scores.shape[1] >= LEAST_PATIENTS:
+        half = float(mean_interval(scores, _LEVEL)[1])
+        row |= {"low": row["mean"] - half, "high": row["mean"] + half}
+    return row
 
 
 def _decided(a: ArmScores, b: ArmScores, primary: Primary, margin: float, comparisons: int) -> Comparison:
@@ -326,8 +345,8 @@ def _compared(
     by_patient = tuple(map(float, differences.mean(axis=0)))
     known = {"margin": margin, "level": level, "repeats": repeats, "undefined": undefined, "differences": by_patient}
     estimate = float(differences.mean()) if patients else math.nan
-    if patients < _LEAST_PATIENTS:
-        reason = f"{patients} patients with scores in both, and a verdict needs {_LEAST_PATIENTS}"
+    if patients < LEAST_PATIENTS:
+        reason = f"{patients} patients with scores in both, and a verdict needs {LEAST_PATIENTS}"
         return Comparison(*names, estimate, reason=reason, **known)
     half = float(mean_interval(differences, level)[1])
     if math.isnan(half):
@@ -335,8 +354,8 @@ def _compared(
         return Comparison(*names, estimate, reason=reason, **known)
     low, high = estimate - half, estimate + half
     found = {"low": low, "high": high, "decidable": half} | known
-    if repeats < _LEAST_REPEATS:
-        reason = f"provisional: {_repeats(repeats)}, and a verdict needs {_LEAST_REPEATS}"
+    if repeats < LEAST_REPEATS:
+        reason = f"provisional: {_repeats(repeats)}, and a verdict needs {LEAST_REPEATS}"
         return Comparison(*names, estimate, reason=reason, **found)
     word = verdict_word(low, high, margin)
     needed = patients_to_decide(differences, _nearest(estimate, margin), level) if word == "not decided" else None
@@ -350,18 +369,6 @@ def _nearest(estimate: float, margin: float) -> float:
 
 def _repeats(number: int) -> str:
     return f"{number} repeat{'' if number == 1 else 's'} of the training"
-
-
-def _arm_row(arm: ArmScores) -> dict[str, Any]:
-    scores = arm.scores[:, np.isfinite(arm.scores).all(axis=0)].astype(float)
-    row = {"name": arm.name, "mean": math.nan, "low": math.nan, "high": math.nan, "n": scores.shape[1]}
-    if not row["n"]:
-        return row
-    row["mean"] = float(scores.mean())
-    if scores.shape[1] >= _LEAST_PATIENTS:
-        half = float(mean_interval(scores, _LEVEL)[1])
-        row |= {"low": row["mean"] - half, "high": row["mean"] + half}
-    return row
 
 
 def _check_margin(margin: float) -> None:

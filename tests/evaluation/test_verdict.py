@@ -253,6 +253,15 @@ def test_primaries_are_decided_and_all_else_is_described() -> None:
     )
 
 
+def test_described_pairs_can_be_named() -> None:
+    pairs = [("c", "b"), ("a", "b"), ("c", "gone")]
+    verdict = reach_verdict(three_arms(), 0.02, primaries=[Primary("a", "b")], described=pairs)
+    assert [(each.a, each.b, each.question) for each in verdict.comparisons] == [
+        ("a", "b", "non-inferiority"),
+        ("c", "b", "description"),
+    ]
+
+
 def test_superiority_knows_no_margin() -> None:
     a, b = two_arms(0.0)
     (question,) = reach_verdict([a, b], 0.1, primaries=[Primary("a", "b", "superiority")]).comparisons
