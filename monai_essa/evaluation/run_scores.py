@@ -154,7 +154,9 @@ def joined_folds(folds: Sequence[RunScores], patients: Mapping[str, str] = Mappi
 
 
 def site_scores(
-    arms: Mapping[str, Sequence[RunScores]], patients: Mapping[str, str] = MappingProxyType({})
+    arms: Mapping[str, Sequence[RunScores]],
+    patients: Mapping[str, str] = MappingProxyType({}),
+    rivals: Mapping[str, Sequence[RunScores]] = MappingProxyType({}),
 ) -> SiteScores:
     """Bring the runs of several procedures together, patient by patient.
 
@@ -168,9 +170,11 @@ def site_scores(
         arms: the runs of each procedure, its repeats or their folds, by the procedure's name.
         patients: of the cases, by path, as :func:`monai_essa.data.listed_patients` returns them. The patient of any
             other case is guessed from the name of its file (:func:`monai_essa.data.patient_of`).
+        rivals: the runs of procedures of which there may be only one, such as a network that is in use. One run stands
+            for each repeat: the comparison is then with this network as it is, not with training it again.
 
     Returns:
-        The arms, all of the same patients.
+        The arms, then the rivals, all of the same patients.
 
     Raises:
         ValueError: if the runs differ in metric, cases, labels or, between arms, in number, or a run is a copy.
@@ -183,13 +187,17 @@ def site_scores(
     """
     if not any(arms.values()):
         raise ValueError("expected at least one run, got none")
-    arms = _paired({name: _repeats(folds, patients) for name, folds in arms.items()})
-    runs = [run for repeats in arms.values() for run in repeats]
+    repeats = {name: _repeats(folds, patients) for name, folds in {**arms, **rivals}.items()}
+    single = [name for name in rivals if len(repeats[name]) == 1]
+    paired = _paired({name: held for name, held in repeats.items() if name not in single})
+    number = len(next(iter(paired.values())))
+    arms = {name: repeats[name] * number if name in single else paired[name] for name in repeats}
+    runs = [run for held in arms.values() for run in held]
     paths = [_paths(run) for run in runs]
     for run, own in zip(runs[1:], paths[1:], strict=True):
         _check_same_cases(runs[0], run, paths[0], own)
-    for name, repeats in arms.items():
-        _check_no_copies(name, repeats)
+    for name, held in paired.items():
+        _check_no_copies(name, held)
     scores = np.array([[run.scores[own[case]] for case in paths[0]] for run, own in zip(runs, paths, strict=True)])
     undefined = ~np.isfinite(scores).all(axis=0)  # (cases,)
     scores[:, undefined] = math.nan

@@ -135,6 +135,7 @@ class Verdict:
         exported: which procedure a study hands over, and how good it is said to be; None if nothing is handed over.
         helps: whether self-supervised adaptation helps; None if that was not asked or could not be decided.
         sentence: all of it in words; empty if a comparison says it.
+        left_out: why procedures of the plan are not among the arms, by name.
     """
 
     protocol: Mapping[str, Any]
@@ -143,13 +144,14 @@ class Verdict:
     exported: Mapping[str, Any] | None = None
     helps: bool | None = None
     sentence: str = ""
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON; what is not a number is None.
 
         Returns:
-            ``version`` of this form, ``protocol``, ``arms``, ``comparisons``, ``exported``, ``helps`` and ``sentence``.
-            The same scores give the same values: no clock, no path, no name of a machine or a patient.
+            ``version`` of this form, ``protocol``, ``arms``, ``comparisons``, ``exported``, ``helps``, ``sentence`` and
+            ``left_out``. The same scores give the same values: no clock, no path, no name of a machine or a patient.
         """
         return {
             "version": _VERSION,
@@ -162,6 +164,7 @@ class Verdict:
             "exported": None if self.exported is None else _plain(dict(self.exported)),
             "helps": self.helps,
             "sentence": self.sentence,
+            "left_out": _plain(dict(self.left_out)),
         }
 
 

@@ -268,3 +268,14 @@ def test_the_same_scores_under_another_seed_are_no_copy() -> None:
     assert len(site.arms[0].scores) == 2
     with pytest.raises(ValueError, match="have the same scores"):
         site_scores({"ridge": [scored(values, name, seed=1) for name in "ab"]})
+
+
+def test_one_run_of_a_rival_stands_for_each_repeat() -> None:
+    runs = [scored({"p1": value, "p2": 0.5}, f"run{value}") for value in (0.1, 0.2, 0.3)]
+    site = site_scores({"ours": runs}, rivals={"theirs": [scored({"p2": 0.4, "p1": 0.6}, "masks")]})
+    assert [arm.name for arm in site.arms] == ["ours", "theirs"]
+    np.testing.assert_allclose(site.arms[1].scores, [[0.6, 0.4]] * 3)
+    with pytest.raises(ValueError, match="masks has no score of 'p1'"):
+        site_scores({"ours": runs}, rivals={"theirs": [scored({"p2": 0.4}, "masks")]})
+    with pytest.raises(ValueError, match="as many repeats of each arm, got ours 3, theirs 2"):
+        site_scores({"ours": runs}, rivals={"theirs": runs[:2]})

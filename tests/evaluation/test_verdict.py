@@ -303,7 +303,12 @@ def test_the_record_is_plain_json_and_the_same_again() -> None:
 
     text = json.dumps(record(), allow_nan=False)
     assert json.loads(text) == record()
-    assert set(record()) == {"version", "protocol", "arms", "comparisons", "exported", "helps", "sentence"}
+    assert set(record()) == {"version", "protocol", "arms", "comparisons"} | {
+        "exported",
+        "helps",
+        "sentence",
+        "left_out",
+    }
     first, second = record()["comparisons"]
     assert (first["undefined"], first["patients"], second["b"]) == (1, 7, "c")
     few = reach_verdict([*two_arms(0.1, patients=3)]).as_dict()["comparisons"][0]
