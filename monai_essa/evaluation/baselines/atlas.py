@@ -65,9 +65,8 @@ class AtlasVote(nn.Module):
 
     Example:
         >>> labels = [{"label": torch.tensor([[0, 1]])}, {"label": torch.tensor([[1, 1]])}]
-        >>> AtlasVote(labels, num_classes=2)(torch.zeros(1, 1, 2)).softmax(dim=1)
-        tensor([[[0.5000, 0.0000],
-                 [0.5000, 1.0000]]])
+        >>> AtlasVote(labels, num_classes=2)(torch.zeros(1, 1, 2)).argmax(dim=1)
+        tensor([[0, 1]])
     """
 
     def __init__(self, dataset: Sequence[Mapping[str, Any]], num_classes: int) -> None:
