@@ -20,10 +20,10 @@ from monai.transforms import Compose, LoadImage, Orientation, ResizeWithPadOrCro
 from monai_essa.adapters.summary import Summary
 from monai_essa.data import VolumeReader, load_datalist
 from monai_essa.demo.data import DemoData
-from monai_essa.demo.stages import Stage
 from monai_essa.report.charts import read_loss_log
 from monai_essa.report.panels import SegmentationCase
 from monai_essa.report.tables import MethodResult, ResultTable
+from monai_essa.study.stages import Stage
 
 __all__ = [
     "TrainedStage",

@@ -37,11 +37,12 @@ from monai_essa.demo.outcome import (
     stages_table,
     telling_cases,
 )
-from monai_essa.demo.stages import DemoPlan, DemoSize, Stage, run_stage, stage_command, stage_file, write_stage
+from monai_essa.demo.stages import DemoPlan, DemoSize
 from monai_essa.report.charts import dice_by_case, figure_png, loss_curves
 from monai_essa.report.html import ReportContent, ReportFigure, ReportSection, write_report
 from monai_essa.report.panels import SegmentationCase, segmentations
 from monai_essa.report.tables import MethodResult, ResultTable, format_table, results_table
+from monai_essa.study.stages import Stage, run_stage, stage_command, stage_file, write_stage
 
 __all__ = ["REMARKS", "DemoOutcome", "commands", "demo_content", "outcome_table", "quiet_libraries", "run_demo"]
 
