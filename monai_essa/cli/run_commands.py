@@ -222,7 +222,12 @@ def _add_report(commands: Commands) -> None:
         "monai-essa report my_study",
     )
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a run folder, or one folder of a study")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="the page (default: report.html in the first folder)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="the page (default: report.html in the first folder; with --show-ids report_with_ids.html)",
+    )
     parser.add_argument("--datalist", type=Path, metavar="FILE", help="of the runs: it names the label maps to draw")
     parser.add_argument(
         "--show-ids", action="store_true", help="call cases by the names of their files (default: by digests)"

@@ -14,7 +14,7 @@ from pathlib import Path
 from monai_essa.files import write_text_whole
 from monai_essa.report.tables import ResultTable
 
-__all__ = ["PAGE", "ReportContent", "ReportFigure", "ReportSection", "write_report"]
+__all__ = ["PAGE", "ReportContent", "ReportFigure", "ReportSection", "default_page", "write_report"]
 
 PAGE = """\
 <!DOCTYPE html>
@@ -209,6 +209,16 @@ def write_report(path: str | os.PathLike, run: ReportContent) -> Path:
     path = Path(path)
     write_text_whole(path, _render(run))
     return path
+
+
+def default_page(show_ids: bool) -> str:
+    """Return the name of a page that is given none: one with names of files never takes the place of one without.
+
+    Example:
+        >>> default_page(show_ids=True)
+        'report_with_ids.html'
+    """
+    return "report_with_ids.html" if show_ids else "report.html"
 
 
 def _render(run: ReportContent) -> str:

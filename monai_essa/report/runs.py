@@ -17,7 +17,7 @@ from monai_essa.data.lists.read import listed_patients, read_datalist, section_n
 from monai_essa.outside import printable
 from monai_essa.report.cases import case_figures
 from monai_essa.report.charts import figure_png
-from monai_essa.report.html import ReportContent, ReportFigure, ReportSection, write_report
+from monai_essa.report.html import ReportContent, ReportFigure, ReportSection, default_page, write_report
 from monai_essa.report.model_card import run_record
 from monai_essa.report.study.details import adapter_table, curve_figures, origin_sentence, shown_value
 from monai_essa.report.study.figures import ArmPoints, arms_figure
@@ -55,7 +55,7 @@ def write_run_report(
 
     Args:
         runs: their folders, each with a run.json.
-        out: the HTML file; default: ``report.html`` in the first folder.
+        out: the HTML file; default: ``report.html`` in the first folder, or ``report_with_ids.html``.
         datalist: of the runs: with it, the best, the median and the worst case of the first run are drawn.
         show_ids: call cases by the names of their files; by default by digests.
 
@@ -78,7 +78,7 @@ def write_run_report(
     ]
     command = printable(str(read[0].record.get("command", "not recorded")))[:4000]
     content = ReportContent(_title(read), sections, command, _versions(read[0]))
-    return write_report(out or runs[0] / "report.html", content)
+    return write_report(out or runs[0] / default_page(show_ids), content)
 
 
 def _read(runs: Sequence[Path]) -> list[_Run]:

@@ -19,16 +19,16 @@ from typing import Any
 import yaml
 
 from monai_essa.data.lists.fields import class_ids
-from monai_essa.outside import Check, Choice, ListOf, MapOf, Nullable, Number, Text, inside, shown
+from monai_essa.outside import NAME, Check, Choice, Flag, ListOf, MapOf, Nullable, Number, Text, inside, shown
 
 __all__ = ["StudyFolder", "StudyStage", "read_json", "read_study"]
 
-_LINE = Text(longest=4000)
-_NAME = Text(r"[A-Za-z0-9_.-]+", 100)
+_LINE = Text(longest=20_000)
+_NAME = Text(NAME, 100)
 _COUNT = Nullable(Number(0, 10**9, whole=True))
 _NUMBER = Nullable(Number())
 _LARGEST = 256 << 20  # bytes of a file that is read whole
-_KINDS = ("base", "ssa", "tpp", "train", "test", "floor", "refit")
+_KINDS = ("base", "ssa", "tpp", "train", "test", "floor", "rival", "refit")
 _STAGE: dict[str, Check] = {
     "name": _NAME,
     "kind": Choice(_KINDS),
@@ -40,11 +40,16 @@ _STAGE: dict[str, Check] = {
 }
 _ARM: dict[str, Check] = {"name": _NAME, "title": _LINE, "kind": Choice(("trained", "floor", "rival"))}
 _DROPPED: dict[str, Check] = {"name": _NAME, "reason": _LINE, "title": _LINE}
-_SCORED: dict[str, Check] = {"name": _NAME, "mean": _NUMBER, "low": _NUMBER, "high": _NUMBER, "n": _COUNT}
+_SCORED: dict[str, Check] = {
+    "name": _NAME,
+    **dict.fromkeys(("mean", "low", "high"), _NUMBER),
+    "n": _COUNT,
+    "blinded": Nullable(Flag()),
+}
 _COMPARED: dict[str, Check] = {
     **dict.fromkeys(("a", "b"), _NAME),
     **dict.fromkeys(("estimate", "low", "high", "decidable", "margin", "level"), _NUMBER),
-    **dict.fromkeys(("word", "reason"), Nullable(_LINE)),
+    **dict.fromkeys(("word", "reason", "question"), Nullable(_LINE)),
     **dict.fromkeys(("patients_needed", "repeats", "undefined"), _COUNT),
     "differences": ListOf(Number()),
 }
@@ -56,7 +61,7 @@ class StudyStage:
 
     Attributes:
         name: as in ``stages/NAME.yaml``.
-        kind: ``base``, ``ssa``, ``tpp``, ``train``, ``test``, ``floor`` or ``refit``.
+        kind: ``base``, ``ssa``, ``tpp``, ``train``, ``test``, ``floor``, ``rival`` or ``refit``.
         arm: that it belongs to; None if several share it.
         repeat: number of the repeat.
         fold: number of the fold.
@@ -87,7 +92,8 @@ class StudyFolder:
         request: what the user asked for.
         arms: mean, interval and number of patients of each arm, from verdict.json; empty without a verdict.
         comparisons: of the verdict.
-        exported: what the verdict says about the exported arm; empty if nothing is exported.
+        exported: what the verdict says about the exported arm; None if nothing is exported.
+        sentence: the verdict in words; empty without one.
     """
 
     path: Path
@@ -100,6 +106,7 @@ class StudyFolder:
     arms: tuple[Mapping[str, Any], ...] = ()
     comparisons: tuple[Mapping[str, Any], ...] = ()
     exported: Mapping[str, Any] | None = None
+    sentence: str = ""
 
     @property
     def classification(self) -> bool:
@@ -166,6 +173,7 @@ def read_study(folder: Path) -> StudyFolder:
         arms=tuple(_rows(verdict, "arms", _SCORED, where)),
         comparisons=tuple(_rows(verdict, "comparisons", _COMPARED, where)),
         exported=_plain_map(verdict["exported"], f"{where}exported") if verdict.get("exported") else None,
+        sentence=_LINE.check(verdict.get("sentence", ""), f"{where}sentence"),
     )
 
 

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from monai_essa.data.lists.read import listed_patients, read_datalist, section_names
-from monai_essa.evaluation.verdict import Comparison
 from monai_essa.report.charts import figure_png
-from monai_essa.report.html import ReportContent, ReportFigure, ReportSection, write_report
+from monai_essa.report.html import ReportContent, ReportFigure, ReportSection, default_page, write_report
 from monai_essa.report.study.costs import cost_section
 from monai_essa.report.study.details import again, detail_sections, versions
 from monai_essa.report.study.figures import ArmPoints, arms_figure
@@ -23,9 +22,7 @@ from monai_essa.report.study.results import case_section, picture_section, proba
 from monai_essa.report.study.scores import ArmTable, CaseNames, arm_table
 from monai_essa.report.tables import ResultTable
 
-__all__ = ["study_content", "verdict_sentences", "write_study_report"]
-
-_NO_WORD = "No comparison has a verdict word. What follows describes what was measured."
+__all__ = ["study_content", "write_study_report"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +36,7 @@ class _Read:
     @property
     def chosen(self) -> str | None:
         """Return the arm that the details are about: the exported one, or the first that was tested."""
-        exported = (self.study.exported or {}).get("arm")
+        exported = (self.study.exported or {}).get("name")
         return exported if exported in self.tables else next(iter(self.tables), None)
 
 
@@ -49,7 +46,8 @@ def write_study_report(folder: Path, show_ids: bool = False, out: Path | None = 
     Args:
         folder: of the study, with its plan.yaml.
         show_ids: call cases by the names of their files; by default by digests.
-        out: the HTML file; default: ``report.html`` in the folder.
+        out: the HTML file; default: ``report.html`` in the folder, or ``report_with_ids.html`` with the names of files,
+            so that what is exported never holds them.
 
     Returns:
         The file.
@@ -59,7 +57,7 @@ def write_study_report(folder: Path, show_ids: bool = False, out: Path | None = 
         ImportError: if the extra [report] is not installed.
         ValueError: if a file of the study is damaged.
     """
-    return write_report(out or folder / "report.html", study_content(folder, show_ids))
+    return write_report(out or folder / default_page(show_ids), study_content(folder, show_ids))
 
 
 def study_content(folder: Path, show_ids: bool = False) -> ReportContent:
@@ -89,65 +87,27 @@ def study_content(folder: Path, show_ids: bool = False) -> ReportContent:
     )
 
 
-def verdict_sentences(study: StudyFolder) -> list[str]:
-    """Return the comparisons of a verdict in words, as ``monai-essa compare`` prints them, with the arms' titles.
-
-    Args:
-        study: with or without a verdict.
-    """
-    known = {each.name for each in fields(Comparison)}
-    sentences = []
-    for row in study.comparisons:
-        values = {name: value for name, value in row.items() if name in known and value is not None}
-        named = values | {side: study.title(row[side]) for side in ("a", "b")}
-        named["differences"] = tuple(row["differences"])
-        sentence = str(Comparison(**{"estimate": math.nan, **named}))
-        sentences.append(f"{sentence[0].upper()}{sentence[1:]}.")
-    return sentences
-
-
 def _verdict(read: _Read) -> ReportSection:
     study = read.study
-    sentences = verdict_sentences(study)
-    if not sentences:
-        sentences = [_NO_WORD if read.tables else "Nothing has been tested, so there is no verdict."]
-    elif not any(row["word"] for row in study.comparisons):
-        sentences.append(_NO_WORD)
-    paragraphs = [" ".join([*_provisional(study), *sentences]), *_context(study), *_left_out(study, read.tables)]
-    rows = [_arm_row(study, arm, read) for arm in read.tables]
-    headers = ["arm", "mean", "95 % interval", "patients", "repeats"]
-    tables = [ResultTable("All arms", headers, rows, _note(study, read))] if rows else []
+    said = study.sentence or "There is no verdict yet."
+    paragraphs = [" ".join([*_provisional(study), said]), *_context(study), *_unfinished(study, read.tables)]
+    tables = [*_arms_table(read), *_comparisons_table(study)]
     return ReportSection("Verdict", paragraphs, tables, list(_arms_figure(read)))
 
 
 def _provisional(study: StudyFolder) -> Iterator[str]:
-    if reason := study.protocol.get("provisional"):
+    reason = study.protocol.get("provisional")
+    if reason and "provisional" not in study.sentence:  # which may say it with each comparison
         yield f"Provisional: {reason}."
 
 
 def _context(study: StudyFolder) -> Iterator[str]:
-    exported, protocol = study.exported or {}, study.protocol
-    if exported.get("arm"):
-        reason = f" ({exported['reason']})" if exported.get("reason") else ""
-        yield f"Exported: {study.title(exported['arm'])}{reason}. {_stated(exported, protocol)}".strip()
-    facts = [
-        f"Question: {protocol['estimand']}." if protocol.get("estimand") else "",
-        f"Base: {protocol['base']}." if protocol.get("base") else "",
-        _counts(protocol),
-        "SSA also saw the scans of the tested patients, without their labels." if protocol.get("transductive") else "",
-    ]
-    if any(facts):
-        yield " ".join(fact.replace("..", ".") for fact in facts if fact)
-
-
-def _stated(exported: Mapping[str, Any], protocol: Mapping[str, Any]) -> str:
-    """Return the performance of the exported arm, which verdict.json has corrected for choosing among the arms."""
-    value = exported.get("estimate")
-    if not isinstance(value, (int, float)):
-        return ""
-    low, high = exported.get("low"), exported.get("high")
-    interval = f" ({low:.3f} to {high:.3f})" if isinstance(low, (int, float)) and isinstance(high, (int, float)) else ""
-    return f"Its stated performance, cross-validated and corrected for choosing: {value:.3f}{interval}."
+    protocol = study.protocol
+    question = f"Question: {protocol['estimand']}." if protocol.get("estimand") else ""
+    sentences = protocol.get("sentences")
+    told = [str(each) for each in sentences] if isinstance(sentences, list) else []
+    if facts := [fact for fact in (question, _counts(protocol), *told) if fact]:
+        yield " ".join(facts)
 
 
 def _counts(protocol: Mapping[str, Any]) -> str:
@@ -162,38 +122,68 @@ def _counts(protocol: Mapping[str, Any]) -> str:
     return f"{told[0].upper()}{told[1:]}.{unit}" if told else unit.strip()
 
 
-def _left_out(study: StudyFolder, tables: Mapping[str, ArmTable]) -> Iterator[str]:
-    """Name the arms that were planned and have no scores, each with its reason."""
-    lines = [f"{each['title'] or each['name']} (dropped: {each['reason']})" for each in study.dropped]
+def _unfinished(study: StudyFolder, tables: Mapping[str, ArmTable]) -> Iterator[str]:
+    """Say which arms failed, with the reason, and which are not tested yet."""
+    lines = []
     for arm in study.titles:
-        reasons = [study.failure(stage) for stage in study.stages if stage.arm == arm]
-        failed = next(filter(None, reasons), "")
+        failed = next(filter(None, (study.failure(stage) for stage in study.stages if stage.arm == arm)), "")
         if failed:
             lines.append(f"{study.title(arm)} (failed: {failed})")
         elif arm not in tables:
             lines.append(f"{study.title(arm)} (not tested yet)")
     if lines:
-        yield f"Not compared, or not in full: {', '.join(lines)}."
+        yield f"Not in full: {', '.join(lines)}."
+
+
+def _arms_table(read: _Read) -> Iterator[ResultTable]:
+    if read.tables:
+        rows = [_arm_row(read.study, arm, read) for arm in read.tables]
+        yield ResultTable("All arms", ["arm", "mean", "95 % interval", "patients", "repeats"], rows, _note(read))
+
+
+def _comparisons_table(study: StudyFolder) -> Iterator[ResultTable]:
+    rows = [
+        [
+            f"{study.title(row['a'])} against {study.title(row['b'])}",
+            _signed(row["estimate"]),
+            "-" if row["low"] is None or row["high"] is None else f"{row['low']:+.4f} to {row['high']:+.4f}",
+            "-" if row["decidable"] is None else f"{row['decidable']:.4f}",
+            row["word"] or row["reason"] or row["question"] or "-",
+        ]
+        for row in study.comparisons
+    ]
+    note = (
+        "Difference: above 0 if the first is better, patient by patient. Decidable: the smallest difference that this "
+        "study could decide. 'description' was not among the primary comparisons, and has no word."
+    )
+    headers = ["comparison", "difference", "interval", "decidable", "verdict"]
+    if rows:
+        yield ResultTable("All comparisons", headers, rows, note)
+
+
+def _signed(value: float | None) -> str:
+    return "-" if value is None else f"{value:+.4f}"
 
 
 def _arm_row(study: StudyFolder, arm: str, read: _Read) -> list[str]:
     table = read.tables[arm]
     scored = next((row for row in study.arms if row["name"] == arm), None)
+    title = study.title(arm) + (" (not blinded)" if scored is not None and scored["blinded"] is False else "")
     repeats = str(max(len(values) for values in table.cases.values()))
     if scored is None or scored["mean"] is None:
         values = list(table.by_patient(read.names).values())
         mean = f"{math.fsum(values) / len(values):.3f}" if values else "-"
-        return [study.title(arm), mean, "-", str(len(values)), repeats]
+        return [title, mean, "-", str(len(values)), repeats]
     interval = "-" if scored["low"] is None else f"{scored['low']:.3f} to {scored['high']:.3f}"
-    return [study.title(arm), f"{scored['mean']:.3f}", interval, str(scored["n"]), repeats]
+    return [title, f"{scored['mean']:.3f}", interval, str(scored["n"]), repeats]
 
 
-def _note(study: StudyFolder, read: _Read) -> str:
-    metric = study.protocol.get("metric") or next(iter(read.tables.values())).metric
+def _note(read: _Read) -> str:
+    metric = read.study.protocol.get("metric") or next(iter(read.tables.values())).metric
     direction = "higher" if next(iter(read.tables.values())).higher_is_better else "lower"
     return (
         f"{metric[0].upper()}{metric[1:]}; {direction} is better. These intervals are of each arm alone; whether two "
-        "arms differ is said above, by comparisons patient by patient."
+        "arms differ is said by the comparisons, patient by patient."
     )
 
 
@@ -227,7 +217,7 @@ def _tables(study: StudyFolder) -> Iterator[tuple[str, ArmTable]]:
     """Read the scores of each arm, in the order of the plan; an arm with no table is left out."""
     listed = dict.fromkeys([*study.titles, *(stage.arm for stage in study.stages if stage.arm)])
     for arm in listed:
-        stages = [*study.of("test", arm), *study.of("floor", arm)]
+        stages = [stage for kind in ("test", "floor", "rival") for stage in study.of(kind, arm)]
         folders = [study.run(stage) for stage in stages if not study.failure(stage)]
         table = arm_table(list(dict.fromkeys(folders)))
         if table is not None:

@@ -16,15 +16,14 @@ import numpy as np
 import pytest
 import yaml
 
-from monai_essa.evaluation.run_scores import BRIER, DICE, read_run, site_scores
-from monai_essa.evaluation.verdict import reach_verdict
+from monai_essa.evaluation.run_scores import BRIER, DICE
+from monai_essa.study.outcome import write_verdict
 from tests.bundles.conftest import LABELS, open_bundle, run_bundle, volumes
 
 __all__ = ["open_bundle", "run_bundle", "volumes"]
 
 ARMS = {"ssa": "SSA, then PEFT", "no_ssa": "PEFT"}
 REPEATS = 3
-EXPORTED = {"arm": "ssa", "estimate": 0.21, "low": 0.1, "high": 0.3, "reason": "highest mean"}
 PATIENT = "Smith"  # part of a name that no report may hold
 
 
@@ -36,20 +35,20 @@ def protocol(task: str, **changes: Any) -> dict[str, Any]:
         "design": "fixed",
         "repeats": REPEATS,
         "folds": 1,
-        "labels": 4,
+        "labels": 12,
         "patients": 2,
         "unlabeled": 6,
         "margin": 0.02,
         "metric": DICE if task == "segmentation" else BRIER,
         "primaries": [["ssa", "no_ssa", "superiority"]],
         "rate_check": "none",
-        "provisional": "three repeats of a test",
+        "provisional": None,
         "transductive": False,
         "base": "made here, SSA on the same scans",
     } | changes
 
 
-def write_plan(folder: Path, task: str, labels: dict[str, int], stages: list[dict[str, Any]], **changes: Any) -> None:
+def write_plan(folder: Path, task: str, classes: dict[str, int], stages: list[dict[str, Any]], **changes: Any) -> None:
     plan = {
         "version": 1,
         "request": {"scans": "/data/Smith_scans", "labels": "/data/labels", "hours": 1, "max_epochs": 1},
@@ -57,7 +56,7 @@ def write_plan(folder: Path, task: str, labels: dict[str, int], stages: list[dic
         "arms": [{"name": name, "title": title, "kind": "trained"} for name, title in ARMS.items()],
         "dropped": [{"name": "full", "reason": "the hours are short"}],
         "stages": stages,
-        "images": {"spacing": [1.0, 1.0, 1.0], "img_size": [32, 32, 32], "in_channels": 1, "labels": labels},
+        "images": {"spacing": [1.0, 1.0, 1.0], "img_size": [32, 32, 32], "in_channels": 1, "labels": classes},
     }
     (folder / "plan.yaml").write_text(yaml.safe_dump(plan, sort_keys=False), encoding="utf-8")
 
@@ -73,16 +72,6 @@ def stage(name: str, kind: str, arm: str | None, repeat: int, run: str = "", nee
         "needs": list(needs),
         "seconds": 1.0,
     }
-
-
-def write_verdict(folder: Path, task: str, exported: dict[str, Any] | None = None, **changes: Any) -> None:
-    """The verdict of the tables that lie in the folder."""
-    plan = yaml.safe_load((folder / "plan.yaml").read_text(encoding="utf-8"))
-    tests = [each for each in plan["stages"] if each["kind"] == "test"]
-    runs = {arm: [read_run(folder / "runs" / each["run"]) for each in tests if each["arm"] == arm] for arm in ARMS}
-    verdict = reach_verdict(site_scores(runs).arms, 0.02, protocol(task, **changes)).as_dict()
-    verdict["exported"] = exported
-    (folder / "verdict.json").write_text(json.dumps(verdict), encoding="utf-8")
 
 
 def finish(folder: Path, stages: list[dict[str, Any]], seconds: float = 60.0) -> None:
@@ -119,9 +108,9 @@ def trained_study(volumes: Path, run_bundle: Callable[..., Any], tmp_path_factor
     sys.excepthook = hook
     shutil.copy(volumes / "dataset.json", folder / "datalist.json")
     _make_absolute(folder / "datalist.json", volumes)
-    write_plan(folder, "segmentation", LABELS, stages)
+    write_plan(folder, "segmentation", LABELS, stages, provisional="a test of two patients", labels=4)
     finish(folder, stages)
-    write_verdict(folder, "segmentation", EXPORTED)
+    write_verdict(folder)
     (folder / "logs").mkdir()
     (folder / "logs" / "01-ssa.log").write_text(
         f"2026 - INFO - /data/{PATIENT}/model.pt (sha256 0123456789ab, keys 'monai', prefix ''): "
@@ -170,7 +159,7 @@ def fabricated_study(tmp_path: Path) -> Callable[..., Path]:
         labels = {"normal": 0, "ill": 1} if task == "classification" else LABELS
         write_plan(folder, task, labels, stages, patients=patients, **changes)
         finish(folder, stages)
-        write_verdict(folder, task, **changes)
+        write_verdict(folder)
         return folder
 
     return make

@@ -19,6 +19,7 @@ from monai_essa.evaluation.run_scores import read_run
 from monai_essa.report.html import ReportContent, write_report
 from monai_essa.report.study import write_study_report
 from monai_essa.report.study.costs import cost_section
+from monai_essa.report.study.details import adapter_table
 from monai_essa.report.study.folder import read_study
 from monai_essa.report.study.page import study_content
 from tests.report.study.conftest import PATIENT
@@ -67,9 +68,8 @@ def test_a_trained_study_has_every_part(content: ReportContent) -> None:
     ]
     assert len(section(content, "Training curves").figures) == 2
     assert section(content, "What was loaded").tables[0].rows[0][:3] == ["matched", "137", "1,234,567"]
-    assert "From the adapter of SSA" in " ".join(section(content, "What differs from the base").paragraphs)
-    assert "corrected for choosing: 0.210 (0.100 to 0.300)" in " ".join(section(content, "Verdict").paragraphs)
-    assert "full (dropped: the hours are short)" in " ".join(section(content, "Verdict").paragraphs)
+    assert section(content, "What differs from the base").paragraphs[0] == "PEFT, first repeat."  # the exported arm
+    assert 'Exported is "PEFT": it was fixed before the scores were seen.' in section(content, "Verdict").paragraphs[0]
 
 
 def test_a_page_is_one_file_without_names_or_folders(
@@ -82,10 +82,28 @@ def test_a_page_is_one_file_without_names_or_folders(
 
 
 def test_the_verdict_is_that_of_the_file(fabricated_study: Make) -> None:
-    content = study_content(fabricated_study("segmentation", effect=0.2))
-    verdict = section(content, "Verdict")
-    assert "SSA, then PEFT is superior to PEFT: ahead by" in verdict.paragraphs[0]
-    assert verdict.paragraphs[0].startswith("Provisional: three repeats of a test.")
+    folder = fabricated_study("segmentation", effect=0.2)
+    verdict = section(study_content(folder), "Verdict")
+    written = json.loads((folder / "verdict.json").read_text(encoding="utf-8"))
+    assert (
+        verdict.paragraphs[0] == written["sentence"] and '"SSA, then PEFT" is superior to "PEFT"' in written["sentence"]
+    )
+    (row,) = verdict.tables[1].rows
+    assert row[0] == "SSA, then PEFT against PEFT" and row[-1] == "superior"
+
+
+def test_a_provisional_study_says_so_first(fabricated_study: Make) -> None:
+    content = study_content(fabricated_study(provisional="a preset"))
+    assert "rovisional: a preset" in section(content, "Verdict").paragraphs[0]
+
+
+def test_the_way_from_ssa_to_the_task_is_measured(trained_study: Path) -> None:
+    runs = trained_study / "runs"
+    files = [runs / name / "adapter.safetensors" for name in ("1-ssa", "01-ssa")]
+    sentences, tables = adapter_table(*files)
+    assert "From the adapter of SSA" in sentences[1] and len(tables[0].rows) == 12
+    moved = [float(row[2]) for row in tables[0].rows]
+    assert moved == sorted(moved, reverse=True) and 0 < moved[0] < 1
 
 
 @pytest.mark.parametrize("task", ["segmentation", "classification"])
@@ -122,7 +140,7 @@ def test_failed_and_missing_pieces_are_said(fabricated_study: Make) -> None:
     for repeat in (1, 2, 3):
         shutil.rmtree(folder / "runs" / f"{repeat}-no_ssa")
     text = text_of(write_study_report(folder))
-    assert "No comparison has a verdict word" in text
+    assert "There is no verdict yet." in text
     assert "PEFT (failed: out of memory)" in text
     assert "is not drawn" in text and "No run has a log of its losses" in text
 
@@ -133,7 +151,7 @@ def test_a_study_that_has_not_begun_has_a_page(fabricated_study: Make) -> None:
         shutil.rmtree(folder / name)
     (folder / "verdict.json").unlink()
     text = text_of(write_study_report(folder))
-    assert "Nothing has been tested, so there is no verdict." in text and "PEFT (not tested yet)" in text
+    assert "There is no verdict yet." in text and "PEFT (not tested yet)" in text
 
 
 def test_text_of_a_plan_is_never_html(fabricated_study: Make) -> None:
@@ -185,4 +203,4 @@ def test_a_verdict_of_a_later_version_may_say_more(fabricated_study: Make) -> No
     verdict["arms"][0]["auc"] = 0.9
     verdict["comparisons"][0]["p"] = None
     (folder / "verdict.json").write_text(json.dumps(verdict), encoding="utf-8")
-    assert "is superior to PEFT" in text_of(write_study_report(folder))
+    assert 'is superior to "PEFT"' in text_of(write_study_report(folder))
