@@ -219,9 +219,10 @@ def _add_report(commands: Commands) -> None:
         "write report.html about runs or about a study: results, cases, pictures, curves, and what they were made with",
         "monai-essa report runs/spleen --datalist scans/dataset.json\n"
         "monai-essa report runs/ssa runs/no_ssa --out compared.html\n"
-        "monai-essa report my_study",
+        "monai-essa report my_study\n"
+        "monai-essa report study_3_labels study_10_labels --out labels.html",
     )
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a run folder, or one folder of a study")
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders, or folders of studies")
     parser.add_argument(
         "--out",
         type=Path,
@@ -236,11 +237,16 @@ def _add_report(commands: Commands) -> None:
 
 def _report(arguments: argparse.Namespace) -> int:
     from monai_essa.report.runs import write_run_report
-    from monai_essa.report.study import write_study_report
+    from monai_essa.report.study import write_efficiency_report, write_study_report
 
     runs, out = arguments.runs, arguments.out
-    if len(runs) == 1 and (runs[0] / "plan.yaml").is_file():
+    studies = [(run / "plan.yaml").is_file() for run in runs]
+    if studies == [True]:
         page = write_study_report(runs[0], arguments.show_ids, out)
+    elif all(studies):
+        page = write_efficiency_report(runs, out)
+    elif any(studies):
+        raise ValueError("expected folders of runs or of studies, got both; make a page of each")
     else:
         page = write_run_report(runs, out, arguments.datalist, arguments.show_ids)
     print(f"wrote {page}")

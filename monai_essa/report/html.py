@@ -190,7 +190,7 @@ def write_report(path: str | os.PathLike, run: ReportContent) -> Path:
     The file appears only when complete and replaces an older report of that name.
 
     Args:
-        path: HTML file in an existing folder.
+        path: HTML file; its folder is made if missing.
         run: what to say.
 
     Returns:
@@ -206,8 +206,9 @@ def write_report(path: str | os.PathLike, run: ReportContent) -> Path:
         >>> write_report(Path(tempfile.mkdtemp()) / "report.html", content).name
         'report.html'
     """
-    path = Path(path)
-    write_text_whole(path, _render(run))
+    path, page = Path(path), _render(run)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text_whole(path, page)
     return path
 
 

@@ -115,8 +115,8 @@ def _performance(study: StudyFolder, exported: Mapping[str, Any], metric: str) -
     yield f"Estimated on {patients} tested patients over {repeats} repeats of the training ({_design(study)})."
     if _is_number(before) and before != exported["mean"]:
         yield f"Corrected for choosing this arm among several by the same scores; uncorrected {before:.3f}."
-    elif exported.get("reason"):
-        yield f"The arm was not chosen by a correction: {exported['reason']}."
+    if exported.get("reason"):
+        yield f"Why this arm: {exported['reason']}."
     yield "The weights here are of one more training, on all labelled patients, which itself was not tested."
     if reason := study.protocol.get("provisional"):
         yield f"The study is provisional: {reason}."

@@ -103,7 +103,7 @@ def _provisional(study: StudyFolder) -> Iterator[str]:
 
 def _context(study: StudyFolder) -> Iterator[str]:
     protocol = study.protocol
-    question = f"Question: {protocol['estimand']}." if protocol.get("estimand") else ""
+    question = f"What is estimated: {protocol['estimand']}." if protocol.get("estimand") else ""
     sentences = protocol.get("sentences")
     told = [str(each) for each in sentences] if isinstance(sentences, list) else []
     if facts := [fact for fact in (question, _counts(protocol), *told) if fact]:
