@@ -55,14 +55,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cost": NETWORKS | {"efficiency", "engines"},  # a handler of the engine writes what a step costs
     "engines": NETWORKS | {"data", "__init__"},
     "evaluation": STAGES,
-    "report": STAGES,
+    "report": STAGES | {"evaluation", "bundling"},
     "bundling": STAGES,
     "planning": STAGES | {"bundling"},
-    "demo": ANSWERS,
+    "study": ANSWERS,
+    "demo": ANSWERS | {"study"},
     # It swaps adapters on a network that it keeps, asks for the next run folder and reads the grid of a label; all else
     # goes by the bundles.
     "label": FLOOR | {"torchvision_operators", "adapters", "bundling", "data", "engines", "__init__"},
-    "cli": ANSWERS | {"demo"},
+    "cli": ANSWERS | {"study", "demo"},
     "__main__": {"cli"},
     "__init__": NETWORKS | {"efficiency"},
 }

@@ -18,9 +18,9 @@ from monai_essa.evaluation.metrics import (
 )
 from monai_essa.evaluation.probe import ProbeResult, probe_features
 from monai_essa.evaluation.probe_scans import Crops, probe_networks, scan_crops
-from monai_essa.evaluation.repeats import mean_interval
-from monai_essa.evaluation.run_scores import RunScores, SiteScores, read_run, site_scores
-from monai_essa.evaluation.verdict import ArmScores, Comparison, Verdict, compare_arms, reach_verdict, verdict_word
+from monai_essa.evaluation.repeats import ArmScores, mean_interval
+from monai_essa.evaluation.run_scores import RunScores, SiteScores, joined_folds, read_run, site_scores
+from monai_essa.evaluation.verdict import Comparison, Primary, Verdict, compare_arms, reach_verdict, verdict_word
 
 __all__ = [
     "ArmScores",
@@ -29,6 +29,7 @@ __all__ = [
     "Crops",
     "DefinedDice",
     "Interval",
+    "Primary",
     "ProbeResult",
     "RunScores",
     "SiteScores",
@@ -40,6 +41,7 @@ __all__ = [
     "compare_arms",
     "dice_handler",
     "expected_calibration_error",
+    "joined_folds",
     "macro_f1",
     "mean_interval",
     "probe_features",

@@ -10,14 +10,55 @@ test set, or fold by fold.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import stdtrit
 
-__all__ = ["mean_interval", "patients_to_decide", "spread", "student_half_width"]
+__all__ = [
+    "LEAST_PATIENTS",
+    "LEAST_REPEATS",
+    "ArmScores",
+    "mean_interval",
+    "patients_to_decide",
+    "spread",
+    "student_half_width",
+]
 
+LEAST_PATIENTS = 6
+"""With fewer, a comparison shows the differences and no verdict."""
+LEAST_REPEATS = 3
+"""With fewer, a comparison is provisional."""
 _NO_VARIANCE = 1.0e-24  # of scores about 1: what rounding leaves of values that are all the same
 _MOST_PATIENTS = 10**6  # beyond, no number of patients is a plan
+
+
+@dataclass(frozen=True, eq=False)
+class ArmScores:
+    """The scores of one procedure on the patients of a site.
+
+    Args:
+        name: of the procedure.
+        scores: (R, N), of R repeats of the training and N patients. A value that is not finite is undefined.
+        patients: the N patients, each once.
+        higher_is_better: whether a higher score is the better one.
+
+    Raises:
+        ValueError: if the scores are not (R, N) with at least one of both, or a patient comes twice.
+    """
+
+    name: str
+    scores: np.ndarray
+    patients: Sequence[str]
+    higher_is_better: bool = True
+
+    def __post_init__(self) -> None:
+        expected = f"expected (R, {len(self.patients)}) scores, a column for each patient"
+        if self.scores.ndim != 2 or self.scores.shape[1] != len(self.patients) or not self.scores.size:
+            raise ValueError(f"arm {self.name!r}: {expected}, got shape {self.scores.shape}")
+        if len(set(self.patients)) != len(self.patients):
+            twice = next(name for name in self.patients if list(self.patients).count(name) > 1)
+            raise ValueError(f"arm {self.name!r}: patient {twice!r} comes twice; expected one score for each repeat")
 
 
 def spread(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

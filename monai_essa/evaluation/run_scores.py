@@ -17,15 +17,16 @@ from types import MappingProxyType
 import numpy as np
 
 from monai_essa.data.pairing.names import patient_of
-from monai_essa.evaluation.verdict import ArmScores
-from monai_essa.outside import Number, shown
+from monai_essa.evaluation.repeats import ArmScores
+from monai_essa.outside import Nullable, Number, shown
 
-__all__ = ["BRIER", "DICE", "RunScores", "SiteScores", "read_run", "site_scores"]
+__all__ = ["BRIER", "DICE", "RunScores", "SiteScores", "joined_folds", "read_run", "site_scores", "table_classes"]
 
 DICE = "mean Dice over the defined classes"
 BRIER = "Brier score, mean over the classes"
 _TABLES = {"dice_raw.csv": DICE, "predictions.csv": BRIER}
 _SHARE = Number(0, 1)  # a Dice or a probability
+_SEED = Nullable(Number(-(2**63), 2**63 - 1, whole=True))
 _LARGEST = 64 << 20  # bytes of a table
 
 
@@ -38,12 +39,14 @@ class RunScores:
         metric: :data:`DICE` or :data:`BRIER`.
         scores: of each case, by the name of its file as the table has it; NaN if undefined.
         truth: of each case, what of its label the table tells: which classes are defined, or which class it has.
+        seed: of the training; None where no ``run.json`` tells it.
     """
 
     folder: Path
     metric: str
     scores: Mapping[str, float]
     truth: Mapping[str, tuple[str, ...]]
+    seed: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +104,7 @@ def read_run(folder: str | Path) -> RunScores:
             "evaluate.yaml"
         )
     table = found[0]
-    _check_finished(table.parent.parent if table.parent.name == "test" else table.parent)
+    seed = _finished_seed(table.parent.parent if table.parent.name == "test" else table.parent)
     rows = _rows(table)
     read = _dice if _TABLES[table.name] == DICE else _brier
     scores: dict[str, float] = {}
@@ -111,24 +114,81 @@ def read_run(folder: str | Path) -> RunScores:
         if case in scores:
             raise ValueError(f"{table}, line {number}: {shown(case)} comes twice; expected one row for each case")
         scores[case], truth[case] = score, label
-    return RunScores(table.parent, _TABLES[table.name], scores, truth)
+    return RunScores(table.parent, _TABLES[table.name], scores, truth, seed)
+
+
+def table_classes(run: RunScores) -> list[str]:
+    """Return what the table of an evaluated run calls its classes; the background of a segmentation is none of them.
+
+    Args:
+        run: of :func:`read_run`.
+
+    Raises:
+        ValueError: as :func:`read_run`.
+    """
+    name = next(name for name, metric in _TABLES.items() if metric == run.metric)
+    header = _rows(run.folder / name)[0]
+    return header[2:] if run.metric == BRIER else [name for name in header[1:] if name != "mean"]
+
+
+def joined_folds(folds: Sequence[RunScores], patients: Mapping[str, str] = MappingProxyType({})) -> RunScores:
+    """Join the runs of the folds of one repeat, so that each patient is tested once in it.
+
+    Args:
+        folds: at least one, each with its own cases.
+        patients: as for :func:`site_scores`; a patient whom it names must not be in two folds.
+
+    Returns:
+        The scores of all cases, under the folder of the first fold.
+
+    Raises:
+        ValueError: if the folds differ in metric, or a case or a named patient is in two of them.
+
+    Example:
+        >>> first, second = (RunScores(Path(f"fold_{name}"), DICE, {name: 0.5}, {name: ()}, seed=1) for name in "ab")
+        >>> sorted(joined_folds([first, second]).scores)
+        ['a', 'b']
+    """
+    first = folds[0]
+    tested: dict[str, Path] = {}
+    for fold in folds:
+        if fold.metric != first.metric:
+            raise ValueError(f"{first.folder} has the {first.metric}, {fold.folder} the {fold.metric}; join one task")
+        own = set(fold.scores) | {f"patient {patients[case]}" for case in fold.scores if case in patients}
+        twice = next((case for case in sorted(own) if case in tested), None)
+        if twice is not None:
+            raise ValueError(
+                f"{tested[twice]} and {fold.folder} both tested {shown(twice)}; expected folds of one repeat, which "
+                "test each patient once, or repeats with seeds of their own"
+            )
+        tested |= dict.fromkeys(own, fold.folder)
+    scores = {case: score for fold in folds for case, score in fold.scores.items()}
+    truth = {case: told for fold in folds for case, told in fold.truth.items()}
+    return RunScores(first.folder, first.metric, scores, truth, first.seed)
 
 
 def site_scores(
-    arms: Mapping[str, Sequence[RunScores]], patients: Mapping[str, str] = MappingProxyType({})
+    arms: Mapping[str, Sequence[RunScores]],
+    patients: Mapping[str, str] = MappingProxyType({}),
+    rivals: Mapping[str, Sequence[RunScores]] = MappingProxyType({}),
 ) -> SiteScores:
     """Bring the runs of several procedures together, patient by patient.
 
     Cases are told apart by their path below the folder that all cases of a run share, so that the data may have been
     moved between two runs. The score of a patient is the mean over the cases whose score is defined in every run.
 
+    Runs of one procedure with the same seed and no case in common are the folds of one repeat and are joined. Where all
+    procedures have the same seeds, repeats are paired by them, otherwise by their order.
+
     Args:
-        arms: the runs of each procedure, its repeats, by the procedure's name.
+        arms: the runs of each procedure, its repeats or their folds, by the procedure's name.
         patients: of the cases, by path, as :func:`monai_essa.data.listed_patients` returns them. The patient of any
             other case is guessed from the name of its file (:func:`monai_essa.data.patient_of`).
+        rivals: the runs of procedures of which there may be only one, such as a network that is in use. One run stands
+            for each repeat: the comparison is then with this network as it is, not with training it again.
 
     Returns:
-        The arms, all of the same patients.
+        The arms, then the rivals, all of the same patients.
 
     Raises:
         ValueError: if the runs differ in metric, cases, labels or, between arms, in number, or a run is a copy.
@@ -139,15 +199,19 @@ def site_scores(
         >>> site_scores({"plain": [run]}).arms[0].scores
         array([[0.8, 0.6]])
     """
-    runs = [run for repeats in arms.values() for run in repeats]
-    if not runs:
+    if not any(arms.values()):
         raise ValueError("expected at least one run, got none")
-    _check_counts(arms)
+    repeats = {name: _repeats(folds, patients) for name, folds in {**arms, **rivals}.items()}
+    single = [name for name in rivals if len(repeats[name]) == 1]
+    paired = _paired({name: held for name, held in repeats.items() if name not in single})
+    number = len(next(iter(paired.values())))
+    arms = {name: repeats[name] * number if name in single else paired[name] for name in repeats}
+    runs = [run for held in arms.values() for run in held]
     paths = [_paths(run) for run in runs]
     for run, own in zip(runs[1:], paths[1:], strict=True):
         _check_same_cases(runs[0], run, paths[0], own)
-    for name, repeats in arms.items():
-        _check_no_copies(name, repeats)
+    for name, held in paired.items():
+        _check_no_copies(name, held)
     scores = np.array([[run.scores[own[case]] for case in paths[0]] for run, own in zip(runs, paths, strict=True)])
     undefined = ~np.isfinite(scores).all(axis=0)  # (cases,)
     scores[:, undefined] = math.nan
@@ -162,16 +226,19 @@ def site_scores(
     return SiteScores(runs[0].metric, built, len(paths[0]), int(undefined.sum()), len(named))
 
 
-def _check_finished(folder: Path) -> None:
-    record = folder / "run.json"
-    if not record.is_file():
-        return  # the table was taken out of its run
+def _finished_seed(folder: Path) -> int | None:
+    """Return the seed of a run, which must be finished."""
+    path = folder / "run.json"
+    if not path.is_file():
+        return None  # the table was taken out of its run
     try:
-        status = json.loads(record.read_text(encoding="utf-8"))["status"]
-    except (ValueError, RecursionError, KeyError, TypeError) as error:
-        raise ValueError(f"{record}: expected the JSON record of a run, got {shown(str(error))}") from error
+        record = json.loads(path.read_text(encoding="utf-8"))
+        status, seed = record["status"], record.get("seed")
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: expected the JSON record of a run, got {shown(str(error))}") from error
     if status != "finished":
         raise ValueError(f"{folder} holds an unfinished run; start it again with the same command, then score it")
+    return _SEED.check(seed, f"{path}, field 'seed'")
 
 
 def _rows(table: Path) -> list[list[str]]:
@@ -233,11 +300,36 @@ def _paths(run: RunScores) -> dict[str, str]:
         return {case: case for case in run.scores}
 
 
-def _check_counts(arms: Mapping[str, Sequence[RunScores]]) -> None:
+def _repeats(runs: Sequence[RunScores], patients: Mapping[str, str]) -> list[RunScores]:
+    """Return the repeats of a procedure, in the order of their first runs."""
+    groups: dict[object, list[RunScores]] = {}
+    for number, run in enumerate(runs):
+        alike = [other for other in runs if other.seed == run.seed and other.scores.keys() == run.scores.keys()]
+        alone = run.seed is None or len(alike) > 1
+        groups.setdefault(("alone", number) if alone else run.seed, []).append(run)
+    return [joined_folds(group, patients) for group in groups.values()]
+
+
+def _paired(arms: Mapping[str, Sequence[RunScores]]) -> dict[str, list[RunScores]]:
+    """Return the repeats of each arm so that those in one place belong together."""
     counts = {name: len(repeats) for name, repeats in arms.items()}
     if len(set(counts.values())) > 1:
         found = ", ".join(f"{name} {count}" for name, count in counts.items())
         raise ValueError(f"expected as many repeats of each arm, got {found}; leave out the repeats that one arm lacks")
+    seeds = {name: {run.seed for run in repeats} for name, repeats in arms.items()}
+    if any(None in held or len(held) < counts[name] for name, held in seeds.items()):
+        return {name: list(repeats) for name, repeats in arms.items()}
+    (first, wanted), *others = seeds.items()
+    for name, held in others:
+        if held & wanted and held != wanted:
+            lacking = min(seed for seed in wanted - held if seed is not None)
+            raise ValueError(
+                f"{shown(name)} has no run of seed {lacking}, which {shown(first)} has; train both with the same seeds"
+            )
+    if any(held != wanted for held in seeds.values()):
+        return {name: list(repeats) for name, repeats in arms.items()}
+    order = {run.seed: place for place, run in enumerate(arms[first])}
+    return {name: sorted(repeats, key=lambda run: order[run.seed]) for name, repeats in arms.items()}
 
 
 def _check_same_cases(one: RunScores, two: RunScores, first: Mapping[str, str], second: Mapping[str, str]) -> None:
@@ -263,16 +355,19 @@ def _told(run: RunScores, case: str) -> str:
 
 
 def _check_no_copies(name: str, repeats: Sequence[RunScores]) -> None:
-    """Refuse the same scores twice: a copy would make the spread of the repeats seem small."""
-    seen: dict[tuple[float, ...], Path] = {}
+    """Refuse the same scores twice: a copy would make the spread of the repeats seem small.
+
+    A procedure without randomness may give them under another seed, as a ridge does with all labels.
+    """
+    seen: dict[tuple[float, ...], RunScores] = {}
     for run in repeats:
         values = tuple(-1.0 if math.isnan(run.scores[case]) else run.scores[case] for case in sorted(run.scores))
-        if values in seen and len(set(values)) > 1:
+        other = seen.setdefault(values, run)
+        if other is not run and len(set(values)) > 1 and (run.seed is None or run.seed == other.seed):
             raise ValueError(
-                f"{run.folder} and {seen[values]} have the same scores; the repeats of {shown(name)} must be trainings "
+                f"{run.folder} and {other.folder} have the same scores; the repeats of {shown(name)} must be trainings "
                 "of their own, each with another seed"
             )
-        seen[values] = run.folder
 
 
 def _means(owners: Sequence[str], scores: np.ndarray) -> tuple[list[str], np.ndarray]:

@@ -7,47 +7,45 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from monai_essa.evaluation.repeats import mean_interval, patients_to_decide
+from monai_essa.evaluation.repeats import LEAST_PATIENTS, LEAST_REPEATS, ArmScores, mean_interval, patients_to_decide
+from monai_essa.outside import Choice
 
-__all__ = ["ArmScores", "Comparison", "Verdict", "compare_arms", "reach_verdict", "verdict_word"]
+__all__ = ["Comparison", "Primary", "Verdict", "arm_row", "compare_arms", "reach_verdict", "verdict_word"]
 
-_LEAST_PATIENTS = 6  # with fewer, a comparison shows the differences and no verdict
-_LEAST_REPEATS = 3  # with fewer, a comparison is provisional
 _LEVEL = 0.95
 _VERSION = 1  # of the JSON
+SUPERIORITY = "superiority"
+NON_INFERIORITY = "non-inferiority"
+_DESCRIPTION = "description"
 
 
-@dataclass(frozen=True, eq=False)
-class ArmScores:
-    """The scores of one procedure on the patients of a site.
+@dataclass(frozen=True)
+class Primary:
+    """A comparison that is decided, named before the first run.
 
     Args:
-        name: of the procedure.
-        scores: (R, N), of R repeats of the training and N patients. A value that is not finite is undefined.
-        patients: the N patients, each once.
-        higher_is_better: whether a higher score is the better one.
+        a: name of the first procedure.
+        b: name of the second.
+        question: ``"superiority"``, whether the first is better, which knows no margin; or ``"non-inferiority"``,
+            whether it is at least not worse by the margin.
 
     Raises:
-        ValueError: if the scores are not (R, N) with at least one of both, or a patient comes twice.
+        ValueError: if the question is another one, or both are the same procedure.
     """
 
-    name: str
-    scores: np.ndarray
-    patients: Sequence[str]
-    higher_is_better: bool = True
+    a: str
+    b: str
+    question: str = NON_INFERIORITY
 
     def __post_init__(self) -> None:
-        expected = f"expected (R, {len(self.patients)}) scores, a column for each patient"
-        if self.scores.ndim != 2 or self.scores.shape[1] != len(self.patients) or not self.scores.size:
-            raise ValueError(f"arm {self.name!r}: {expected}, got shape {self.scores.shape}")
-        if len(set(self.patients)) != len(self.patients):
-            twice = next(name for name in self.patients if list(self.patients).count(name) > 1)
-            raise ValueError(f"arm {self.name!r}: patient {twice!r} comes twice; expected one score for each repeat")
+        Choice((SUPERIORITY, NON_INFERIORITY)).check(self.question, f"the question of {self.a!r} against {self.b!r}")
+        if self.a == self.b:
+            raise ValueError(f"expected two procedures to compare, got {self.a!r} twice")
 
 
 @dataclass(frozen=True)
@@ -72,6 +70,7 @@ class Comparison:
         repeats: R.
         undefined: how many patients are left out, since they have no defined score in one of the arms or repeats.
         differences: of each patient that is compared, the mean over the repeats.
+        question: as of :class:`Primary`; ``"description"`` if the comparison is not decided but only shown.
     """
 
     a: str
@@ -88,6 +87,7 @@ class Comparison:
     repeats: int = 1
     undefined: int = 0
     differences: tuple[float, ...] = ()
+    question: str = NON_INFERIORITY
 
     def __str__(self) -> str:
         if math.isnan(self.estimate):
@@ -95,6 +95,8 @@ class Comparison:
         return "; ".join([f"{self._outcome()}: {self._numbers()}", *self._what_would_decide()])
 
     def _outcome(self) -> str:
+        if self.question == _DESCRIPTION:
+            return f"{self.a} against {self.b}, for description"
         if not self.word:
             return f"{self.a} against {self.b}: no verdict ({self.reason})"
         if self.word == "not decided":
@@ -106,12 +108,12 @@ class Comparison:
         numbers = f"{'ahead' if self.estimate >= 0 else 'behind'} by {abs(self.estimate):.4f} on average"
         if not math.isnan(self.low):
             return f"{numbers}, {100 * self.level:.4g} % interval {self.low:+.4f} to {self.high:+.4f}"
-        if len(self.differences) >= _LEAST_PATIENTS:
+        if len(self.differences) >= LEAST_PATIENTS:
             return numbers
         return f"{numbers} (by patient: {', '.join(f'{value:+.4f}' for value in self.differences)})"
 
     def _what_would_decide(self) -> list[str]:
-        if math.isnan(self.low):
+        if math.isnan(self.low) or self.question == _DESCRIPTION:
             return []
         smallest = [f"the smallest difference decidable here is {self.decidable:.4f}"]
         if self.word != "not decided":
@@ -129,19 +131,27 @@ class Verdict:
         protocol: what was fixed before: plain values.
         arms: of each procedure ``name``, ``mean``, ``low`` and ``high`` (its own 95 % interval) and ``n``, how many
             patients have a defined score.
-        comparisons: the first procedure against each other one.
+        comparisons: the primary ones, then those that only describe.
+        exported: which procedure a study hands over, and how good it is said to be; None if nothing is handed over.
+        helps: whether self-supervised adaptation helps; None if that was not asked or could not be decided.
+        sentence: all of it in words; empty if a comparison says it.
+        left_out: why procedures of the plan are not among the arms, by name.
     """
 
     protocol: Mapping[str, Any]
     arms: Sequence[Mapping[str, Any]]
     comparisons: Sequence[Comparison] = field(default_factory=list)
+    exported: Mapping[str, Any] | None = None
+    helps: bool | None = None
+    sentence: str = ""
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON; what is not a number is None.
 
         Returns:
-            ``version`` of this form, ``protocol``, ``arms`` and ``comparisons``. The same scores give the same values:
-            no clock, no path, no name of a machine or a patient.
+            ``version`` of this form, ``protocol``, ``arms``, ``comparisons``, ``exported``, ``helps``, ``sentence`` and
+            ``left_out``. The same scores give the same values: no clock, no path, no name of a machine or a patient.
         """
         return {
             "version": _VERSION,
@@ -151,6 +161,10 @@ class Verdict:
                 _plain(asdict(each) | {"patients": len(each.differences), "word": each.word or None})
                 for each in self.comparisons
             ],
+            "exported": None if self.exported is None else _plain(dict(self.exported)),
+            "helps": self.helps,
+            "sentence": self.sentence,
+            "left_out": _plain(dict(self.left_out)),
         }
 
 
@@ -234,34 +248,96 @@ def compare_arms(a: ArmScores, b: ArmScores, margin: float = 0.0, comparisons: i
     return _compared((a.name, b.name), differences[:, defined], int((~defined).sum()), margin, 1 - 0.05 / comparisons)
 
 
-def reach_verdict(arms: Sequence[ArmScores], margin: float = 0.0, protocol: Mapping[str, Any] | None = None) -> Verdict:
-    """Compare the first procedure with each other one.
+def reach_verdict(
+    arms: Sequence[ArmScores],
+    margin: float = 0.0,
+    protocol: Mapping[str, Any] | None = None,
+    primaries: Sequence[Primary] | None = None,
+    described: Sequence[tuple[str, str]] | None = None,
+    provisional: str = "",
+) -> Verdict:
+    """Decide the primary comparisons, and describe others.
 
     Args:
         arms: at least two, of different names.
-        margin: as for :func:`compare_arms`.
+        margin: as for :func:`compare_arms`; a question of superiority has none.
         protocol: what else was fixed before, as plain values; the margin, the level of the intervals, the number of
-            comparisons and of repeats, and the direction of the scores are added.
+            primary comparisons and of repeats, and the direction of the scores are added.
+        primaries: what is decided; default: the first procedure against each other one, each for non-inferiority. One
+            whose procedure is not among the arms, say because its training failed, is left out, and still counts for
+            the level of the others.
+        described: further pairs of procedures; default: the first procedure with each other one. A pair that is a
+            primary comparison, or lacks a procedure, is left out.
+        provisional: why no comparison has a verdict; empty if they have.
 
     Returns:
-        The verdict; the intervals of the comparisons hold together at 95 %.
+        The verdict; the intervals of the primary comparisons hold together at 95 %. A comparison that only describes
+        has an interval of its own at 95 %, and no word.
 
     Raises:
-        ValueError: as :func:`compare_arms`, or if there is one arm only, or a name comes twice.
+        ValueError: as :func:`compare_arms`, or if there is one arm only, or a name or a comparison comes twice.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> names = [f"p{number}" for number in range(20)]
+        >>> arms = [ArmScores(name, 0.7 + 0.05 * rng.normal(size=(5, 20)), names) for name in ("ssa", "none", "full")]
+        >>> verdict = reach_verdict(arms, 0.02, primaries=[Primary("ssa", "none", "superiority")])
+        >>> [(each.b, each.question, each.word) for each in verdict.comparisons]
+        [('none', 'superiority', 'not decided'), ('full', 'description', '')]
     """
-    names = [arm.name for arm in arms]
-    if len(arms) < 2 or len(set(names)) < len(names):
-        raise ValueError(f"expected at least two arms of different names, got {', '.join(names) or 'none'}")
+    by_name = {arm.name: arm for arm in arms}
+    if len(arms) < 2 or len(by_name) < len(arms):
+        found = ", ".join(arm.name for arm in arms) or "none"
+        raise ValueError(f"expected at least two arms of different names, got {found}")
     first, *others = arms
+    asked = [Primary(first.name, other.name) for other in others] if primaries is None else list(primaries)
+    pairs = {(each.a, each.b) for each in asked}
+    if len(pairs) < len(asked):
+        raise ValueError("a primary comparison comes twice; expected each pair of procedures once")
     fixed = {
         "margin": margin,
-        "comparisons": len(others),
-        "level": 1 - 0.05 / len(others),
+        "comparisons": len(asked),
+        "level": 1 - 0.05 / max(1, len(asked)),
         "repeats": len(first.scores),
         "higher_is_better": first.higher_is_better,
     }
-    comparisons = [compare_arms(first, other, margin, len(others)) for other in others]
-    return Verdict(dict(protocol or {}) | fixed, [_arm_row(arm) for arm in arms], comparisons)
+    there = [each for each in asked if each.a in by_name and each.b in by_name]
+    decided = [_decided(by_name[each.a], by_name[each.b], each, margin, len(asked)) for each in there]
+    decided = [_withheld(each, f"provisional: {provisional}") if provisional else each for each in decided]
+    shown = [(first.name, other.name) for other in others] if described is None else described
+    shown = [pair for pair in shown if pair not in pairs and by_name.keys() >= set(pair)]
+    descriptions = [_described(by_name[a], by_name[b], margin) for a, b in shown]
+    return Verdict(dict(protocol or {}) | fixed, [arm_row(arm) for arm in arms], [*decided, *descriptions])
+
+
+def arm_row(arm: ArmScores) -> dict[str, Any]:
+    """Return ``name``, ``mean``, ``low`` and ``high`` of the 95 % interval, and ``n`` patients of one procedure.
+
+    What cannot be told, such as an interval of fewer than 6 patients, is NaN.
+    """
+    scores = arm.scores[:, np.isfinite(arm.scores).all(axis=0)].astype(float)
+    row = {"name": arm.name, "mean": math.nan, "low": math.nan, "high": math.nan, "n": scores.shape[1]}
+    if not row["n"]:
+        return row
+    row["mean"] = float(scores.mean())
+    if scores.shape[1] >= LEAST_PATIENTS:
+        half = float(mean_interval(scores, _LEVEL)[1])
+        row |= {"low": row["mean"] - half, "high": row["mean"] + half}
+    return row
+
+
+def _decided(a: ArmScores, b: ArmScores, primary: Primary, margin: float, comparisons: int) -> Comparison:
+    own = margin if primary.question == NON_INFERIORITY else 0.0
+    return replace(compare_arms(a, b, own, comparisons), question=primary.question)
+
+
+def _described(a: ArmScores, b: ArmScores, margin: float) -> Comparison:
+    found = replace(compare_arms(a, b, margin), question=_DESCRIPTION)
+    return found if found.reason else _withheld(found, "not a primary comparison")
+
+
+def _withheld(found: Comparison, reason: str) -> Comparison:
+    return replace(found, word="", reason=reason, patients_needed=None)
 
 
 def _compared(
@@ -272,8 +348,8 @@ def _compared(
     by_patient = tuple(map(float, differences.mean(axis=0)))
     known = {"margin": margin, "level": level, "repeats": repeats, "undefined": undefined, "differences": by_patient}
     estimate = float(differences.mean()) if patients else math.nan
-    if patients < _LEAST_PATIENTS:
-        reason = f"{patients} patients with scores in both, and a verdict needs {_LEAST_PATIENTS}"
+    if patients < LEAST_PATIENTS:
+        reason = f"{patients} patients with scores in both, and a verdict needs {LEAST_PATIENTS}"
         return Comparison(*names, estimate, reason=reason, **known)
     half = float(mean_interval(differences, level)[1])
     if math.isnan(half):
@@ -281,8 +357,8 @@ def _compared(
         return Comparison(*names, estimate, reason=reason, **known)
     low, high = estimate - half, estimate + half
     found = {"low": low, "high": high, "decidable": half} | known
-    if repeats < _LEAST_REPEATS:
-        reason = f"provisional: {_repeats(repeats)}, and a verdict needs {_LEAST_REPEATS}"
+    if repeats < LEAST_REPEATS:
+        reason = f"provisional: {_repeats(repeats)}, and a verdict needs {LEAST_REPEATS}"
         return Comparison(*names, estimate, reason=reason, **found)
     word = verdict_word(low, high, margin)
     needed = patients_to_decide(differences, _nearest(estimate, margin), level) if word == "not decided" else None
@@ -296,18 +372,6 @@ def _nearest(estimate: float, margin: float) -> float:
 
 def _repeats(number: int) -> str:
     return f"{number} repeat{'' if number == 1 else 's'} of the training"
-
-
-def _arm_row(arm: ArmScores) -> dict[str, Any]:
-    scores = arm.scores[:, np.isfinite(arm.scores).all(axis=0)].astype(float)
-    row = {"name": arm.name, "mean": math.nan, "low": math.nan, "high": math.nan, "n": scores.shape[1]}
-    if not row["n"]:
-        return row
-    row["mean"] = float(scores.mean())
-    if scores.shape[1] >= _LEAST_PATIENTS:
-        half = float(mean_interval(scores, _LEVEL)[1])
-        row |= {"low": row["mean"] - half, "high": row["mean"] + half}
-    return row
 
 
 def _check_margin(margin: float) -> None:

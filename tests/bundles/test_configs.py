@@ -32,6 +32,8 @@ PUBLIC = {"monai", "torch", "numpy", "ignite", "pathlib", "collections"}
 # What is done with a finished run: configs that come last.
 FINALS = (("reconstruct.yaml",), ("evaluate.yaml",))
 FINALS += (("reconstruct.yaml", "reconstruct_adapter.yaml"), ("evaluate.yaml", "evaluate_adapter.yaml"))
+FINALS += (("evaluate.yaml", "floor_atlas.yaml"), ("evaluate.yaml", "floor_voxels.yaml"))
+FINALS += (("evaluate.yaml", "floor_voxels.yaml", "floor_features.yaml"),)
 # For 2-D images alone, and bound only where timm is: make test-bases runs them.
 TIMM = "_timm.yaml"
 FILES = sorted(BUNDLES.glob("*/configs/*.yaml"))
@@ -58,7 +60,11 @@ def combinations() -> Iterator[tuple[str, tuple[str, ...]]]:
         there = [files for files in FINALS if all((BUNDLES / bundle / "configs" / name).exists() for name in files)]
         rows = [(), *(tuple(chain(*row)) for row in all_pairs([kind for kind in (*kinds, [(), *there]) if kind]))]
         yield from ((bundle, ("train.yaml", *row)) for row in rows)
-        own = [name for kind in ("intensity", "loss", "weights", "augment", "fit") for name in overlays(bundle, kind)]
+        own = [
+            name
+            for kind in ("intensity", "loss", "weights", "augment", "fit", "last")
+            for name in overlays(bundle, kind)
+        ]
         yield from ((bundle, ("train.yaml", name)) for name in own)
         public = [name for name in overlays(bundle, "intensity") if name != "intensity_mr.yaml"]
         public += [*(overlays(bundle, "inference") or overlays(bundle, "network")), *overlays(bundle, "images")]

@@ -15,8 +15,8 @@ from monai.handlers.utils import write_metrics_reports
 
 from monai_essa.adapters.summary import Summary
 from monai_essa.demo.outcome import TrainedStage, comparison_table, mean_by_case, read_dice, stages_table
-from monai_essa.demo.stages import Stage
 from monai_essa.report.tables import MethodResult
+from monai_essa.study.stages import Stage
 
 
 def result(name: str, *cases: float) -> MethodResult:

@@ -9,7 +9,8 @@ import pytest
 from monai.bundle import ConfigParser
 
 from monai_essa.bundling.folder import bundle_folder
-from monai_essa.demo.stages import DemoPlan, Stage
+from monai_essa.demo.stages import DemoPlan
+from monai_essa.study.stages import Stage
 
 NETWORK = ("spacing", "in_channels", "img_size", "hidden_size", "mlp_dim", "num_heads")
 

@@ -18,7 +18,7 @@ from monai.data import MetaTensor
 from monai.handlers import write_metrics_reports
 
 from monai_essa.evaluation.classification import ClassificationReport
-from monai_essa.evaluation.run_scores import BRIER, DICE, RunScores, read_run, site_scores
+from monai_essa.evaluation.run_scores import BRIER, DICE, RunScores, joined_folds, read_run, site_scores
 
 SEGMENTED = np.array([[0.5, 0.7], [math.nan, 0.9], [math.nan, math.nan]], dtype=np.float32)
 CASES = [f"/scans/imagesTs/p{number}.nii.gz" for number in range(3)]
@@ -118,7 +118,12 @@ def test_a_damaged_table_is_refused_in_one_line(text: str | bytes, name: str, me
 
 @pytest.mark.parametrize(
     ("record", "message"),
-    [('{"status": "running"}', "holds an unfinished run"), ("{", "run.json: expected"), ("[1]", "run.json: expected")],
+    [
+        ('{"status": "finished", "seed": "1"}', "run.json, field 'seed': expected a whole number"),
+        ('{"status": "running"}', "holds an unfinished run"),
+        ("{", "run.json: expected"),
+        ("[1]", "run.json: expected"),
+    ],
 )
 @pytest.mark.parametrize("inner", ["", "test"])
 def test_a_run_that_is_not_finished_is_refused(record: str, message: str, inner: str, tmp_path: Path) -> None:
@@ -133,8 +138,8 @@ def test_a_run_without_scores_is_refused(tmp_path: Path) -> None:
         read_run(tmp_path)
 
 
-def scored(values: dict[str, float], name: str = "run", metric: str = DICE) -> RunScores:
-    return RunScores(Path(name), metric, values, dict.fromkeys(values, ("class0",)))
+def scored(values: dict[str, float], name: str = "run", metric: str = DICE, seed: int | None = None) -> RunScores:
+    return RunScores(Path(name), metric, values, dict.fromkeys(values, ("class0",)), seed)
 
 
 def test_a_patient_has_the_mean_of_the_cases_that_every_run_scored() -> None:
@@ -215,3 +220,62 @@ def test_a_copy_is_no_repeat() -> None:
         site_scores({"with": [scored(values, "a"), scored({**values, "p1": 0.3}, "b"), scored(values, "c")]})
     constant = [scored(dict.fromkeys(values, 0.0), name) for name in ("a", "b")]  # nothing was learnt, twice
     assert len(site_scores({"with": constant}).arms[0].scores) == 2
+
+
+def test_folds_are_one_repeat() -> None:
+    """Two seeds with two folds each, in an order of their own for each arm."""
+    values = {1: {"p1": 0.1, "p2": 0.2}, 2: {"p1": 0.3, "p2": 0.4}}
+    folds = [scored({case: values[seed][case]}, f"{seed}{case}", seed=seed) for seed in (1, 2) for case in ("p1", "p2")]
+    turned = [folds[place] for place in (3, 1, 2, 0)]
+    site = site_scores({"one": folds, "two": turned})
+    for arm in site.arms:
+        np.testing.assert_allclose(arm.scores, [[0.1, 0.2], [0.3, 0.4]])
+
+
+def test_the_same_seeds_pair_repeats_and_other_seeds_keep_their_order() -> None:
+    one = [scored({"p1": 0.1 * seed, "p2": 0.0}, f"a{seed}", seed=seed) for seed in (1, 2, 3)]
+    two = [scored({"p1": 0.1 * seed, "p2": 0.5}, f"b{seed}", seed=seed) for seed in (3, 1, 2)]
+    site = site_scores({"one": one, "two": two})
+    np.testing.assert_allclose(site.arms[0].scores[:, 0], site.arms[1].scores[:, 0])
+    other = [scored({"p1": 0.1 * seed, "p2": 0.5}, f"b{seed}", seed=seed + 7) for seed in (3, 1, 2)]
+    np.testing.assert_allclose(site_scores({"one": one, "two": other}).arms[1].scores[:, 0], [0.3, 0.1, 0.2])
+    mixed = [scored({"p1": 0.1 * seed, "p2": 0.5}, f"b{seed}", seed=seed + 1) for seed in (3, 1, 2)]
+    with pytest.raises(ValueError, match="'two' has no run of seed 1, which 'one' has; train both with the same seeds"):
+        site_scores({"one": one, "two": mixed})
+
+
+def test_a_patient_in_two_folds_is_refused() -> None:
+    first, second = (scored({f"/a/x{number}.nii": 0.5}, f"f{number}", seed=1) for number in (1, 2))
+    assert set(joined_folds([first, second]).scores) == {"/a/x1.nii", "/a/x2.nii"}
+    with pytest.raises(ValueError, match="f1 and f2 both tested 'patient ann'; expected folds of one repeat"):
+        joined_folds([first, second], {"/a/x1.nii": "ann", "/a/x2.nii": "ann"})
+    third = scored({"/a/x1.nii": 0.4, "/a/x2.nii": 0.5}, "f3", seed=1)
+    with pytest.raises(ValueError, match="f1 and f3 both tested '/a/x1.nii'"):
+        site_scores({"one": [first, third]})
+    with pytest.raises(ValueError, match="f1 has the mean Dice .*, f4 the Brier score"):
+        joined_folds([first, scored({"/a/x3.nii": 0.4}, "f4", BRIER)])
+
+
+def test_a_fold_that_is_missing_is_named() -> None:
+    folds = [scored({case: 0.5 + place / 10}, case, seed=1) for place, case in enumerate(("p1", "p2", "p3"))]
+    with pytest.raises(ValueError, match="has no score of 'p3'"):
+        site_scores({"one": folds, "two": folds[:2]})
+
+
+def test_the_same_scores_under_another_seed_are_no_copy() -> None:
+    values = {"p1": 0.4, "p2": 0.6}
+    site = site_scores({"ridge": [scored(values, name, seed=seed) for seed, name in enumerate("ab")]})
+    assert len(site.arms[0].scores) == 2
+    with pytest.raises(ValueError, match="have the same scores"):
+        site_scores({"ridge": [scored(values, name, seed=1) for name in "ab"]})
+
+
+def test_one_run_of_a_rival_stands_for_each_repeat() -> None:
+    runs = [scored({"p1": value, "p2": 0.5}, f"run{value}") for value in (0.1, 0.2, 0.3)]
+    site = site_scores({"ours": runs}, rivals={"theirs": [scored({"p2": 0.4, "p1": 0.6}, "masks")]})
+    assert [arm.name for arm in site.arms] == ["ours", "theirs"]
+    np.testing.assert_allclose(site.arms[1].scores, [[0.6, 0.4]] * 3)
+    with pytest.raises(ValueError, match="masks has no score of 'p1'"):
+        site_scores({"ours": runs}, rivals={"theirs": [scored({"p2": 0.4}, "masks")]})
+    with pytest.raises(ValueError, match="as many repeats of each arm, got ours 3, theirs 2"):
+        site_scores({"ours": runs}, rivals={"theirs": runs[:2]})

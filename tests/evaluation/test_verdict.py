@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from monai_essa.evaluation.repeats import mean_interval, patients_to_decide
-from monai_essa.evaluation.verdict import ArmScores, Comparison, compare_arms, reach_verdict, verdict_word
+from monai_essa.evaluation.repeats import ArmScores, mean_interval, patients_to_decide
+from monai_essa.evaluation.verdict import Comparison, Primary, compare_arms, reach_verdict, verdict_word
 
 
 def names(patients: int) -> list[str]:
@@ -230,6 +230,71 @@ def test_the_first_arm_is_compared_with_each_other() -> None:
     }
 
 
+def three_arms(truth: float = 0.05) -> list[ArmScores]:
+    a, b = two_arms(truth)
+    return [a, b, arm("c", b.scores + 0.01 * np.random.default_rng(9).normal(size=b.scores.shape))]
+
+
+def test_primaries_are_decided_and_all_else_is_described() -> None:
+    arms = three_arms()
+    asked = [Primary("a", "b", "superiority"), Primary("b", "c", "non-inferiority")]
+    verdict = reach_verdict(arms, 0.02, primaries=asked)
+    found = [(each.a, each.b, each.question, each.word, each.level, each.margin) for each in verdict.comparisons]
+    assert found == [
+        ("a", "b", "superiority", "superior", 0.975, 0.0),
+        ("b", "c", "non-inferiority", "non-inferior", 0.975, 0.02),
+        ("a", "c", "description", "", 0.95, 0.02),
+    ]
+    described = verdict.comparisons[2]
+    assert described.low > 0 and described.reason == "not a primary comparison"
+    assert str(described) == (
+        f"a against c, for description: ahead by {described.estimate:.4f} on average, 95 % interval "
+        f"{described.low:+.4f} to {described.high:+.4f}"
+    )
+
+
+def test_described_pairs_can_be_named() -> None:
+    pairs = [("c", "b"), ("a", "b"), ("c", "gone")]
+    verdict = reach_verdict(three_arms(), 0.02, primaries=[Primary("a", "b")], described=pairs)
+    assert [(each.a, each.b, each.question) for each in verdict.comparisons] == [
+        ("a", "b", "non-inferiority"),
+        ("c", "b", "description"),
+    ]
+
+
+def test_superiority_knows_no_margin() -> None:
+    a, b = two_arms(0.0)
+    (question,) = reach_verdict([a, b], 0.1, primaries=[Primary("a", "b", "superiority")]).comparisons
+    (other,) = reach_verdict([a, b], 0.1, primaries=[Primary("a", "b", "non-inferiority")]).comparisons
+    assert (question.word, other.word) == ("not decided", "non-inferior")
+    assert (question.low, question.high) == (other.low, other.high)
+
+
+def test_a_primary_of_a_missing_arm_still_counts_for_the_level() -> None:
+    asked = [Primary("a", "b", "superiority"), Primary("tpp", "b", "superiority")]
+    verdict = reach_verdict(three_arms(), 0.02, primaries=asked)
+    assert [(each.a, each.b, each.level) for each in verdict.comparisons] == [("a", "b", 0.975), ("a", "c", 0.95)]
+    assert verdict.protocol["comparisons"] == 2
+
+
+def test_a_provisional_verdict_has_no_word() -> None:
+    verdict = reach_verdict(three_arms(), 0.02, provisional="a preset")
+    assert [(each.word, each.reason) for each in verdict.comparisons] == [("", "provisional: a preset")] * 2
+    assert str(verdict.comparisons[0]).startswith("a against b: no verdict (provisional: a preset): ahead by 0.0")
+    assert all(each.low > 0 for each in verdict.comparisons)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [(("a", "b", "equality"), "expected one of 'superiority', 'non-inferiority'"), (("a", "a"), "got 'a' twice")],
+)
+def test_a_primary_that_is_none_is_refused(asked: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Primary(*asked)
+    with pytest.raises(ValueError, match="a primary comparison comes twice"):
+        reach_verdict(three_arms(), primaries=[Primary("a", "b"), Primary("a", "b", "superiority")])
+
+
 def test_the_record_is_plain_json_and_the_same_again() -> None:
     def record() -> dict[str, Any]:
         a, b = two_arms(0.0, patients=8)
@@ -238,7 +303,12 @@ def test_the_record_is_plain_json_and_the_same_again() -> None:
 
     text = json.dumps(record(), allow_nan=False)
     assert json.loads(text) == record()
-    assert set(record()) == {"version", "protocol", "arms", "comparisons"}
+    assert set(record()) == {"version", "protocol", "arms", "comparisons"} | {
+        "exported",
+        "helps",
+        "sentence",
+        "left_out",
+    }
     first, second = record()["comparisons"]
     assert (first["undefined"], first["patients"], second["b"]) == (1, 7, "c")
     few = reach_verdict([*two_arms(0.1, patients=3)]).as_dict()["comparisons"][0]

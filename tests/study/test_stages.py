@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from monai.bundle import ConfigParser
 
-from monai_essa.demo import stages as stage_module
-from monai_essa.demo.stages import Stage, run_stage, stage_command, stage_file, write_stage
+from monai_essa.study import stages as stage_module
+from monai_essa.study.stages import Stage, run_stage, stage_command, stage_file, write_stage
 
 CONFIG = """
 factor: 2
