@@ -16,6 +16,7 @@ import yaml
 
 from monai_essa import __version__
 from monai_essa.cli import (
+    adapt_command,
     adapter_commands,
     bundle_commands,
     compare_command,
@@ -33,7 +34,10 @@ _DESCRIPTION = """\
 Adapt pretrained MONAI networks to unlabelled scans and few labels, by training a few tensors only.
 Research software, not a medical device.
 
-from your scans to a model:
+from your scans to a verdict, in one command:
+  monai-essa adapt DIR --labels DIR --hours 8    what helps on your patients, and a bundle of it
+
+step by step:
   monai-essa data datalist DIR --labels DIR      pair images with labels, split by patient
   monai-essa data check DIR/dataset.json         find what would go wrong
   monai-essa plan DIR --memory 12GB --hours 8    write my_site.yaml: what fits, and why
@@ -86,7 +90,15 @@ def command_parser() -> argparse.ArgumentParser:
     parser.add_argument("--traceback", action="store_true", help="show where an error came from")
     parser.set_defaults(passes_on=False)  # a command may pass unknown arguments on to monai.bundle
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    first = (data_commands, weights_commands, plan_commands, bundle_commands, run_commands, compare_command)
+    first = (
+        adapt_command,
+        data_commands,
+        weights_commands,
+        plan_commands,
+        bundle_commands,
+        run_commands,
+        compare_command,
+    )
     for family in (*first, adapter_commands, label_commands):
         family.add_to(commands)
     run_commands.add_demo_to(commands)

@@ -102,7 +102,7 @@ def config_values(pairs: Sequence[str]) -> dict[str, Any]:
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not (key and equals):
-            raise ValueError(f"--args {pair}: expected KEY=VALUE, as img_size=[64,64,64]")
+            raise ValueError(f"{pair}: expected KEY=VALUE, as img_size=[64,64,64]")
         # Python reads "#" as the start of a comment; in a config it separates the parts of an id.
         values[key] = value if "#" in value else DefaultParseValue(value)
     return values

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from monai.metrics import compute_dice
 from monai.networks import one_hot
-from monai.transforms import Compose, LoadImage, Orientation, ResizeWithPadOrCrop, Spacing, VoteEnsemble
+from monai.transforms import Compose, LoadImage, Orientation, Spacing
 
 from monai_essa.adapters.summary import Summary
 from monai_essa.data import VolumeReader, load_datalist
 from monai_essa.demo.data import DemoData
+from monai_essa.evaluation.baselines import majority_vote
 from monai_essa.report.charts import read_loss_log
 from monai_essa.report.panels import SegmentationCase
 from monai_essa.report.tables import MethodResult, ResultTable
@@ -28,7 +28,6 @@ from monai_essa.study.stages import Stage
 __all__ = [
     "TrainedStage",
     "comparison_table",
-    "majority_vote",
     "majority_vote_dice",
     "mean_by_case",
     "read_case",
@@ -178,26 +177,6 @@ def read_case(title: str, item: Mapping[str, Any], prediction: Path) -> Segmenta
     volumes: list[Any] = [turn(read(path)) for path in (item["image"], item["label"], prediction)]
     image, label, predicted = (np.asarray(volume[0]) for volume in volumes)
     return SegmentationCase(title, image, label.astype(int), predicted.astype(int), volumes[0].pixdim.tolist())
-
-
-def majority_vote(labels: Sequence[torch.Tensor], shape: Sequence[int], num_classes: int) -> torch.Tensor:
-    """Let label maps vote voxel by voxel, with their centres aligned; ties go to the lowest class.
-
-    Args:
-        labels: label maps, (1, spatial...) each.
-        shape: spatial shape of the result; voxels outside a map count as background.
-        num_classes: number of classes, including the background.
-
-    Returns:
-        The most frequent class, (1, spatial...).
-
-    Example:
-        >>> first, second = torch.tensor([[0, 1, 2]]), torch.tensor([[0, 1, 1]])
-        >>> majority_vote([first, second, second], (3,), num_classes=3)
-        tensor([[0, 1, 1]])
-    """
-    fit = ResizeWithPadOrCrop(shape)
-    return torch.as_tensor(VoteEnsemble(num_classes)([torch.as_tensor(fit(label)) for label in labels]))
 
 
 def majority_vote_dice(data: DemoData) -> dict[str, list[float]]:

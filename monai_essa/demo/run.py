@@ -5,14 +5,10 @@
 
 from __future__ import annotations
 
-import logging
 import platform
 import shlex
-import sys
 import time
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -42,20 +38,12 @@ from monai_essa.report.charts import dice_by_case, figure_png, loss_curves
 from monai_essa.report.html import ReportContent, ReportFigure, ReportSection, write_report
 from monai_essa.report.panels import SegmentationCase, segmentations
 from monai_essa.report.tables import MethodResult, ResultTable, format_table, results_table
-from monai_essa.study.stages import Stage, run_stage, stage_command, stage_file, write_stage
+from monai_essa.study.stages import Stage, quiet_libraries, run_stage, stage_command, stage_file, write_stage
 
-__all__ = ["REMARKS", "DemoOutcome", "commands", "demo_content", "outcome_table", "quiet_libraries", "run_demo"]
+__all__ = ["REMARKS", "DemoOutcome", "commands", "demo_content", "outcome_table", "run_demo"]
 
 _METHODS = ("after SSA", "without SSA", "random start")  # in the order of DemoPlan.segmentations
 _BAR = "{desc} |{bar}| {n_fmt} of {total_fmt} [{elapsed}]"
-# The workflows of monai.bundle warn that no logging.conf is applied, which is the point here.
-_LEVELS = {
-    "monai": logging.WARNING,
-    "monai.bundle.workflows": logging.ERROR,
-    "monai.data.image_writer": logging.WARNING,  # it has a level and a handler of its own
-    "monai_essa": logging.WARNING,
-    "ignite": logging.WARNING,
-}
 _CAUTION = (
     "One seed, a small network and a few minutes of training: the numbers show that every step runs and what it costs, "
     "not which start is better on other data. The convolutions of a UNETR see the image at full resolution and learn "
@@ -100,31 +88,6 @@ def run_demo(data: Path | None, output: Path, seed: int, size: DemoSize | None =
         tqdm.write("\n".join(["", table.title, format_table(table.headers, table.rows), table.note]))
     tqdm.write("\n".join(["", *REMARKS, "", f"report: {report}"]))
     return 0
-
-
-@contextmanager
-def quiet_libraries() -> Iterator[None]:
-    """Let the libraries log only warnings and errors, and hide Python's warnings, within the context.
-
-    Afterwards the levels, the warnings and ``sys.excepthook``, which the bundles set, are restored.
-
-    Example:
-        >>> with quiet_libraries():
-        ...     logging.getLogger("ignite").getEffectiveLevel() == logging.WARNING
-        True
-    """
-    before = {name: logging.getLogger(name).level for name in _LEVELS}
-    hook = sys.excepthook
-    try:
-        for name, level in _LEVELS.items():
-            logging.getLogger(name).setLevel(level)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        sys.excepthook = hook
-        for name, level in before.items():
-            logging.getLogger(name).setLevel(level)
 
 
 @dataclass(frozen=True)

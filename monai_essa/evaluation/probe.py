@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -18,22 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from monai_essa.anatomy import FeatureMapEncoder, encoder_view
+from monai_essa.evaluation.baselines.ridge import ridge_errors
 from monai_essa.evaluation.repeats import spread, student_half_width
 
-__all__ = [
-    "LEAST_PATIENTS",
-    "ProbeResult",
-    "pooled_features",
-    "probe_features",
-    "raw_features",
-    "ridge_errors",
-    "same_place_found",
-]
+__all__ = ["LEAST_PATIENTS", "ProbeResult", "pooled_features", "probe_features", "raw_features", "same_place_found"]
 
 LEAST_PATIENTS = 20
 """With fewer patients a probe decides nothing."""
-_PENALTIES = (0.01, 0.1, 1.0, 10.0, 100.0)  # relative to features of unit variance
-_INTERCEPT = 1.0e3  # variance of the constant feature: practically without a penalty
 _LEVEL = 0.95
 _RAW_SIDE = {2: 32, 3: 10}  # voxels along each axis of a resampled crop: about a thousand values
 
@@ -149,36 +139,6 @@ def probe_features(
     )
 
 
-def ridge_errors(features: np.ndarray, targets: np.ndarray, patients: Sequence[str]) -> np.ndarray:
-    r"""Return each patient's mean squared error of a ridge regression that was fitted without that patient.
-
-    In closed form: with the hat matrix :math:`H = K (K + \lambda I)^{-1}` of the kernel K, the residuals of a group g
-    that is left out are :math:`(I - H_{gg})^{-1} (y - H y)_g`. The penalty of the least mean error is taken, from five.
-
-    Args:
-        features: (K, F); each is scaled to unit variance here.
-        targets: (K, C); the error is the mean over C.
-        patients: of each crop.
-
-    Returns:
-        (N,), by patient in sorted order.
-
-    Raises:
-        ValueError: if a feature is not finite.
-    """
-    if not np.isfinite(features).all():
-        raise ValueError("the features of the encoder are not finite; check the weights, or run in fp32")
-    groups = _groups(patients)
-    centred = features.astype(np.float64) - features.mean(axis=0)
-    spread = centred.std(axis=0)
-    alive = spread > 1e-9 * max(1.0, float(np.abs(features).max()))
-    scaled = centred[:, alive] / spread[alive]
-    kernel = scaled @ scaled.T / max(1, scaled.shape[1]) + _INTERCEPT
-    values, vectors = np.linalg.eigh(kernel)
-    errors = [_errors_left_out(values / (values + penalty), vectors, targets, groups) for penalty in _PENALTIES]
-    return min(errors, key=lambda each: float(each.mean()))
-
-
 def same_place_found(first: np.ndarray, second: np.ndarray) -> float:
     """Return how often the nearest features among all second views are those of the same place.
 
@@ -203,7 +163,6 @@ def same_place_found(first: np.ndarray, second: np.ndarray) -> float:
     return float(np.mean((unit[0] @ unit[1].T).argmax(axis=1) == np.arange(len(first))))
 
 
-@torch.no_grad()
 def pooled_features(network: nn.Module, crops: Sequence[Tensor], batch: int = 4) -> np.ndarray:
     """Return mean, maximum and standard deviation over the final tokens, or the deepest feature map, of each crop.
 
@@ -215,18 +174,21 @@ def pooled_features(network: nn.Module, crops: Sequence[Tensor], batch: int = 4)
     Returns:
         (K, 3 D).
     """
-    device = next(network.parameters()).device
-    training, features = network.training, []
-    network.eval()
-    try:
-        final = _final_features(network)
-        for start in range(0, len(crops), batch):
-            positions = final(torch.stack(list(crops[start : start + batch])).to(device)).float()  # (B, N, D)
-            parts = (positions.mean(dim=1), positions.amax(dim=1), positions.std(dim=1, correction=0))
-            features.append(torch.cat(parts, dim=1).cpu())
-    finally:
-        network.train(training)
-    return torch.cat(features).numpy()
+    return _pooled(network, _final_features(network), crops, batch)
+
+
+def pooled_tokens(encoder: nn.Module, crops: Sequence[Tensor], batch: int = 4) -> np.ndarray:
+    """Return the same of an encoder that returns its tokens (B, N, D), as that of a classification network does.
+
+    Args:
+        encoder: ``encoder`` of :func:`monai_essa.anatomy.classification_network`.
+        crops: as for :func:`pooled_features`.
+        batch: likewise.
+
+    Returns:
+        (K, 3 D).
+    """
+    return _pooled(encoder, encoder, crops, batch)
 
 
 def raw_features(crops: Sequence[Tensor]) -> np.ndarray:
@@ -244,31 +206,27 @@ def raw_features(crops: Sequence[Tensor]) -> np.ndarray:
     return torch.stack([pool(crop.float()[None], size).flatten() for crop in crops]).numpy()
 
 
+@torch.no_grad()
+def _pooled(network: nn.Module, final: Callable[[Tensor], Tensor], crops: Sequence[Tensor], batch: int) -> np.ndarray:
+    device = next(network.parameters()).device
+    training, features = network.training, []
+    network.eval()
+    try:
+        for start in range(0, len(crops), batch):
+            positions = final(torch.stack(list(crops[start : start + batch])).to(device)).float()  # (B, N, D)
+            parts = (positions.mean(dim=1), positions.amax(dim=1), positions.std(dim=1, correction=0))
+            features.append(torch.cat(parts, dim=1).cpu())
+    finally:
+        network.train(training)
+    return torch.cat(features).numpy()
+
+
 def _final_features(network: nn.Module) -> Callable[[Tensor], Tensor]:
     """Return the function from images to the features (B, N, D) of the encoder's last positions."""
     view = encoder_view(network)
     if isinstance(view, FeatureMapEncoder):
         return lambda images: view.features(images)[-1].flatten(2).transpose(1, 2)  # (B, D, grid...) -> (B, N, D)
     return lambda images: view.encode(view.embed(images))
-
-
-def _groups(patients: Sequence[str]) -> list[np.ndarray]:
-    order = sorted(range(len(patients)), key=patients.__getitem__)
-    return [np.array(list(items)) for _, items in groupby(order, key=patients.__getitem__)]
-
-
-def _errors_left_out(
-    shrinkage: np.ndarray, vectors: np.ndarray, targets: np.ndarray, groups: Sequence[np.ndarray]
-) -> np.ndarray:
-    hat = (vectors * shrinkage) @ vectors.T  # (K, K)
-    residuals = targets - hat @ targets  # (K, C)
-    errors = np.empty(len(groups))
-    for size in {len(group) for group in groups}:  # groups of one size at once
-        places = [place for place, group in enumerate(groups) if len(group) == size]
-        items = np.stack([groups[place] for place in places])  # (G, size)
-        blocks = np.eye(size) - hat[items[:, :, None], items[:, None, :]]  # (G, size, size)
-        errors[places] = (np.linalg.solve(blocks, residuals[items]) ** 2).mean(axis=(1, 2))
-    return errors
 
 
 def _paired_interval(differences: np.ndarray) -> tuple[float, float]:

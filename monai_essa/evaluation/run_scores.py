@@ -20,7 +20,7 @@ from monai_essa.data.pairing.names import patient_of
 from monai_essa.evaluation.repeats import ArmScores
 from monai_essa.outside import Nullable, Number, shown
 
-__all__ = ["BRIER", "DICE", "RunScores", "SiteScores", "joined_folds", "read_run", "site_scores"]
+__all__ = ["BRIER", "DICE", "RunScores", "SiteScores", "joined_folds", "read_run", "site_scores", "table_classes"]
 
 DICE = "mean Dice over the defined classes"
 BRIER = "Brier score, mean over the classes"
@@ -115,6 +115,20 @@ def read_run(folder: str | Path) -> RunScores:
             raise ValueError(f"{table}, line {number}: {shown(case)} comes twice; expected one row for each case")
         scores[case], truth[case] = score, label
     return RunScores(table.parent, _TABLES[table.name], scores, truth, seed)
+
+
+def table_classes(run: RunScores) -> list[str]:
+    """Return what the table of an evaluated run calls its classes; the background of a segmentation is none of them.
+
+    Args:
+        run: of :func:`read_run`.
+
+    Raises:
+        ValueError: as :func:`read_run`.
+    """
+    name = next(name for name, metric in _TABLES.items() if metric == run.metric)
+    header = _rows(run.folder / name)[0]
+    return header[2:] if run.metric == BRIER else [name for name in header[1:] if name != "mean"]
 
 
 def joined_folds(folds: Sequence[RunScores], patients: Mapping[str, str] = MappingProxyType({})) -> RunScores:

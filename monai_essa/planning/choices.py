@@ -18,11 +18,12 @@ import numpy as np
 import torch
 
 from monai_essa.anatomy.tensor_names import architecture_of
-from monai_essa.planning.site import FEW_LABELS, SiteFacts
+from monai_essa.planning.site import FEW_LABELS, ImageFacts, SiteFacts
 from monai_essa.weights.file import read_weight_file
 
 __all__ = [
     "DEFAULT_NETWORK",
+    "SIDE",
     "Choice",
     "Computer",
     "Timing",
@@ -38,7 +39,8 @@ __all__ = [
     "this_computer",
 ]
 
-_SIDE = 96  # voxels of a patch: what public weights of MONAI's networks were trained on
+SIDE = 96
+"""Voxels of a patch: what public weights of MONAI's networks were trained on."""
 _STEPS = {"vit": 16, "unetr": 16, "swin_unetr": 32, "segresnet": 16}  # voxels that a patch side is a multiple of
 _COARSEST = 1.5  # mm, the usual spacing of public CT networks
 DEFAULT_NETWORK = {"essa_ssa": "vit", "essa_segmentation": "unetr"}
@@ -88,17 +90,18 @@ def stage_choice(facts: SiteFacts, wanted: str | None = None) -> Choice:
     return Choice("essa_ssa", f"{counts}: adapt to all scans first, then plan again with --stage segmentation")
 
 
-def spacing_choice(facts: SiteFacts) -> Choice:
+def spacing_choice(facts: ImageFacts, side: int = SIDE) -> Choice:
     """Choose the spacing: the median, coarser where a patch would hold less than a third of the scan along an axis.
 
     Args:
         facts: of the site.
+        side: voxels of a patch, default 96.
 
     Returns:
         Three numbers in mm; never coarser than 1.5 mm unless the median is.
     """
     median = np.array(facts.spacing)
-    wanted = np.minimum(np.array(facts.extent) / 3 / _SIDE, _COARSEST)
+    wanted = np.minimum(np.array(facts.extent) / 3 / side, _COARSEST)
     spacing = [round(float(value), 2) for value in np.maximum(median, wanted)]
     reason = f"the median of {facts.read} scans"
     if (wanted > median * 1.01).any():
@@ -106,13 +109,14 @@ def spacing_choice(facts: SiteFacts) -> Choice:
     return Choice(spacing, reason)
 
 
-def patch_choice(facts: SiteFacts, spacing: Sequence[float], network: str) -> Choice:
+def patch_choice(facts: ImageFacts, spacing: Sequence[float], network: str, most: int = SIDE) -> Choice:
     """Choose the patch: 96 voxels a side, or the scan where that is smaller, in steps of the network.
 
     Args:
         facts: of the site.
         spacing: in mm.
         network: ``vit``, ``unetr``, ``swin_unetr`` or ``segresnet``.
+        most: voxels a side, default 96.
 
     Returns:
         Three numbers of voxels.
@@ -120,7 +124,7 @@ def patch_choice(facts: SiteFacts, spacing: Sequence[float], network: str) -> Ch
     step = _STEPS[network]
     least = 64 if network == "swin_unetr" else 2 * step
     voxels = np.divide(facts.extent, spacing)
-    sides = [min(_SIDE, max(least, step * math.ceil(round(float(side), 3) / step))) for side in voxels]
+    sides = [min(most, max(least, step * math.ceil(round(float(side), 3) / step))) for side in voxels]
     size, extent = np.multiply(sides, spacing), np.array(facts.extent)
     share = float(np.prod(np.minimum(size, extent) / extent))
     return Choice(sides, f"{_by(size)} mm, {share:.0%} of the median scan ({_by(extent)} mm)")

@@ -9,7 +9,7 @@ import functools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from monai_essa.adapters.adapted import adaptation_of
 from monai_essa.bundling.folder import bundle_folder
 from monai_essa.bundling.yaml_text import commented, yaml_node, yaml_text
-from monai_essa.cost.meter import step_cost
+from monai_essa.cost.meter import StepCost, step_cost
 from monai_essa.cost.record import use_recipe
 from monai_essa.engines.steps import autocast_dtype
 from monai_essa.outside import check_config_value, printable
@@ -40,7 +40,17 @@ from monai_essa.planning.choices import (
 from monai_essa.planning.dry_run import try_steps
 from monai_essa.planning.site import SiteFacts
 
-__all__ = ["Plan", "Wishes", "measured_peak", "measured_times", "plan_run", "plan_text", "window_count", "write_plan"]
+__all__ = [
+    "Plan",
+    "Wishes",
+    "measured_cost",
+    "measured_peak",
+    "measured_times",
+    "plan_run",
+    "plan_text",
+    "window_count",
+    "write_plan",
+]
 
 Choices = dict[str, Choice]
 _STEPS = 5
@@ -121,7 +131,7 @@ def plan_run(wishes: Wishes, facts: SiteFacts, computer: Computer) -> Plan:
     return Plan(config_files, own | given, peak_of(values["lean"].value, batch), measured)
 
 
-def measured_peak(config_files: Sequence[str], values: Mapping[str, Any]) -> Callable[[str, int], int]:
+def measured_cost(config_files: Sequence[str], values: Mapping[str, Any]) -> Callable[[str, int], StepCost]:
     """Prepare the meter for a bundle: nothing is computed, so any batch may be asked for.
 
     Args:
@@ -129,25 +139,35 @@ def measured_peak(config_files: Sequence[str], values: Mapping[str, Any]) -> Cal
         values: over those of the configs.
 
     Returns:
-        A function of the lean recipe and the batch size: the bytes that a training step takes at most.
+        A function of the lean recipe and the batch size: what a training step costs, the values before training that
+        an adapted network keeps included in its peak.
     """
 
     @functools.cache
-    def built(lean: str) -> tuple[Any, int, list[int], torch.dtype | None]:
+    def built(lean: str) -> tuple[ConfigParser, Any, int]:
         parser = _parser(config_files, {**values, "lean": lean})
-        shape = [parser.get_parsed_content("in_channels"), *parser.get_parsed_content("img_size")]
-        precision = parser.get_parsed_content("precision")
-        autocast = autocast_dtype(precision)
-        return use_recipe(parser.get_parsed_content("objective"), lean, precision), _kept_bytes(parser), shape, autocast
+        objective = use_recipe(parser.get_parsed_content("objective"), lean, parser.get_parsed_content("precision"))
+        return parser, objective, _kept_bytes(parser)
 
-    def peak(lean: str, batch: int) -> int:
-        objective, kept, (channels, *sides), autocast = built(lean)
-        images = torch.empty(batch, channels, *sides, device="meta")
-        # The second input of each objective: a mask of the foreground for SSA, label ids as MONAI loads them.
-        second = torch.empty(batch, 1, *sides, device="meta", dtype=torch.float32 if "labels" in values else torch.bool)
-        return kept + step_cost(objective, images, second, autocast=autocast).peak_bytes
+    @functools.cache
+    def cost(lean: str, batch: int) -> StepCost:
+        parser, objective, kept = built(lean)
+        autocast = autocast_dtype(parser.get_parsed_content("precision"))
+        found = step_cost(objective, *_inputs(parser, batch), autocast=autocast)
+        return replace(found, peak_bytes=found.peak_bytes + kept)
 
-    return peak
+    return cost
+
+
+def measured_peak(config_files: Sequence[str], values: Mapping[str, Any]) -> Callable[[str, int], int]:
+    """Return a function of the lean recipe and the batch size: the bytes that a training step takes at most.
+
+    Args:
+        config_files: as for :func:`measured_cost`.
+        values: over those of the configs.
+    """
+    cost = measured_cost(config_files, values)
+    return lambda lean, batch: cost(lean, batch).peak_bytes
 
 
 def measured_times(config_files: Sequence[str], values: Mapping[str, Any]) -> tuple[Timing, int | None]:
@@ -298,6 +318,21 @@ def _start(wishes: Wishes, stage: str) -> Choices:
 
 def _plain(values: Choices) -> dict[str, Any]:
     return {key: choice.value for key, choice in values.items()}
+
+
+def _inputs(parser: ConfigParser, batch: int) -> list[torch.Tensor]:
+    """Return what an objective is called with: images, and labels or the mask of the foreground."""
+    channels, sides = parser.get_parsed_content("in_channels"), parser.get_parsed_content("img_size")
+    images = torch.empty(batch, channels, *sides, device="meta")
+    if "encoder_def" in parser:
+        classes, several = len(parser.get_parsed_content("labels")), parser.get_parsed_content("multi_label")
+        labels = torch.empty(batch, classes) if several else torch.empty(batch, dtype=torch.int64)
+        return [images, labels.to("meta")]
+    if "labels" in parser:
+        return [images, torch.empty(batch, 1, *sides, device="meta")]  # ids as MONAI loads them
+    if not parser.get_parsed_content("weight_foreground"):
+        return [images]
+    return [images, torch.empty(batch, 1, *sides, device="meta", dtype=torch.bool)]
 
 
 def _kept_bytes(parser: ConfigParser) -> int:

@@ -12,8 +12,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from monai_essa.data.lists.read import listed_patients, read_datalist, section_items
 from monai_essa.evaluation.choice import Chosen, choose_arm, name_in_advance
 from monai_essa.evaluation.repeats import ArmScores
@@ -32,8 +30,8 @@ from monai_essa.outside import (
     Text,
     check_config_value,
     inside,
-    shown,
 )
+from monai_essa.study.stages import PLAN, PlannedStage, read_plan
 
 __all__ = ["SIMPLICITY", "study_verdict", "write_verdict"]
 
@@ -42,7 +40,6 @@ SIMPLICITY = ("head", "no_ssa", "no_ssa_longer", "full", "scratch", "tpp", "ssa"
 _IN_ADVANCE = {True: ("scratch", "no_ssa"), False: ("no_ssa", "scratch")}  # by whether the base was made here
 _FEW_LABELS = 10  # below, the exported arm is fixed in advance
 _CHECKS = ("ssa_third", "no_ssa_third")
-_LARGEST = 16 << 20  # bytes of a plan
 _ID = Text(r"[a-z0-9][a-z0-9_-]*", longest=64)
 _LINE = Text(longest=1000)
 _COUNT = Number(0, 10**7, whole=True)
@@ -60,14 +57,7 @@ _PROTOCOL: dict[str, Check] = {
 }
 _ARM_NAME = Text(NAME, longest=64)
 _ARM = Record({"name": _ARM_NAME, "title": _LINE, "kind": Choice(("trained", "floor", "rival"))}, {"blinded": Flag()})
-_STAGE: dict[str, Check] = {
-    "name": _ID,
-    "kind": _ID,
-    "arm": Nullable(_ARM_NAME),
-    "repeat": _COUNT,
-    "fold": _COUNT,
-    "run": Text(longest=256),
-}
+_DROPPED = Record({"name": _ARM_NAME, "reason": _LINE})
 
 
 @dataclass(frozen=True)
@@ -78,14 +68,14 @@ class _Plan:
         folder: of the study.
         protocol: as it is.
         arms: name, title and kind.
-        stages: name, kind, arm, repeat, fold and run.
+        stages: in the order in which they run.
         dropped: names of the arms that were dropped before the first stage.
     """
 
     folder: Path
     protocol: Mapping[str, Any]
     arms: Sequence[Mapping[str, Any]]
-    stages: Sequence[Mapping[str, Any]]
+    stages: Sequence[PlannedStage]
     dropped: Sequence[str]
 
     def titled(self, name: str) -> str:
@@ -149,32 +139,16 @@ def study_verdict(folder: str | Path) -> Verdict:
 
 
 def _read_plan(folder: Path) -> _Plan:
-    path = folder / "plan.yaml"
+    path = folder / PLAN
     if not path.is_file():
-        raise FileNotFoundError(f"{folder} holds no plan.yaml; give the folder of a study")
-    if path.stat().st_size > _LARGEST:
-        raise ValueError(f"{path}: expected at most {_LARGEST >> 20} MB")
-    try:
-        held = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        raise ValueError(f"{path}: expected the plan of a study in YAML, got {shown(str(error))}") from error
-    if not isinstance(held, Mapping) or not isinstance(held.get("protocol"), Mapping):
-        raise ValueError(f"{path}: expected the plan of a study with a protocol, got {shown(held)}")
-    where = f"{path}, field 'protocol'"
-    protocol = check_config_value(dict(held["protocol"]), where)
-    Record(_PROTOCOL).check({name: protocol[name] for name in _PROTOCOL if name in protocol}, where)
-    known = [{name: stage[name] for name in _STAGE if name in stage} for stage in _mappings(held, "stages", path)]
-    stages = ListOf(Record(_STAGE)).check(known, f"{path}, stages")
-    arms = ListOf(_ARM, longest=100).check(_mappings(held, "arms", path), f"{path}, arms")
-    dropped = [_ID.check(each.get("name"), f"{path}, dropped") for each in _mappings(held, "dropped", path)]
-    return _Plan(folder, protocol, arms, stages, dropped)
-
-
-def _mappings(held: Mapping[str, Any], name: str, path: Path) -> list[Mapping[str, Any]]:
-    values = held.get(name) or []
-    if not isinstance(values, list) or not all(isinstance(each, Mapping) for each in values):
-        raise ValueError(f"{path}, field '{name}': expected a list of mappings, got {shown(values)}")
-    return values
+        raise FileNotFoundError(f"{folder} holds no {PLAN}; give the folder of a study")
+    plan = read_plan(folder)
+    protocol = check_config_value(dict(plan.protocol), f"{path}, field 'protocol'")
+    known = {name: protocol[name] for name in _PROTOCOL if name in protocol}
+    Record(_PROTOCOL).check(known, f"{path}, field 'protocol'")
+    arms = ListOf(_ARM, longest=100).check(plan.arms, f"{path}, arms")
+    dropped = ListOf(_DROPPED, longest=100).check(plan.dropped, f"{path}, dropped")
+    return _Plan(folder, protocol, arms, plan.stages, [each["name"] for each in dropped])
 
 
 def _finished(plan: _Plan) -> tuple[dict[str, list[RunScores]], dict[str, str]]:
@@ -183,8 +157,8 @@ def _finished(plan: _Plan) -> tuple[dict[str, list[RunScores]], dict[str, str]]:
     missing: dict[str, str] = {}
     patients = _patients(plan)
     for arm in plan.arms:
-        stages = [stage for stage in plan.stages if stage["arm"] == arm["name"]]
-        tests = {(each["repeat"], each["fold"]): each for each in stages if each["kind"] in ("test", "floor", "rival")}
+        stages = [stage for stage in plan.stages if stage.arm == arm["name"]]
+        tests = {(each.repeat, each.fold): each for each in stages if each.kind in ("test", "floor", "rival")}
         repeats = range(1, plan.protocol["repeats"] + 1) if arm["kind"] != "rival" else (1,)
         folds = range(1, plan.protocol["folds"] + 1) if arm["kind"] != "rival" else (1,)
         wanted = [(repeat, fold) for repeat in repeats for fold in folds]
@@ -197,20 +171,20 @@ def _finished(plan: _Plan) -> tuple[dict[str, list[RunScores]], dict[str, str]]:
     return runs, missing
 
 
-def _run_folder(plan: _Plan, stage: Mapping[str, Any]) -> Path:
-    return inside(plan.folder / "runs", stage["run"], f"{plan.folder / 'plan.yaml'}, stage {stage['name']}")
+def _run_folder(plan: _Plan, stage: PlannedStage) -> Path:
+    return inside(plan.folder / "runs", stage.run, f"{plan.folder / 'plan.yaml'}, stage {stage.name}")
 
 
-def _scored(plan: _Plan, stage: Mapping[str, Any]) -> bool:
+def _scored(plan: _Plan, stage: PlannedStage) -> bool:
     """Tell whether a test has ended well; the masks of a rival are scored by no stage of ours."""
-    ended = stage["kind"] == "rival" or (plan.folder / "stages" / f"{stage['name']}.done").is_file()
+    ended = stage.kind == "rival" or (plan.folder / "stages" / f"{stage.name}.done").is_file()
     return ended and (_run_folder(plan, stage) / "test").is_dir()
 
 
-def _why_missing(plan: _Plan, stages: Sequence[Mapping[str, Any]], place: tuple[int, int]) -> str:
-    failed = next((each for each in stages if (plan.folder / "stages" / f"{each['name']}.failed").is_file()), None)
+def _why_missing(plan: _Plan, stages: Sequence[PlannedStage], place: tuple[int, int]) -> str:
+    failed = next((each for each in stages if (plan.folder / "stages" / f"{each.name}.failed").is_file()), None)
     if failed is not None:
-        return f"stage {failed['name']} failed"
+        return f"stage {failed.name} failed"
     return f"repeat {place[0]}, fold {place[1]} is not tested"
 
 

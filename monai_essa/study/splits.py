@@ -156,7 +156,7 @@ def partition_sections(partition: Partition) -> dict[str, Any]:
     Returns:
         ``{"repeat_1": {"fold_1": {"training": [...], "test": [...], "unlabeled": [...]}}, ..., "all": {...}}``, so that
         ``repeat_1#fold_1#training`` names a section. Items are ``{"image", "label", "patient"}``; those of
-        ``unlabeled`` have no label.
+        ``unlabeled`` have no label. A section without items is left out.
     """
     sections: dict[str, Any] = {
         f"repeat_{repeat}": {f"fold_{number}": _fold_sections(fold) for number, fold in enumerate(folds, 1)}
@@ -383,11 +383,8 @@ def _scans(scans: Sequence[Scan]) -> str:
 
 
 def _fold_sections(fold: Fold) -> dict[str, list[dict[str, Any]]]:
-    return {
-        "training": [_item(scan) for scan in fold.training],
-        "test": [_item(scan) for scan in fold.test],
-        "unlabeled": [_item(scan) for scan in fold.unlabeled],
-    }
+    sections = {"training": fold.training, "test": fold.test, "unlabeled": fold.unlabeled}
+    return {name: [_item(scan) for scan in scans] for name, scans in sections.items() if scans}
 
 
 def _item(scan: Scan) -> dict[str, Any]:

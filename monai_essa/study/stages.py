@@ -1,26 +1,74 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""A stage of a study: one run of a shipped bundle with its overlays and values, in a file that also runs alone."""
+"""The stages of a study: each is one run of a shipped bundle, in a file that also runs alone; the plan lists them."""
 
 from __future__ import annotations
 
+import logging
 import shlex
+import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import yaml
 from monai.bundle import ConfigParser, ConfigWorkflow
 from ruamel.yaml.comments import CommentedMap
 
 from monai_essa.bundling.folder import bundle_folder
 from monai_essa.bundling.yaml_text import yaml_node, yaml_text
 from monai_essa.files import write_text_whole
-from monai_essa.outside import check_config_value, printable
+from monai_essa.outside import Choice, ListOf, Nullable, Number, Record, Text, check_config_value, printable, shown
 
-__all__ = ["Stage", "run_stage", "stage_command", "stage_file", "write_stage"]
+__all__ = [
+    "KINDS",
+    "PLAN",
+    "PlannedStage",
+    "Stage",
+    "StudyPlan",
+    "Timings",
+    "quiet_libraries",
+    "read_plan",
+    "run_stage",
+    "stage_command",
+    "stage_file",
+    "write_plan",
+    "write_stage",
+]
+
+PLAN = "plan.yaml"
+"""The file of a plan, in the folder of a study."""
+KINDS = ("base", "ssa", "tpp", "train", "test", "floor", "rival", "refit")
+"""What a stage does."""
+# The workflows of monai.bundle warn that no logging.conf is applied.
+_LEVELS = {
+    "monai": logging.WARNING,
+    "monai.bundle.workflows": logging.ERROR,
+    "monai.data.image_writer": logging.WARNING,  # it has a level and a handler of its own
+    "monai_essa": logging.WARNING,
+    "ignite": logging.WARNING,
+}
+_STEP_OF = {"full": "full", "scratch": "scratch"}  # arms whose step is not that of the PEFT method
+_LARGEST = 16 << 20  # bytes of a plan
+_NAME = Text(r"[a-z0-9][a-z0-9_-]*", longest=100)
+_COUNT = Number(0, 1000, whole=True)
+_STAGE = Record(
+    {
+        "name": _NAME,
+        "kind": Choice(KINDS),
+        "arm": Nullable(_NAME),
+        "repeat": _COUNT,
+        "fold": _COUNT,
+        "run": _NAME,
+        "needs": ListOf(_NAME),
+        "seconds": Number(0, 1e9),
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -103,3 +151,175 @@ def run_stage(path: Path) -> tuple[ConfigParser, float]:
     workflow.run()
     workflow.finalize()
     return workflow.parser, time.perf_counter() - start
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Let the libraries log only warnings and errors, and hide Python's warnings, within the context.
+
+    Afterwards the levels, the warnings and ``sys.excepthook``, which the bundles set, are restored.
+
+    Example:
+        >>> with quiet_libraries():
+        ...     logging.getLogger("ignite").getEffectiveLevel() == logging.WARNING
+        True
+    """
+    before = {name: logging.getLogger(name).level for name in _LEVELS}
+    hook = sys.excepthook
+    try:
+        for name, level in _LEVELS.items():
+            logging.getLogger(name).setLevel(level)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        sys.excepthook = hook
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """A stage as the plan lists it.
+
+    Attributes:
+        name: of its file, its log and, if it trains, its run folder.
+        kind: one of :data:`KINDS`.
+        arm: that it belongs to; None if several start from it.
+        repeat: from 1 on; 0 for the refit.
+        fold: likewise.
+        run: name of the run folder that it fills or, as a test, scores.
+        needs: names of the stages that must have ended well.
+        seconds: that it was estimated to take.
+    """
+
+    name: str
+    kind: str
+    arm: str | None
+    repeat: int
+    fold: int
+    run: str
+    needs: tuple[str, ...]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """What was decided before the first stage, as plain values.
+
+    Attributes:
+        request: of the user, canonical: another one has another folder.
+        protocol: what the verdict is about; it is copied into verdict.json.
+        arms: ``name``, ``title`` and ``kind`` (``trained`` or ``floor``) of each.
+        dropped: ``name`` and ``reason`` of each arm that is left out.
+        stages: in the order in which they run.
+        images: spacing, size, intensities and labels.
+    """
+
+    request: Mapping[str, Any]
+    protocol: Mapping[str, Any]
+    arms: Sequence[Mapping[str, str]]
+    dropped: Sequence[Mapping[str, str]]
+    stages: Sequence[PlannedStage]
+    images: Mapping[str, Any]
+    version: int = field(default=1)
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds on this computer.
+
+    Attributes:
+        start: to begin and end a stage.
+        scan: to load and preprocess a scan.
+        test: to score a scan.
+        step: of a training step with its batch, by ``base``, ``ssa``, ``peft``, ``full`` and ``scratch``.
+    """
+
+    start: float
+    scan: float
+    test: float
+    step: Mapping[str, float]
+
+    def scaled(self, pretext: float, supervised: float) -> Timings:
+        """Return the times of another network.
+
+        Args:
+            pretext: its arithmetic in a step of the pretext task, as a share of that of this one.
+            supervised: the same for a step on labels.
+
+        Example:
+            >>> Timings(1.0, 0.1, 0.5, {"ssa": 0.2, "peft": 0.4}).scaled(2, 3).step
+            {'ssa': 0.4, 'peft': 1.2000000000000002}
+        """
+        factors = {"base": pretext, "ssa": pretext}
+        step = {name: seconds * factors.get(name, supervised) for name, seconds in self.step.items()}
+        return replace(self, test=self.test * max(1.0, supervised), step=step)
+
+    def training(self, kind: str, arm: str | None, steps: int, scans: int) -> float:
+        """Return the seconds of a stage that trains.
+
+        Args:
+            kind: ``base``, ``ssa``, ``full_ssa``, ``tpp`` or ``train``.
+            arm: of a training on labels.
+            steps: of the stage.
+            scans: that it loads.
+        """
+        names = {"base": "base", "full_ssa": "base", "train": _STEP_OF.get(arm or "", "peft")}
+        return self.start + scans * self.scan + steps * self.step[names.get(kind, "ssa")]
+
+    def testing(self, scans: int) -> float:
+        """Return the seconds of a test."""
+        return self.start + scans * self.test
+
+
+def write_plan(plan: StudyPlan, folder: Path) -> Path:
+    """Write the plan of a study, whole or not at all.
+
+    Args:
+        plan: plain values.
+        folder: of the study.
+
+    Returns:
+        The file.
+    """
+    content = asdict(plan)
+    content["stages"] = [{**stage, "needs": list(stage["needs"])} for stage in content["stages"]]
+    order = ["version", "request", "protocol", "arms", "dropped", "stages", "images"]
+    path = folder / PLAN
+    write_text_whole(path, yaml.safe_dump({key: content[key] for key in order}, sort_keys=False, allow_unicode=True))
+    return path
+
+
+def read_plan(folder: Path) -> StudyPlan:
+    """Read the plan of a study.
+
+    Args:
+        folder: of the study.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if the file is damaged or of another version; the message says what to do.
+    """
+    path = folder / PLAN
+    if path.stat().st_size > _LARGEST:
+        raise ValueError(f"{path}: expected at most {_LARGEST >> 20} MB; restore the file")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        line = " ".join(str(error).split())
+        raise ValueError(f"{path}: expected the plan of a study, got {shown(line)}; restore the file") from error
+    if not isinstance(content, Mapping) or content.get("version") != 1:
+        raise ValueError(f"{path}: expected the plan of a study, version 1; restore the file or give another folder")
+    for key in ("request", "protocol", "images"):
+        if not isinstance(content.get(key), Mapping):
+            raise ValueError(f"{path}: expected a mapping under {key!r}, got {shown(content.get(key))}")
+    rows = ListOf(_STAGE).check(content.get("stages"), f"{path}, stages")
+    return StudyPlan(
+        request=content["request"],
+        protocol=content["protocol"],
+        arms=content.get("arms") or [],
+        dropped=content.get("dropped") or [],
+        stages=[PlannedStage(**{**row, "needs": tuple(row["needs"])}) for row in rows],
+        images=content["images"],
+    )

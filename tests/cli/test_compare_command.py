@@ -9,10 +9,12 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 
 from monai_essa.cli.compare_command import arm_folders
+from monai_essa.data.lists.fold_files import write_fold_file
 from tests.cli.conftest import Monai
 
 PATIENTS = 10
@@ -149,3 +151,84 @@ def test_folders_may_have_the_characters_of_the_syntax(tmp_path: Path, monkeypat
         "d": ["d1", "d2"],
         "run": ["run/test"],
     }
+
+
+@pytest.fixture
+def masks(runs: Runs) -> Path:
+    """A site whose label maps another tool predicted without an error, and runs of ours that are worse."""
+    items = []
+    for number in range(PATIENTS):
+        voxels = np.zeros((4, 4, 4), dtype=np.uint8)
+        voxels[: 1 + number % 3] = 1
+        for folder in ("labels", "masks"):
+            Path(folder).mkdir(exist_ok=True)
+            nib.save(nib.Nifti1Image(voxels, np.eye(4)), f"{folder}/p{number}.nii.gz")
+        items.append({"image": f"/scans/p{number}.nii.gz", "label": f"labels/p{number}.nii.gz"})
+    sections = {"repeat_1": {"fold_1": {"training": [{"image": "/scans/t.nii.gz"}], "test": items}}}
+    Path("list.json").write_text(json.dumps(sections), encoding="utf-8")
+    runs("ssa", 0.8)
+    return Path("masks")
+
+
+def test_masks_of_another_tool_are_one_more_arm(masks: Path, monai_essa: Monai) -> None:
+    arguments = ("with=runs/ssa_*", "--rival", f"nnunet={masks}", "--datalist", "list.json", "--out", "verdict.json")
+    done = monai_essa("compare", *arguments)
+    assert (done.code, done.err) == (0, "")
+    assert "nnunet (not blinded)  1.0000" in done.out and "with is inferior to nnunet: behind by 0." in done.out
+    arms = json.loads(Path("verdict.json").read_text(encoding="utf-8"))["arms"]
+    assert [(arm.get("kind"), arm.get("blinded")) for arm in arms] == [(None, None), ("rival", False)]
+
+
+def test_a_tool_that_had_the_splits_is_blinded(masks: Path, monai_essa: Monai) -> None:
+    write_fold_file(json.loads(Path("list.json").read_text(encoding="utf-8")), masks, "nnunet")
+    done = monai_essa("compare", "with=runs/ssa_*", "--rival", f"nnunet={masks}", "--datalist", "list.json")
+    assert done.code == 0 and "nnunet" in done.out and "not blinded" not in done.out
+
+
+@pytest.mark.parametrize(
+    ("rival", "message"),
+    [
+        (["--rival", "nnunet=masks"], "--rival masks: expected --datalist FILE too"),
+        (["--rival", "masks", "--datalist", "list.json"], "--rival masks: expected NAME=PATH"),
+        (["--rival", "with=masks", "--datalist", "list.json"], "a procedure and a rival are both called 'with'"),
+        (["--rival", "$x=masks", "--datalist", "list.json"], "the name of --rival $x=masks: expected text"),
+        (["--rival", "other=none", "--datalist", "list.json"], "none: no such folder"),
+    ],
+)
+def test_a_rival_that_does_not_fit_is_refused_in_one_line(
+    rival: list[str], message: str, masks: Path, monai_essa: Monai
+) -> None:
+    done = monai_essa("compare", "with=runs/ssa_*", *rival)
+    assert (done.code, done.out, done.err.count("\n")) == (1, "", 1) and message in done.err
+
+
+def test_probabilities_of_another_tool_are_one_more_arm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, monai_essa: Monai
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    header = "image,label,no,yes"
+    for repeat in range(3):
+        test = Path(f"runs/ssa_{repeat}/test")
+        test.mkdir(parents=True)
+        chances = 0.4 + 0.3 * rng.random(PATIENTS)
+        rows = [f"/scans/p{number}.png,yes,{1 - p:.6f},{p:.6f}" for number, p in enumerate(chances)]
+        (test / "predictions.csv").write_text("\n".join([header, *rows, ""]), encoding="utf-8")
+    rows = [f"p{number}.png,0.05,0.95" for number in range(PATIENTS)]
+    Path("theirs.csv").write_text("\n".join(["image,no,yes", *rows, ""]), encoding="utf-8")
+    done = monai_essa("compare", "ours=runs/ssa_*", "--rival", "theirs=theirs.csv")
+    assert (done.code, done.err) == (0, "") and "ours is inferior to theirs" in done.out
+
+
+def test_folds_of_one_seed_are_one_repeat(runs: Runs, monai_essa: Monai) -> None:
+    runs("ssa", 0.8), runs("plain", 0.7)
+    for run in sorted(Path("runs").iterdir()):
+        seed = int(run.name[-1])
+        lines = (run / "test" / "dice_raw.csv").read_text(encoding="utf-8").splitlines()
+        for fold in (0, 1):
+            part = Path("folds") / f"{run.name}{fold}" / "test"
+            part.mkdir(parents=True)
+            (part.parent / "run.json").write_text(f'{{"status": "finished", "seed": {seed}}}', encoding="utf-8")
+            (part / "dice_raw.csv").write_text("\n".join([lines[0], *lines[1 + fold :: 2], ""]), encoding="utf-8")
+    whole = monai_essa("compare", "with=runs/ssa_*", "without=runs/plain_*").out
+    assert monai_essa("compare", "with=folds/ssa_*", "without=folds/plain_*").out == whole

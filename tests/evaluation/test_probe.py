@@ -11,7 +11,8 @@ import torch
 from monai.networks.nets import SegResNet, ViT
 from sklearn.linear_model import Ridge
 
-from monai_essa.evaluation.probe import pooled_features, probe_features, raw_features, ridge_errors, same_place_found
+from monai_essa.evaluation.baselines.ridge import ridge_errors
+from monai_essa.evaluation.probe import pooled_features, probe_features, raw_features, same_place_found
 
 PATIENTS = [f"p{number:02}" for number in range(24)]
 

@@ -16,7 +16,7 @@ from scipy import stats
 from monai_essa.evaluation.repeats import mean_interval, patients_to_decide, spread, student_half_width
 
 REPEATS = FOLDS = 5
-REPETITIONS = [500, pytest.param(2000, marks=pytest.mark.full)]
+REPETITIONS = 2000
 
 
 @dataclass(frozen=True)
@@ -49,20 +49,18 @@ def differences(effects: Effects, patients: int, repetitions: int, truth: float 
     return values + noise
 
 
-@pytest.mark.parametrize("repetitions", REPETITIONS)
 @pytest.mark.parametrize("patients", [10, 30, 60])
 @pytest.mark.parametrize("site", SITES)
-def test_the_interval_covers_the_truth(site: str, patients: int, repetitions: int) -> None:
-    mean, half = mean_interval(differences(SITES[site], patients, repetitions, truth=0.3))
+def test_the_interval_covers_the_truth(site: str, patients: int) -> None:
+    mean, half = mean_interval(differences(SITES[site], patients, REPETITIONS, truth=0.3))
     covered = np.abs(mean - 0.3) <= half
     assert 0.92 <= covered.mean() <= 0.98
 
 
-@pytest.mark.parametrize("repetitions", REPETITIONS)
 @pytest.mark.parametrize("patients", [10, 30, 60])
 @pytest.mark.parametrize("site", SITES)
-def test_no_difference_is_rarely_called_one(site: str, patients: int, repetitions: int) -> None:
-    mean, half = mean_interval(differences(SITES[site], patients, repetitions))
+def test_no_difference_is_rarely_called_one(site: str, patients: int) -> None:
+    mean, half = mean_interval(differences(SITES[site], patients, REPETITIONS))
     assert (np.abs(mean) > half).mean() <= 0.065
 
 

@@ -28,9 +28,8 @@ from monai_essa.bundling.folder import bundle_folder, make_label_folder
 from monai_essa.data import load_datalist
 from monai_essa.demo.cohort import CohortSize
 from monai_essa.demo.data import cohort_data
-from monai_essa.demo.run import quiet_libraries
 from monai_essa.demo.stages import DemoPlan, DemoSize
-from monai_essa.study.stages import Stage, run_stage, write_stage
+from monai_essa.study.stages import Stage, quiet_libraries, run_stage, write_stage
 from tests.label.conftest import serve_command, serving
 
 MODEL = "tissue_segmentation"

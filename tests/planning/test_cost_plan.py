@@ -14,7 +14,20 @@ from monai_essa.planning.choices import Computer, Timing, cache_choices, epoch_c
 from monai_essa.planning.site import SiteFacts
 
 GB = 10**9
-FACTS = SiteFacts(Path("d"), ("training",), 100, 20, 5, 20, (200.0,) * 3, (1.0,) * 3, 1, "mr", "", {"a": 0, "b": 1})
+FACTS = SiteFacts(
+    datalist=Path("d"),
+    sections=("training",),
+    scans=100,
+    labelled=20,
+    validation=5,
+    read=20,
+    extent=(200.0,) * 3,
+    spacing=(1.0,) * 3,
+    channels=1,
+    modality="mr",
+    modality_reason="",
+    classes={"a": 0, "b": 1},
+)
 
 
 def peak(fast: float, small: float) -> Callable[[str, int], int]:

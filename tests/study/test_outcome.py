@@ -77,13 +77,24 @@ def study(tmp_path: Path) -> Study:
                 for fold in range(1, there["folds"] + 1):
                     name = f"{len(stages):02}-r{repeat}f{fold}-{arm}"
                     kind = "floor" if arm.startswith("floor") else "test"
-                    stages.append({"name": name, "kind": kind, "arm": arm, "repeat": repeat, "fold": fold, "run": name})
+                    stages.append(
+                        {"name": name, "kind": kind, "arm": arm, "repeat": repeat, "fold": fold, "run": name}
+                        | {"needs": [], "seconds": 1.0}
+                    )
                     tested = slice(fold - 1, None, there["folds"])
                     write_table(place / "runs" / name, cases[tested], values[tested], seed=repeat)
                     (place / "stages" / f"{name}.done").write_text('{"seconds": 1.0}', encoding="utf-8")
         kinds = {arm: "floor" if arm.startswith("floor") else "trained" for arm in means}
         arms = [{"name": arm, "title": TITLES[arm], "kind": kinds[arm]} for arm in means]
-        plan = {"version": 1, "request": {}, "protocol": there, "arms": arms, "dropped": [], "stages": stages}
+        plan = {
+            "version": 1,
+            "request": {},
+            "protocol": there,
+            "arms": arms,
+            "dropped": [],
+            "stages": stages,
+            "images": {},
+        }
         (place / "plan.yaml").write_text(yaml.safe_dump(plan), encoding="utf-8")
         return place
 
@@ -266,7 +277,7 @@ def test_transductive_and_the_base_are_said(study: Study) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda plan: plan.pop("protocol"), "expected the plan of a study with a protocol"),
+        (lambda plan: plan.pop("protocol"), "expected a mapping under 'protocol'"),
         (lambda plan: plan["protocol"].pop("margin"), "the field 'margin' is missing"),
         (lambda plan: plan["protocol"].update(margin=-1), "field 'margin': expected a number from 0 to 1"),
         (lambda plan: plan["protocol"].update(base="$import os"), "code to MONAI"),
@@ -278,10 +289,10 @@ def test_transductive_and_the_base_are_said(study: Study) -> None:
             lambda plan: plan["protocol"].update(primaries=[["ssa", "no_ssa", "equality"]]),
             "expected one of 'superiority'",
         ),
-        (lambda plan: plan["stages"][0].update(run="../../elsewhere"), "expected the name of a file below"),
+        (lambda plan: plan["stages"][0].update(run="../../elsewhere"), "field 'run': expected text"),
         (lambda plan: plan["stages"][0].pop("fold"), "the field 'fold' is missing"),
         (lambda plan: plan["arms"][0].update(kind="magic"), "expected one of 'trained', 'floor', 'rival'"),
-        (lambda plan: plan.update(arms={"a": 1}), "field 'arms': expected a list of mappings"),
+        (lambda plan: plan.update(arms={"a": 1}), "arms: expected a list"),
     ],
 )
 def test_a_damaged_plan_is_one_line(change: Callable[[dict[str, Any]], Any], message: str, study: Study) -> None:

@@ -220,6 +220,7 @@ def test_the_sections_name_what_the_folds_hold() -> None:
     }
     assert [len(first[name]) for name in ("training", "test", "unlabeled")] == [8, 2, 10]
     assert "label" not in first["unlabeled"][0] and len(sections["all"]["training"]) == 10
+    assert "test" not in sections["all"], "an empty section would be refused by whoever reads it"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import warnings
 
 import pytest
 
-from monai_essa.demo.run import quiet_libraries
+from monai_essa.study.stages import quiet_libraries
 
 LIBRARIES = ("monai", "monai_essa", "ignite")
 

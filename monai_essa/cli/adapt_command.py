@@ -1,0 +1,108 @@
+# Copyright (c) The monai_essa authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""`monai-essa adapt`: one command from scans to a verdict."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from monai_essa.cli.arguments import Commands, add_command, config_values
+from monai_essa.outside import Number, shown
+
+__all__ = ["add_to"]
+
+_MOST_HOURS = 10_000
+
+
+def add_to(commands: Commands) -> None:
+    """Add the command ``adapt``."""
+    parser = add_command(
+        commands,
+        "adapt",
+        _adapt,
+        "adapt a network to your scans, compare the procedures for it on your own patients, and say which one helps",
+        "monai-essa adapt scans --labels masks --hours 8 --dry-run\n"
+        "monai-essa adapt scans --labels masks --hours 8 --out my_study\n"
+        "monai-essa adapt pneumonia.npz --label-count 50 --pretrained vit.pt",
+    )
+    parser.add_argument(
+        "scans", type=Path, metavar="SCANS", help="a folder of scans, a data list (JSON), or an NPZ file as of MedMNIST"
+    )
+    parser.add_argument("values", nargs="*", metavar="KEY=VALUE", help="values over those of the plan, as batch_size=4")
+    parser.add_argument(
+        "--labels", type=Path, metavar="LABELS", help="a folder of label maps, or a CSV table with 'image' and 'label'"
+    )
+    parser.add_argument("--task", choices=("segmentation", "classification"), help="(default: by the labels)")
+    parser.add_argument(
+        "--pretrained",
+        metavar="BASE",
+        help="a weight file, family:NAME, or bundle:DIR (default: a base is pre-trained on the scans)",
+    )
+    parser.add_argument("--memory", metavar="SIZE", help="of the card, as 12GB (default: what this computer has)")
+    parser.add_argument("--hours", default="8", metavar="HOURS", help="for everything (default: %(default)s)")
+    parser.add_argument(
+        "--label-count",
+        type=int,
+        metavar="N",
+        help="labelled patients that each training uses (default: all that are not tested)",
+    )
+    parser.add_argument(
+        "--margin",
+        default="0.02",
+        help="how much worse a simpler arm may be without consequence (default: %(default)s)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of draws and trainings (default: %(default)s)")
+    parser.add_argument("--transductive", action="store_true", help="let SSA see the scans of the tested patients too")
+    parser.add_argument("--out", type=Path, default=Path("study"), metavar="DIR", help="(default: %(default)s)")
+    parser.add_argument("--dry-run", action="store_true", help="print stages, hours, memory and disk; write nothing")
+    parser.set_defaults(passes_on=True)  # argparse finds no KEY=VALUE after an option
+
+
+def _adapt(arguments: argparse.Namespace) -> int:
+    pretrained = _pretrained(arguments.pretrained)
+    hours, margin = _number(arguments.hours, "--hours", _MOST_HOURS), _number(arguments.margin, "--margin", 1)
+    from monai_essa.planning.choices import bytes_of
+    from monai_essa.study.plan import StudyRequest
+    from monai_essa.study.run import AdaptRequest, run_study
+    from monai_essa.study.splits import SplitRequest
+
+    request = AdaptRequest(
+        scans=arguments.scans,
+        labels=arguments.labels,
+        task=arguments.task,
+        split=SplitRequest(arguments.label_count, seed=arguments.seed, transductive=arguments.transductive),
+        study=StudyRequest(pretrained, hours, _values(arguments), arguments.seed),
+        memory=bytes_of(arguments.memory) if arguments.memory else None,
+        margin=margin,
+    )
+    return run_study(request, arguments.out, arguments.dry_run)
+
+
+def _values(arguments: argparse.Namespace) -> dict[str, Any]:
+    wrong = next((part for part in arguments.rest if part.startswith("-") or "=" not in part), None)
+    if wrong is not None:
+        raise ValueError(f"{shown(wrong)}: expected an option of adapt, or KEY=VALUE; see monai-essa adapt --help")
+    return config_values([*arguments.values, *arguments.rest])
+
+
+def _pretrained(given: str | None) -> str | None:
+    """Return a base with an absolute path, since the stages may run from anywhere."""
+    if given is None or given.startswith("family:"):
+        return given
+    kind, path = ("bundle:", given.removeprefix("bundle:")) if given.startswith("bundle:") else ("", given)
+    if not Path(path).exists():
+        raise FileNotFoundError(f"--pretrained {given}: no such file or folder; give a weight file or bundle:DIR")
+    return f"{kind}{Path(path).absolute()}"
+
+
+def _number(text: str, option: str, most: float) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        raise ValueError(f"{option} {shown(text)}: expected a number, such as 0.5") from None
+    if number <= 0:
+        raise ValueError(f"{option} {shown(text)}: expected a number above 0")
+    return float(Number(0, most).check(number, option))

@@ -1,0 +1,228 @@
+# Copyright (c) The monai_essa authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Networks from large to small, the one that given weights need, and what the configs must know of the images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from monai_essa.outside import check_config_value, shown
+from monai_essa.planning.choices import patch_choice, spacing_choice
+from monai_essa.planning.site import ImageFacts
+from monai_essa.weights.families import card_of
+from monai_essa.weights.family_files import WeightCheck, check_weights
+from monai_essa.weights.zoo_bundle import read_zoo_bundle
+
+__all__ = ["Images", "Network", "given_network", "images_for", "network_ladder"]
+
+_KINDS = {"ViT": "vit", "SwinUNETR": "swin_unetr", "SegResNet": "segresnet"}
+_STEP = 16  # pixels that the side of a 2-D image is a multiple of
+_FLAT_SIDE = 224  # of a 2-D image: what public weights were trained on
+_ENTRIES = {"axcodes", "spacing"}  # of the card of weights, which the configs have under the same key
+_BUNDLE = "bundle:"
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network, from the encoder of self-supervision to the task.
+
+    Attributes:
+        name: for people, such as ``ViT-S``.
+        kind: ``vit``, ``swin_unetr``, ``swin_unetr_v2`` or ``segresnet``.
+        values: sizes of the encoder, by key of the configs.
+        feature_size: width of the decoder, and of the network that learns from scratch.
+        side: the longest side of a crop, in voxels.
+        card: values of the configs that the weights ask for, such as their orientation.
+    """
+
+    name: str
+    kind: str
+    values: Mapping[str, Any]
+    feature_size: int
+    side: int
+    card: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def method(self) -> str:
+        """Return the PEFT method that fits it: APLA needs attention, and a CNN has none."""
+        return "lora_conv" if self.kind == "segresnet" else "apla"
+
+    @property
+    def adds_tensors(self) -> bool:
+        """Tell whether its method adds tensors, which TPP could pre-train."""
+        return self.method != "apla"
+
+    @property
+    def overlay(self) -> tuple[str, ...]:
+        """Return the overlay that builds it, none where it is the default of all bundles."""
+        return () if self.kind == "vit" else (f"network_{self.kind}.yaml",)
+
+
+@dataclass(frozen=True)
+class Images:
+    """What the configs need to know of the images.
+
+    Attributes:
+        spatial_dims: 2 or 3.
+        spacing: in mm along R, A and S; None in 2-D.
+        img_size: voxels of a crop, or pixels of a resized image.
+        in_channels: of an image.
+        intensity: overlay of the intensities; None for that of the bundle.
+        labels: ids by name, from 0 on.
+        several: whether an image may have several classes.
+        further: values of the configs that the base asks for.
+    """
+
+    spatial_dims: int
+    spacing: tuple[float, ...] | None
+    img_size: tuple[int, ...]
+    in_channels: int
+    intensity: str | None
+    labels: Mapping[str, int]
+    several: bool = False
+    further: Mapping[str, Any] = field(default_factory=dict)
+
+    def values(self) -> dict[str, Any]:
+        """Return the values that every stage shares."""
+        size = {"img_size": list(self.img_size), "in_channels": self.in_channels}
+        return size | ({} if self.spacing is None else {"spacing": list(self.spacing)}) | dict(self.further)
+
+    @property
+    def flat_overlay(self) -> tuple[str, ...]:
+        """Return the overlay of 2-D images, none in 3-D."""
+        return ("images_2d.yaml",) if self.spatial_dims == 2 else ()
+
+    @property
+    def intensity_overlay(self) -> tuple[str, ...]:
+        """Return the overlay of the intensities, none where they are those of the bundle."""
+        return () if self.intensity is None else (f"intensity_{self.intensity}.yaml",)
+
+
+def network_ladder(task: str, spatial_dims: int) -> tuple[Network, ...]:
+    """Return the networks that a study without given weights may use, from large to small.
+
+    Args:
+        task: ``segmentation`` or ``classification``.
+        spatial_dims: 2 or 3.
+
+    Example:
+        >>> [network.name for network in network_ladder("classification", 2)]
+        ['ViT-B, 224 pixels', 'ViT-S, 224 pixels', 'ViT-Ti, 128 pixels', 'ViT-mini, 64 pixels']
+    """
+    sides = (224, 224, 128, 64) if spatial_dims == 2 else (96, 96, 64, 48)
+    unit = "pixels" if spatial_dims == 2 else "voxels"
+    made = []
+    for (name, values, width), side in zip(_SIZES, sides, strict=True):
+        layers = {"num_layers": 4 if name == "ViT-mini" and task == "classification" else 12}
+        made.append(Network(f"{name}, {side} {unit}", "vit", values | layers, width, side))
+    return tuple(made)
+
+
+def given_network(pretrained: str) -> Network:
+    """Return the network that given weights need, by the shapes of their tensors.
+
+    Args:
+        pretrained: a weight file, ``family:NAME`` or ``bundle:DIR``, of which configs are read as data.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the weights are of no network that the bundles build.
+    """
+    bundle = read_zoo_bundle(pretrained.removeprefix(_BUNDLE)) if pretrained.startswith(_BUNDLE) else None
+    check = check_weights(pretrained)
+    built = check.constructor
+    if built.network not in _KINDS:
+        raise ValueError(
+            f"--pretrained {shown(pretrained)} is of a {built.network}; expected a ViT, UNETR, SwinUNETR or SegResNet"
+        )
+    if check.refused:
+        raise ValueError(f"--pretrained {shown(pretrained)}: {check.refused[0]}")
+    arguments = dict(built.arguments)
+    version = "_v2" if arguments.pop("use_v2", False) else ""
+    width = int(arguments.get("init_filters", arguments.get("feature_size", 16)))
+    family = {} if check.family is None else card_of(check.family)
+    card = dict(family if bundle is None else bundle.card)
+    name = f"{built.network} of {check.file}"
+    side = _FLAT_SIDE if arguments.get("spatial_dims") == 2 else 96
+    return Network(name, f"{_KINDS[built.network]}{version}", _sizes(check, arguments), width, side, card)
+
+
+def images_for(task: str, facts: ImageFacts, network: Network, labels: Mapping[str, int], several: bool) -> Images:
+    """Choose spacing, crop and intensities for a network.
+
+    A segmentation sees crops; a classification sees the whole image, for which the spacing is made coarser. A 2-D image
+    is resized as a whole.
+
+    Args:
+        task: ``segmentation`` or ``classification``.
+        facts: of the scans.
+        network: the network.
+        labels: ids by name.
+        several: whether an image may have several classes.
+    """
+    card = {key: check_config_value(value, "the card of the weights") for key, value in network.card.items() if value}
+    further = {key: list(value) if key == "spacing" else value for key, value in card.items() if key in _ENTRIES}
+    if facts.spatial_dims == 2:
+        size = tuple(_side(length, network) for length in facts.extent)
+        return Images(2, None, size, facts.channels, None, labels, several, _patch(task, network, size))
+    if task == "classification":
+        pairs = zip(facts.spacing, facts.extent, strict=True)
+        spacing = [round(max(own, length / network.side), 2) for own, length in pairs]
+    else:
+        spacing = spacing_choice(facts, network.side).value
+    spacing = [float(value) for value in further.pop("spacing", spacing)]
+    kind = "unetr" if network.kind == "vit" else network.kind.removesuffix("_v2")
+    size = tuple(patch_choice(facts, spacing, kind, network.side).value)
+    further |= _patch(task, network, size) | _window(card)
+    intensity = "ct" if "window" in card else facts.modality
+    return Images(3, tuple(spacing), size, facts.channels, intensity, labels, several, further)
+
+
+_SIZES: Sequence[tuple[str, dict[str, Any], int]] = (
+    ("ViT-B", {"hidden_size": 768, "mlp_dim": 3072, "num_heads": 12}, 16),
+    ("ViT-S", {"hidden_size": 384, "mlp_dim": 1536, "num_heads": 6}, 16),
+    ("ViT-Ti", {"hidden_size": 192, "mlp_dim": 768, "num_heads": 6}, 8),
+    ("ViT-mini", {"hidden_size": 96, "mlp_dim": 384, "num_heads": 4}, 8),
+)
+
+
+def _sizes(check: WeightCheck, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of the network as values of the configs, without those that the images tell."""
+    kept = {key: value for key, value in arguments.items() if key not in ("spatial_dims", "in_channels")}
+    if check.constructor.network == "ViT":
+        bias = kept.pop("qkv_bias")
+        return kept | ({} if bias else {"network_def#qkv_bias": False})
+    usual = {"depths": [2, 2, 2, 2], "num_heads": [3, 6, 12, 24], "window_size": 7, "blocks_down": [1, 2, 2, 4]}
+    renamed = {"init_filters": "feature_size"}
+    return {
+        renamed.get(key, f"network_def#{key}" if key in usual else key): value
+        for key, value in kept.items()
+        if usual.get(key) != value
+    }
+
+
+def _side(length: float, network: Network) -> int:
+    least = 64 if network.kind.startswith("swin") else 2 * _STEP
+    return min(network.side, max(least, _STEP * math.ceil(length / _STEP)))
+
+
+def _patch(task: str, network: Network, size: Sequence[int]) -> dict[str, Any]:
+    """Choose the patch of a ViT that is made here: the UNETR's 16 for a segmentation, else about eight along a side."""
+    if network.kind != "vit" or "patch_size" in network.values:
+        return {}
+    if task == "segmentation":
+        return {"patch_size": 16}
+    return {"patch_size": int(np.clip(2 ** math.floor(math.log2(min(size) / 8)), 4, 16))}
+
+
+def _window(card: Mapping[str, Any]) -> dict[str, Any]:
+    if "window" not in card:
+        return {}
+    low, high = card["window"]
+    return {"intensity#0#a_min": float(low), "intensity#0#a_max": float(high)}

@@ -1,0 +1,295 @@
+# Copyright (c) The monai_essa authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""A study from scans to its verdict: the plan is made and frozen once, its stages run, and every start goes on."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import filelock
+from tqdm import tqdm
+
+from monai_essa.data import check_datalist
+from monai_essa.files import write_text_whole
+from monai_essa.outside import Number, printable, shown
+from monai_essa.planning.choices import this_computer
+from monai_essa.planning.site import image_facts
+from monai_essa.study.arms import Arm
+from monai_essa.study.plan import Draft, StudyRequest, Surroundings, draft_study
+from monai_essa.study.scans import SiteScans, read_site
+from monai_essa.study.splits import Scan, SplitRequest, partition, partition_sections
+from monai_essa.study.stages import PLAN, StudyPlan, read_plan, write_plan, write_stage
+from monai_essa.study.workers import in_child, run_stages, stopped_by_signals, write_cost
+
+__all__ = ["AdaptRequest", "run_study"]
+
+_METRICS = {
+    "segmentation": "mean Dice over the defined classes",
+    "classification": "Brier score, mean over the classes",
+}
+_OURS = {"datalist.json", "stages", "logs", "runs", ".lock", "cache", "verdict.json"}  # before there is a plan
+_SHOWN = 10  # lines of a long list
+_WAIT = 10.0  # seconds for the child of a killed start to end
+
+
+@dataclass(frozen=True)
+class AdaptRequest:
+    """Everything that a user asks of a study.
+
+    Attributes:
+        scans: a folder, a data list or an NPZ file.
+        labels: a folder of label maps or a table of classes; None where the scans have them.
+        task: ``segmentation`` or ``classification``; None for what the labels are made for.
+        split: of the patients.
+        study: base, hours and values.
+        memory: bytes to plan for; None for those of this computer.
+        margin: how much worse a simpler arm may be without consequence.
+    """
+
+    scans: Path
+    labels: Path | None = None
+    task: str | None = None
+    split: SplitRequest = field(default_factory=SplitRequest)
+    study: StudyRequest = field(default_factory=StudyRequest)
+    memory: int | None = None
+    margin: float = 0.02
+
+    def canonical(self) -> dict[str, Any]:
+        """Return the request as plain values: an equal one goes on in the same folder."""
+        return {
+            "scans": str(self.scans.absolute()),
+            "labels": None if self.labels is None else str(self.labels.absolute()),
+            "task": self.task,
+            "pretrained": self.study.pretrained,
+            "memory": self.memory,
+            "hours": self.study.hours,
+            "label_count": self.split.label_count,
+            "margin": self.margin,
+            "transductive": self.split.transductive,
+            "repeats": self.split.repeats,
+            "seed": self.split.seed,
+            "values": json.loads(json.dumps(dict(self.study.values))),
+        }
+
+
+def run_study(request: AdaptRequest, folder: Path, dry_run: bool = False) -> int:
+    """Plan a study, run what has not run yet, and write its costs and verdict.
+
+    Args:
+        request: of the user.
+        folder: of the study; another request than the one that it holds is refused.
+        dry_run: print the plan and write nothing.
+
+    Returns:
+        0, or 1 if no stage of an arm ended well.
+
+    Raises:
+        FileExistsError: if the folder holds other files.
+        RuntimeError: if another process works on the study, or the plan could not be made.
+        ValueError: if the folder holds the study of another request.
+    """
+    Number(0, 1).check(request.margin, "--margin")
+    folder = folder.absolute()
+    if dry_run:
+        in_child(_show_draft, request, folder)
+        return 0
+    _check_folder(folder, request)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _alone(folder), stopped_by_signals():
+        if not (folder / PLAN).is_file():
+            in_child(_prepare, request, folder)
+        plan = read_plan(folder)
+        failures = run_stages(folder, plan, plan.stages)
+        write_cost(folder, plan)
+    tqdm.write(f"{len(plan.stages) - len(failures)} of {len(plan.stages)} stages ended well; {folder / 'runs'}")
+    return 0
+
+
+def _check_folder(folder: Path, request: AdaptRequest) -> None:
+    """Refuse a folder that holds another study or other files."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise FileExistsError(f"{folder} is a file; give --out a new folder")
+    if not (folder / PLAN).is_file():
+        others = sorted(path.name for path in folder.iterdir() if path.name not in _OURS)
+        if others:
+            raise FileExistsError(f"{folder} holds {shown(others[0])}; give --out a new folder")
+        return
+    there, here = read_plan(folder).request, request.canonical()
+    differing = [key for key in {**there, **here} if there.get(key) != here.get(key)]
+    if differing:
+        key = differing[0]
+        raise ValueError(
+            f"{folder} holds a study with {key} {shown(there.get(key))}, not {shown(here.get(key))}: give the same "
+            "request to go on with it, or another --out"
+        )
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the lock of a study; children inherit it, so that one of a killed start is waited for."""
+    lock = filelock.FileLock(folder / ".lock", timeout=_WAIT)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise RuntimeError(f"{folder}: another process works on this study; wait for its end or stop it") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _show_draft(request: AdaptRequest, folder: Path) -> None:
+    """Print what would run; in a child, since it takes training steps."""
+    with tempfile.TemporaryDirectory() as place:
+        site, draft = _drafted(request, folder, Path(place))
+    _say(_draft_lines(draft))
+
+
+def _prepare(request: AdaptRequest, folder: Path) -> None:
+    """Write the data list, the stages and, last of all, the plan; in a child, since it takes training steps."""
+    site, draft = _drafted(request, folder, folder)
+    for _, stage in draft.stages:
+        write_stage(stage, folder)
+    plan = _plan(request, site, draft)
+    _say(_draft_lines(draft))
+    write_plan(plan, folder)
+
+
+def _drafted(request: AdaptRequest, folder: Path, place: Path) -> tuple[SiteScans, Draft]:
+    """Read and check the scans, and draft the study; the data list is written into ``place``."""
+    site = read_site(request.scans, request.labels, request.task)
+    _say(f"left out: {line}" for line in site.left_out[:_SHOWN])
+    split = replace(request.split, test_patients=site.test_patients, num_classes=_class_count(site))
+    parts = partition(site.scans, split)
+    sections = partition_sections(parts)
+    about: dict[str, Any] = {"labels": {str(number): name for name, number in site.classes.items()}}
+    about["label_map"] = {f"{value:g}": number for value, number in site.label_map.items()}
+    about = {key: value for key, value in about.items() if value}
+    _check_data(site.scans, about)
+    write_text_whole(place / "datalist.json", json.dumps(about | sections) + "\n")
+    _say(parts.sentences)
+    facts = image_facts([scan.image for scan in site.scans], site.channels, str(request.scans))
+    computer = this_computer(folder, request.memory)
+    return site, draft_study(request.study, Surroundings(site, parts, facts, computer, folder))
+
+
+def _class_count(site: SiteScans) -> int | None:
+    return len(site.classes) if site.task == "classification" and not site.several else None
+
+
+def _check_data(scans: Sequence[Scan], about: Mapping[str, Any]) -> None:
+    """Stop at files that training would stop at: each is read once."""
+    sections: dict[str, list[dict[str, Any]]] = {"training": [], "unlabeled": []}
+    for scan in scans:
+        label = {} if scan.label is None else {"label": scan.label}
+        sections["training" if label else "unlabeled"].append({"image": scan.image, "patient": scan.patient} | label)
+    with tempfile.TemporaryDirectory() as place:
+        listed = Path(place) / "datalist.json"
+        write_text_whole(listed, json.dumps({**about, **sections}))
+        check = check_datalist(listed, [name for name, items in sections.items() if items])
+    counts = Counter(problem.severity for problem in check.problems)
+    if check.errors:
+        _say(map(str, check.errors[:_SHOWN]))
+        raise ValueError(f"the data has {counts['error']} errors; correct or leave out the files that are named above")
+    _say([f"data: {len(scans)} scans read, no error, {counts['warning']} warnings"])
+
+
+def _plan(request: AdaptRequest, site: SiteScans, draft: Draft) -> StudyPlan:
+    images = draft.design.images
+    return StudyPlan(
+        request=request.canonical(),
+        protocol=_protocol(request, site, draft),
+        arms=[{"name": arm.name, "title": arm.title, "kind": "trained"} for arm in draft.arms],
+        dropped=[dict(each) for each in draft.dropped],
+        stages=[planned for planned, _ in draft.stages],
+        images={
+            "spacing": None if images.spacing is None else list(images.spacing),
+            "img_size": list(images.img_size),
+            "in_channels": images.in_channels,
+            "intensity": images.intensity,
+            "labels": dict(images.labels),
+            "spatial_dims": images.spatial_dims,
+        },
+    )
+
+
+def _protocol(request: AdaptRequest, site: SiteScans, draft: Draft) -> dict[str, Any]:
+    fold = draft.parts.repeats[0][0]
+    labels = len({scan.patient for scan in fold.training})
+    tested = {scan.patient for fold in draft.parts.repeats[0] for scan in fold.test}
+    return {
+        "task": draft.design.task,
+        "estimand": "mean paired difference, on a new patient of this site, between two procedures trained on "
+        f"{labels} labels, over training draws and seeds",
+        "unit": _unit(site),
+        "design": draft.parts.design,
+        "repeats": len(draft.parts.repeats),
+        "folds": len(draft.parts.repeats[0]),
+        "labels": labels,
+        "patients": len(tested),
+        "unlabeled": len(fold.unlabeled),
+        "margin": request.margin,
+        "metric": _METRICS[draft.design.task],
+        "primaries": _primaries(draft.arms),
+        "rate_check": "thirds" if any(arm.slower for arm in draft.arms) else "none",
+        "provisional": draft.provisional,
+        "transductive": request.split.transductive,
+        "base": "made here, SSA on the same scans" if request.study.pretrained is None else "given weights",
+        "sentences": list(draft.parts.sentences),
+    }
+
+
+def _unit(site: SiteScans) -> str:
+    if site.named:
+        return "patient, as the data list names it"
+    if len({scan.patient for scan in site.scans}) == len(site.scans):
+        return "case, since each file has a name of its own and no data list names patients"
+    return "patient, guessed from the names of the files"
+
+
+def _primaries(arms: Sequence[Arm]) -> list[list[str]]:
+    names = {arm.name for arm in arms}
+    wanted = [["ssa", "no_ssa", "superiority"], ["no_ssa", "full", "non-inferiority"], ["tpp", "no_ssa", "superiority"]]
+    return [each for each in wanted if {each[0], each[1]} <= names]
+
+
+def _draft_lines(draft: Draft) -> Iterator[str]:
+    """Yield what a user wants to know before a study runs."""
+    yield from draft.notes
+    images = draft.design.images
+    spacing = "" if images.spacing is None else f" at {_by(images.spacing)} mm"
+    network = draft.design.network
+    yield f"network: {network.name}, method {network.method}, images of {_by(images.img_size)}{spacing}"
+    for each in draft.dropped:
+        yield f"left out: {each['name']}: {each['reason']}"
+    groups: dict[str, list[float]] = {}
+    for planned, stage in draft.stages:
+        groups.setdefault(stage.title, []).append(planned.seconds)
+    for title, seconds in groups.items():
+        yield f"{len(seconds)} x {title}, about {sum(seconds) / len(seconds):.0f} s each"
+    yield f"{len(draft.stages)} stages, about {draft.seconds / 3600:.2g} hours"
+    if draft.memory is not None:
+        yield f"memory: {draft.memory.peak / 1e9:.2f} GB for a step; disk: about {draft.disk / 1e9:.2g} GB for the runs"
+    if draft.provisional is not None:
+        yield f"provisional: {draft.provisional}"
+    if not draft.arms:
+        yield "no arms: without labels to test on there is SSA alone, and no verdict"
+
+
+def _say(lines: Iterable[str]) -> None:
+    for line in lines:
+        tqdm.write(printable(line))
+
+
+def _by(values: Sequence[float]) -> str:
+    return " x ".join(f"{value:g}" for value in values)
