@@ -102,6 +102,11 @@ def test_what_is_scored_is_what_inference_writes_on_pictures_of_many_sizes(
     assert scored.keys() == written.keys()
     for name, row in written.items():
         np.testing.assert_allclose(scored[name], row, rtol=0, atol=1e-6)
+    rows = list(csv.DictReader((segmented / "test" / "cases.csv").open(encoding="utf-8")))
+    reported = [float(row["dice"] or "nan") for row in rows]
+    np.testing.assert_allclose(reported, [value for row in scored.values() for value in row], atol=1e-5)
+    assert "hd95_pixels" in rows[0]
+    assert json.loads((segmented / "test" / "metrics.json").read_text(encoding="utf-8"))["patients"] == 2
 
 
 def test_a_bundle_of_the_run_predicts_pictures_and_single_slices(slices: Path, segmented: Path, tmp_path: Path) -> None:
