@@ -21,6 +21,7 @@ from monai.utils.misc import MAX_SEED, get_seed
 
 from monai_essa.data.loading.keyed import KeyedSampler
 from monai_essa.engines.run_folder import run_iterations
+from monai_essa.engines.stop import stops_on_sigterm
 
 __all__ = [
     "BestMetric",
@@ -248,10 +249,12 @@ def run_trainer(trainer: Workflow, seed: int) -> None:
 
     Raises:
         RuntimeError: if that seed is not the one in use.
+        SystemExit: after SIGTERM, as :func:`~monai_essa.engines.stop.stops_on_sigterm` says.
     """
     if get_seed() != int(seed) % MAX_SEED:
         raise RuntimeError(
             f"expected 'initialize' to have set the seed {seed} before 'run', got {get_seed()}: the run would be "
             "unchecked and not repeatable; run both, as python -m monai.bundle run does"
         )
-    trainer.run()
+    with stops_on_sigterm(trainer):
+        trainer.run()
