@@ -1,24 +1,27 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Stop a trainer that is asked to end: after a checkpoint, in one line, with the exit code of a terminated process."""
+"""Trainers that cannot go on: asked to end, they save first; out of memory, they say what to set. Both in one line."""
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 from ignite.engine import Engine, Events
 
-__all__ = ["stops_on_sigterm"]
+__all__ = ["says_what_is_smaller", "smaller_settings", "stops_on_sigterm"]
 
 _logger = logging.getLogger(__name__)
+_NO_MEMORY = ("out of memory", "can't allocate memory", "Unable to allocate")  # as CUDA, torch and NumPy say it
+_LARGEST_STRIDE = 32  # of an encoder, SwinUNETR's
 
 
 @contextmanager
@@ -64,6 +67,50 @@ def stops_on_sigterm(trainer: Engine) -> Iterator[None]:
             "stopped by SIGTERM after iteration %d: the same command goes on from there", trainer.state.iteration
         )
         raise SystemExit(128 + signal.SIGTERM)
+
+
+@contextmanager
+def says_what_is_smaller(trainer: Engine, settings: Mapping[str, Any]) -> Iterator[None]:
+    """Turn the error of a trainer that ran out of memory into a line that names smaller settings.
+
+    Args:
+        trainer: it runs within the context.
+        settings: as for :func:`smaller_settings`.
+
+    Raises:
+        RuntimeError: in the place of an error of CUDA, torch or NumPy about memory.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not any(said in str(error) for said in _NO_MEMORY):
+            raise
+        state = trainer.state
+        raise RuntimeError(
+            f"out of memory in iteration {state.iteration} on {getattr(state, 'device', 'cpu')}: "
+            f"{smaller_settings(settings)}"
+        ) from error
+
+
+def smaller_settings(settings: Mapping[str, Any]) -> str:
+    """Name what needs less memory than the settings of a run, with values.
+
+    A side of ``img_size`` becomes the next smaller multiple of the largest power of two, up to 32, that divides it.
+
+    Args:
+        settings: ``lean``, ``batch_size`` and ``img_size``; a key that is not there is not named.
+
+    Example:
+        >>> smaller_settings({"lean": "fast", "batch_size": 2, "img_size": [96, 96, 64]})
+        'set lean: small, and go on; or in another output_dir batch_size: 1, img_size: [64, 64, 32]'
+    """
+    batch, size = settings.get("batch_size", 1), list(settings.get("img_size", []))
+    smaller = [side - math.gcd(side, _LARGEST_STRIDE) or side for side in size]
+    lean = [] if settings.get("lean", "small") == "small" else ["set lean: small, and go on"]
+    again = [f"batch_size: {batch // 2}"] if batch > 1 else []
+    again += [f"img_size: {smaller}"] if smaller != size else []
+    again = again or ([] if lean else ["a smaller network, by hidden_size or feature_size"])
+    return "; or ".join([*lean, *([f"in another output_dir {', '.join(again)}"] if again else [])])
 
 
 class _Request:

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""A trainer that gets SIGTERM stops after a checkpoint, and what it then goes on with is what it would have done."""
+"""A trainer that gets SIGTERM saves and goes on as it would have; one that runs out of memory says what is smaller."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from ignite.engine import Events
+from ignite.engine import Engine, Events
 from monai.engines import SupervisedTrainer
 from torch import nn
 
 from monai_essa.engines import RunCheckpoint, Supervised, TrainStep
-from monai_essa.engines.stop import stops_on_sigterm
+from monai_essa.engines.stop import says_what_is_smaller, smaller_settings, stops_on_sigterm
 
 # Equal, so that their order, which the sampler of a bundle keeps, does not matter.
 BATCHES = [{"image": torch.ones(1, 1, 2, 2, 2), "label": torch.zeros(1, 1, 2, 2, 2)}] * 3
@@ -97,3 +98,50 @@ def test_a_thread_trains_without_catching_signals(tmp_path: Path) -> None:
     thread.start()
     thread.join()
     assert events == [3, 6, -1]
+
+
+def real_allocation(*_: Any) -> None:
+    torch.empty(2**60, dtype=torch.uint8)
+
+
+def cuda_allocation(*_: Any) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.\nSee documentation")
+
+
+def numpy_allocation(*_: Any) -> None:
+    np.empty(2**60, dtype=np.uint8)
+
+
+@pytest.mark.parametrize("step", [real_allocation, cuda_allocation, numpy_allocation])
+def test_out_of_memory_is_one_line_with_three_settings(step: Any) -> None:
+    engine = Engine(step)
+    settings = {"lean": "fast", "batch_size": 4, "img_size": [96, 96, 96]}
+    with pytest.raises(RuntimeError) as caught, says_what_is_smaller(engine, settings):
+        engine.run([0])
+    assert str(caught.value) == (
+        "out of memory in iteration 1 on cpu: set lean: small, and go on; or in another output_dir batch_size: 2, "
+        "img_size: [64, 64, 64]"
+    )
+
+
+def test_another_error_stays_as_it_is() -> None:
+    with pytest.raises(RuntimeError, match="^no memory of it$"), says_what_is_smaller(Engine(lambda *_: None), {}):
+        raise RuntimeError("no memory of it")
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        (
+            {"lean": "small", "batch_size": 3, "img_size": [28, 28]},
+            "in another output_dir batch_size: 1, img_size: [24, 24]",
+        ),
+        ({"lean": "none", "batch_size": 1, "img_size": [16, 16]}, "set lean: small, and go on"),
+        (
+            {"lean": "small", "batch_size": 1, "img_size": [16, 16]},
+            "in another output_dir a smaller network, by hidden_size or feature_size",
+        ),
+    ],
+)
+def test_what_is_as_small_as_it_can_be_is_not_named(settings: dict[str, Any], line: str) -> None:
+    assert smaller_settings(settings) == line
