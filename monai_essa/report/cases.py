@@ -110,7 +110,7 @@ def _figure(kind: str, case: SegmentationCase, classes: Sequence[str]) -> Report
     )
 
 
-_COLOUR_WORDS = ("blue", "vermilion", "green", "pink", "orange", "light blue", "yellow")  # of charts.COLOURS
+_COLOUR_WORDS = ("blue", "vermilion", "green", "pink", "orange", "light blue", "purple")  # of charts.COLOURS
 
 
 def _read(case: ShownCase, label_map: Mapping[float, int]) -> SegmentationCase:

@@ -13,7 +13,6 @@ from typing import Any
 
 from monai_essa.data import listed_label_map
 from monai_essa.data.lists.fields import class_ids
-from monai_essa.data.lists.read import listed_patients, read_datalist, section_names
 from monai_essa.outside import printable
 from monai_essa.report.cases import case_figures
 from monai_essa.report.charts import figure_png
@@ -63,12 +62,14 @@ def write_run_report(
         The file.
 
     Raises:
-        FileNotFoundError: if a folder has no run.json.
+        FileNotFoundError: if a folder has no run.json, or there is no such data list.
         ImportError: if the extra [report] is not installed.
         ValueError: if a file is damaged, or two runs have tables of different tasks.
     """
+    if datalist is not None and not datalist.is_file():
+        raise FileNotFoundError(f"{datalist}: no such file; give the data list of the runs")
     read = _read(runs)
-    names = _names(datalist, show_ids)
+    names = CaseNames.of_datalist(datalist, show_ids)
     sections = [
         _result(read, names),
         *_cases(read, names),
@@ -93,13 +94,6 @@ def _read(runs: Sequence[Path]) -> list[_Run]:
     if len(metrics) > 1:
         raise ValueError(f"{' and '.join(map(str, runs))}: expected runs of one task, got {' and '.join(metrics)}")
     return read
-
-
-def _names(datalist: Path | None, show_ids: bool) -> CaseNames:
-    if datalist is None:
-        return CaseNames(shown=show_ids)
-    patients = listed_patients(datalist, section_names(read_datalist(datalist)))
-    return CaseNames.of_datalist(datalist, patients, show_ids)
 
 
 def _title(read: Sequence[_Run]) -> str:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from monai_essa.data.lists.read import listed_patients, read_datalist, section_names
 from monai_essa.report.charts import figure_png
 from monai_essa.report.html import ReportContent, ReportFigure, ReportSection, default_page, write_report
 from monai_essa.report.study.costs import cost_section
@@ -72,7 +71,7 @@ def study_content(folder: Path, show_ids: bool = False) -> ReportContent:
         ValueError: if a file of the study is damaged.
     """
     study = read_study(folder)
-    read = _Read(study, dict(_tables(study)), _names(folder, show_ids))
+    read = _Read(study, dict(_tables(study)), CaseNames.of_datalist(folder / "datalist.json", show_ids))
     arm = read.chosen
     table = None if arm is None else read.tables[arm]
     sections = [_verdict(read), cost_section(study, read.tables)]
@@ -123,7 +122,7 @@ def _counts(protocol: Mapping[str, Any]) -> str:
 
 
 def _unfinished(study: StudyFolder, tables: Mapping[str, ArmTable]) -> Iterator[str]:
-    """Say which arms failed, with the reason, and which are not tested yet."""
+    """Say which arms failed or were dropped, with the reason, and which are not tested yet."""
     lines = []
     for arm in study.titles:
         failed = next(filter(None, (study.failure(stage) for stage in study.stages if stage.arm == arm)), "")
@@ -133,6 +132,12 @@ def _unfinished(study: StudyFolder, tables: Mapping[str, ArmTable]) -> Iterator[
             lines.append(f"{study.title(arm)} (not tested yet)")
     if lines:
         yield f"Not in full: {', '.join(lines)}."
+    reasons: dict[str, list[str]] = {}
+    for each in study.dropped:
+        reasons.setdefault(each["reason"], []).append(each["title"] or each["name"])
+    if reasons:
+        told = [f"{reason} ({', '.join(names)})" for reason, names in reasons.items()]
+        yield f"Dropped: {'; '.join(told)}."
 
 
 def _arms_table(read: _Read) -> Iterator[ResultTable]:
@@ -222,11 +227,3 @@ def _tables(study: StudyFolder) -> Iterator[tuple[str, ArmTable]]:
         table = arm_table(list(dict.fromkeys(folders)))
         if table is not None:
             yield arm, table
-
-
-def _names(folder: Path, show_ids: bool) -> CaseNames:
-    datalist = folder / "datalist.json"
-    if not datalist.is_file():
-        return CaseNames(shown=show_ids)
-    patients = listed_patients(datalist, section_names(read_datalist(datalist)))
-    return CaseNames.of_datalist(datalist, patients, show_ids)

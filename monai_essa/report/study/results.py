@@ -11,15 +11,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from monai_essa.data import listed_label_map, load_datalist, section_names
-from monai_essa.data.lists.read import read_datalist
+from monai_essa.data import listed_label_map, load_datalist
 from monai_essa.evaluation.metrics import area_under_roc, expected_calibration_error
 from monai_essa.report.cases import ShownCase, case_figures, telling_cases
 from monai_essa.report.charts import figure_png
 from monai_essa.report.html import ReportFigure, ReportSection
 from monai_essa.report.study.figures import reliability_figure, roc_figure
 from monai_essa.report.study.folder import StudyFolder
-from monai_essa.report.study.scores import ArmTable, CaseNames, case_rows, class_probabilities
+from monai_essa.report.study.scores import ArmTable, CaseNames, case_rows, class_probabilities, tested_sections
 from monai_essa.report.tables import ResultTable
 
 __all__ = [
@@ -142,7 +141,7 @@ def listed_labels_of(datalist: Path) -> dict[str, str]:
     if not datalist.is_file():
         return {}
     found = {}
-    for section in section_names(read_datalist(datalist)):
+    for section in tested_sections(datalist):
         for item in _labelled(datalist, section):
             image = item["image"][0] if isinstance(item["image"], list) else item["image"]
             found[os.path.abspath(image)] = str(item["label"])
