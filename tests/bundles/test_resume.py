@@ -152,19 +152,19 @@ def test_a_killed_process_ends_as_the_unbroken_run(
     assert_same_results(run, unbroken(bundle))
 
 
-@pytest.mark.slow  # a process that imports torch and MONAI
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM that a process can catch")
 def test_a_process_that_is_asked_to_end_saves_and_says_so(values, unbroken, run_bundle, tmp_path: Path) -> None:
     run, own = tmp_path / "stopped", values("essa_ssa") | {"train#handlers#0#every": 1000}
     site = {"config_file": str(BUNDLES / "essa_ssa" / "configs" / "train.yaml"), "output_dir": str(run)}
     (tmp_path / "site.json").write_text(json.dumps(site | own | SIZES["essa_ssa"]), encoding="utf-8")
-    command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", "--args_file", str(tmp_path / "site.json")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8")
-    while process.poll() is None and iterations_done(run) < 4:  # the end of the first epoch
+    command = ["-m", "monai.bundle", "run", "--args_file", str(tmp_path / "site.json")]
+    process = start_python(*command, output=tmp_path)
+    while process.is_alive() and iterations_done(run) < 4:  # the end of the first epoch
         time.sleep(0.003)
-    process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate()
-    assert process.returncode == 143, output
+    process.terminate()
+    process.join()
+    output = (tmp_path / "out").read_text(encoding="utf-8") + (tmp_path / "err").read_text(encoding="utf-8")
+    assert process.exitcode == 143, output
     assert "Traceback" not in output
     found = re.search(r"stopped by SIGTERM after iteration (\d+): the same command goes on from there", output)
     assert found and iterations_done(run) == int(found[1])
