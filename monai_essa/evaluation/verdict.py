@@ -71,6 +71,7 @@ class Comparison:
         undefined: how many patients are left out, since they have no defined score in one of the arms or repeats.
         differences: of each patient that is compared, the mean over the repeats.
         question: as of :class:`Primary`; ``"description"`` if the comparison is not decided but only shown.
+        metric: what is compared, where it is not the score of the study.
     """
 
     a: str
@@ -88,6 +89,7 @@ class Comparison:
     undefined: int = 0
     differences: tuple[float, ...] = ()
     question: str = NON_INFERIORITY
+    metric: str = ""
 
     def __str__(self) -> str:
         if math.isnan(self.estimate):
@@ -96,7 +98,7 @@ class Comparison:
 
     def _outcome(self) -> str:
         if self.question == _DESCRIPTION:
-            return f"{self.a} against {self.b}, for description"
+            return f"{self.a} against {self.b}, for description" + (f", in {self.metric}" if self.metric else "")
         if not self.word:
             return f"{self.a} against {self.b}: no verdict ({self.reason})"
         if self.word == "not decided":
@@ -146,6 +148,11 @@ class Verdict:
     sentence: str = ""
     left_out: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def primary(self) -> list[Comparison]:
+        """Return the comparisons that are decided."""
+        return [each for each in self.comparisons if each.question != _DESCRIPTION]
+
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON; what is not a number is None.
 
@@ -158,7 +165,7 @@ class Verdict:
             "protocol": _plain(dict(self.protocol)),
             "arms": [_plain(dict(arm)) for arm in self.arms],
             "comparisons": [
-                _plain(asdict(each) | {"patients": len(each.differences), "word": each.word or None})
+                _plain(asdict(each) | {"patients": len(each.differences) or None, "word": each.word or None})
                 for each in self.comparisons
             ],
             "exported": None if self.exported is None else _plain(dict(self.exported)),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_essa.data.lists.read import listed_patients, read_datalist, section_items
+from monai_essa.evaluation.auc_difference import auc_comparison, why_no_auc
 from monai_essa.evaluation.choice import Chosen, choose_arm, name_in_advance
 from monai_essa.evaluation.repeats import ArmScores
 from monai_essa.evaluation.run_scores import DICE, RunScores, SiteScores, joined_folds, read_run, site_scores
@@ -216,7 +217,9 @@ def _compared(plan: _Plan, site: SiteScores) -> Verdict:
     pairs = [(names[0], name) for name in names[1:] if name not in _CHECKS]
     pairs += [pair for pair in (("no_ssa_longer", "no_ssa"), _CHECKS) if pair not in pairs]
     provisional = plan.protocol["provisional"] or ""
-    return reach_verdict(site.arms, plan.protocol["margin"], protocol, primaries, pairs, provisional)
+    verdict = reach_verdict(site.arms, plan.protocol["margin"], protocol, primaries, pairs, provisional)
+    in_auc = [] if why_no_auc(site) else [auc_comparison(site, each.a, each.b) for each in verdict.primary]
+    return replace(verdict, comparisons=[*verdict.comparisons, *in_auc])
 
 
 def _about(plan: _Plan, name: str) -> dict[str, Any]:
@@ -265,7 +268,7 @@ def _whether_ssa_helps(plan: _Plan, verdict: Verdict) -> tuple[bool | None, list
 
 
 def _between(verdict: Verdict, a: str, b: str) -> Comparison | None:
-    return next((each for each in verdict.comparisons if (each.a, each.b) == (a, b)), None)
+    return next((each for each in verdict.comparisons if (each.a, each.b, each.metric) == (a, b, "")), None)
 
 
 def _in_titles(plan: _Plan, comparison: Comparison) -> str:

@@ -144,14 +144,14 @@ def rival_probabilities(table: Path, reference: RunScores, classes: Sequence[str
         if by_case.setdefault(case_of(str(row["image"])), row) is not row:
             raise ValueError(f"{table}, line {number}: {shown(case_of(str(row['image'])))} comes twice")
     several = any(len(label) != 1 for label in reference.truth.values())
-    scores = {}
+    scores, chances = {}, {}
     for case, label in reference.truth.items():
         if case_of(case) not in by_case:
             raise FileNotFoundError(f"{table} has no row of {shown(case_of(case))}; each tested case needs one")
         values = _probabilities(by_case[case_of(case)], classes, f"{table}, {shown(case_of(case))}", several)
         errors = [(value - (name in label)) ** 2 for name, value in zip(classes, values, strict=True)]
-        scores[case] = sum(errors) / len(errors)
-    return RunScores(table, BRIER, scores, reference.truth)
+        scores[case], chances[case] = sum(errors) / len(errors), tuple(values)
+    return RunScores(table, BRIER, scores, reference.truth, classes=tuple(classes), probabilities=chances)
 
 
 def _labels(datalist: Path) -> dict[str, str]:
