@@ -173,7 +173,8 @@ def load_adapter(
     Args:
         network: the base network with its pretrained weights, or one that is adapted by the same methods; one that
             ``torch.compile`` or a parallel wrapper holds is seen through.
-        path: a file of :func:`save_adapter`, of this network's class or of one with the same encoder.
+        path: a file of :func:`save_adapter`, of this network's class or of one with the same encoder; or a folder that
+            holds it, of a finished stage or for the Hugging Face hub.
         part: ``"all"``, or ``"method"`` for the methods' tensors only, as between stages, of which the next one trains
             its own decoder and head; the names of the other tensors are logged.
         also_train: on a fresh base, what trains beside the methods from here on; default: with ``part="all"`` what the

@@ -35,6 +35,7 @@ from monai_essa.outside import (
 )
 
 __all__ = [
+    "FOLDER_FILE",
     "FORMAT_VERSION",
     "KEY",
     "AdapterHeader",
@@ -47,6 +48,8 @@ __all__ = [
 ]
 
 FORMAT_VERSION = 2
+FOLDER_FILE = "adapter_model.safetensors"
+"""The adapter file in a folder for the Hugging Face hub."""
 KEY = "monai_essa"
 """The one entry of the safetensors metadata: the record as JSON."""
 
@@ -151,7 +154,8 @@ def read_header(path: str | Path) -> AdapterHeader:
     """Read the header of an adapter file; the tensors themselves are not read.
 
     Args:
-        path: a file of :func:`monai_essa.adapters.file.save_adapter`.
+        path: a file of :func:`monai_essa.adapters.file.save_adapter`, or a folder that holds one: of a finished stage,
+            or of :func:`monai_essa.adapters.hub.folder.export_hub`.
 
     Returns:
         The header, with every entry and every field of the record checked.
@@ -160,7 +164,7 @@ def read_header(path: str | Path) -> AdapterHeader:
         FileNotFoundError: if there is no such file.
         ValueError: if the file is damaged, not an adapter or of a newer format, or a field has a wrong type or range.
     """
-    path = Path(path)
+    path = _file_in(Path(path))
     if not path.is_file():
         raise FileNotFoundError(
             f"no adapter file at {path}; a finished stage writes adapter.safetensors into its run folder"
@@ -245,6 +249,13 @@ def methods_text(record: Mapping[str, Any]) -> str:
         for entry in record["methods"]
     ]
     return ", ".join(calls)
+
+
+def _file_in(path: Path) -> Path:
+    """Return the adapter file of a folder; a file is returned as it is."""
+    if not path.is_dir():
+        return path
+    return path / (FOLDER_FILE if (path / FOLDER_FILE).is_file() else "adapter.safetensors")
 
 
 def _read_json_header(path: Path) -> tuple[dict[str, Any], int]:

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""`monai-essa adapter info`, `adapter merge` and `adapter diff`."""
+"""`monai-essa adapter info`, `adapter merge`, `adapter diff` and `adapter export`."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ __all__ = ["add_to"]
 
 
 def add_to(commands: Commands) -> None:
-    """Add the commands ``adapter info``, ``adapter merge`` and ``adapter diff``."""
-    family = add_family(commands, "adapter", "look at adapter files, merge them, compare them")
+    """Add the commands ``adapter info``, ``adapter merge``, ``adapter diff`` and ``adapter export``."""
+    family = add_family(commands, "adapter", "look at adapter files, merge them, compare them, make folders to share")
     info = add_command(
         family, "info", _info, "say what an adapter file holds", "monai-essa adapter info adapter.safetensors"
     )
@@ -34,6 +34,7 @@ def add_to(commands: Commands) -> None:
     )
     diff.add_argument("first", type=Path, metavar="A", help="an adapter file, the reference")
     diff.add_argument("second", type=Path, metavar="B", help="another")
+    _add_export(family)
 
 
 def _add_merge(family: Commands) -> None:
@@ -62,12 +63,37 @@ def _add_merge(family: Commands) -> None:
     source.add_argument("--bundle", metavar="BUNDLE", help="a bundle's folder or name, whose network_def is built")
     source.add_argument("--config-file", type=Path, nargs="+", metavar="FILE", help="configs with a network_def")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="a new file, as model.pt")
+    _add_permission(parser)
+    add_values_argument(parser, "the config")
+
+
+def _add_export(family: Commands) -> None:
+    parser = add_command(
+        family,
+        "export",
+        _export,
+        "write an adapter as a folder for the Hugging Face hub, with a model card; load_adapter reads it back",
+        "monai-essa adapter export runs/spleen --format hub --out spleen_adapter",
+    )
+    parser.add_argument(
+        "source", type=Path, metavar="RUN|FILE", help="the folder of a finished run, or an adapter file"
+    )
+    parser.add_argument("--format", choices=["hub"], default="hub", help="of the folder (default: %(default)s)")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="a new folder (default: 'hub' in the run folder or beside the file)"
+    )
+    parser.add_argument(
+        "--base-model", metavar="ID", help="of the base on the hub (default: the family of its weights)"
+    )
+    _add_permission(parser)
+
+
+def _add_permission(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--permission",
         metavar="TEXT",
         help="who allowed to share weights that derive from a base without derivatives (ND), and when; it is recorded",
     )
-    add_values_argument(parser, "the config")
 
 
 def _info(arguments: argparse.Namespace) -> int:
@@ -107,6 +133,19 @@ def _diff(arguments: argparse.Namespace) -> int:
     for label, names in (("A", found.only_first), ("B", found.only_second)):
         if names:
             print(f"only in {label}: {', '.join(names)}")
+    return 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from monai_essa.adapters.hub.folder import export_hub
+    from monai_essa.report.model_card import run_card_facts
+
+    source = arguments.source
+    out = arguments.out or (source if source.is_dir() else source.parent) / "hub"
+    written = export_hub(source, out, run_card_facts(source, arguments.base_model, arguments.permission))
+    print(f"wrote {written.path}: read it back by load_adapter(network, {str(written.path)!r})")
+    if written.without_peft:
+        print(f"without the folder peft: {written.without_peft}")
     return 0
 
 

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""`monai-essa run`, `predict` and `demo`: the commands that run bundles.
+"""`monai-essa run`, `predict`, `report` and `demo`: the commands that run bundles, and the page about their runs.
 
 `run` does what `python -m monai.bundle run` does. With --dry-run it only checks that this would work, and prints the
 problems of the data, the cost of the steps, the trained share and the disk space.
@@ -27,9 +27,10 @@ __all__ = ["add_demo_to", "add_to", "dry_run"]
 
 
 def add_to(commands: Commands) -> None:
-    """Add the commands ``run`` and ``predict``."""
+    """Add the commands ``run``, ``predict`` and ``report``."""
     _add_run(commands)
     _add_predict(commands)
+    _add_report(commands)
 
 
 def dry_run(config_files: Sequence[str], values: Mapping[str, Any]) -> int:
@@ -207,6 +208,48 @@ def _predict(arguments: argparse.Namespace) -> int:
     prediction = Prediction(arguments.bundle, config_values(arguments.args), arguments.adapter, arguments.base)
     written = predict(prediction, images, output)
     print(f"{counted(len(images), 'volume')}; wrote {counted(len(written), 'file')} to {arguments.output}")
+    return 0
+
+
+def _add_report(commands: Commands) -> None:
+    parser = add_command(
+        commands,
+        "report",
+        _report,
+        "write report.html about runs or about a study: results, cases, pictures, curves, and what they were made with",
+        "monai-essa report runs/spleen --datalist scans/dataset.json\n"
+        "monai-essa report runs/ssa runs/no_ssa --out compared.html\n"
+        "monai-essa report my_study\n"
+        "monai-essa report study_3_labels study_10_labels --out labels.html",
+    )
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders, or folders of studies")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="the page (default: report.html in the first folder; with --show-ids report_with_ids.html)",
+    )
+    parser.add_argument("--datalist", type=Path, metavar="FILE", help="of the runs: it names the label maps to draw")
+    parser.add_argument(
+        "--show-ids", action="store_true", help="call cases by the names of their files (default: by digests)"
+    )
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from monai_essa.report.runs import write_run_report
+    from monai_essa.report.study import write_efficiency_report, write_study_report
+
+    runs, out = arguments.runs, arguments.out
+    studies = [(run / "plan.yaml").is_file() for run in runs]
+    if studies == [True]:
+        page = write_study_report(runs[0], arguments.show_ids, out)
+    elif all(studies):
+        page = write_efficiency_report(runs, out)
+    elif any(studies):
+        raise ValueError("expected folders of runs or of studies, got both; make a page of each")
+    else:
+        page = write_run_report(runs, out, arguments.datalist, arguments.show_ids)
+    print(f"wrote {page}")
     return 0
 
 

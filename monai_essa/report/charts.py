@@ -12,7 +12,7 @@ import os
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -33,15 +33,17 @@ __all__ = [
     "draw_loss_curves",
     "figure_png",
     "loss_curves",
+    "plain_axes",
     "read_loss_log",
+    "wrapped",
 ]
 
 _DASHES = ("-", "--", "-.", ":")  # beside the colour, for prints in grey
 _GIB = 2**30
-WIDTH = 7.2  # inches
+WIDTH = 5.0  # inches: text stays legible on a phone
 TEXT_SIZE = 9  # points
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
-_DPI = 150
+_DPI = 200
 
 
 def loss_curves(
@@ -75,9 +77,11 @@ def loss_curves(
         line.set(color=COLOURS[number % len(COLOURS)], linestyle=_DASHES[number % len(_DASHES)], label=math_free(name))
     axes.set_xlabel(unit, fontsize=TEXT_SIZE)
     axes.set_ylabel(math_free(column), fontsize=TEXT_SIZE)
+    axes.ticklabel_format(useOffset=False)
+    axes.locator_params(axis="x", integer=True)
     axes.set_title(math_free(title), fontsize=TEXT_SIZE)
     axes.legend(fontsize=TEXT_SIZE, frameon=False)
-    _plain_axes(axes)
+    plain_axes(axes)
     return figure
 
 
@@ -107,10 +111,10 @@ def dice_by_case(scores: Mapping[str, Mapping[str, Sequence[float]]], title: str
     for axes, name in zip(panels, classes, strict=True):
         values = np.array([list(by_class[name]) for by_class in scores.values()], dtype=float)  # (methods, cases)
         _dots(axes, values)
-        axes.set_xticks(range(len(scores)), list(map(_wrapped, scores)), fontsize=TEXT_SIZE)
+        axes.set_xticks(range(len(scores)), list(map(wrapped, scores)), fontsize=TEXT_SIZE)
         axes.set_xlim(-0.5, len(scores) - 0.3)
         axes.set_title(math_free(name), fontsize=TEXT_SIZE)
-        _plain_axes(axes)
+        plain_axes(axes)
     panels[0].set_ylabel("Dice", fontsize=TEXT_SIZE)
     figure.suptitle(math_free(title), fontsize=TEXT_SIZE)
     return figure
@@ -225,6 +229,33 @@ def figure_png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
+def plain_axes(axes: Axes, grid: Literal["x", "y", "both"] = "y") -> None:
+    """Take away what does not inform from axes, and draw a faint grid.
+
+    Args:
+        axes: to change.
+        grid: the axis whose values have lines.
+    """
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8)
+    axes.grid(axis=grid, alpha=0.3, linewidth=0.6)
+
+
+def wrapped(text: str, width: int = 12) -> str:
+    """Break a name into lines, for an axis or a legend, and escape what matplotlib would read as mathematics.
+
+    Args:
+        text: the name.
+        width: of a line in characters.
+
+    Example:
+        >>> wrapped("SSA, then PEFT", 9)
+        'SSA, then\\nPEFT'
+    """
+    # Escaped once it is broken, since a break within an escape would undo it.
+    return "\n".join(map(math_free, textwrap.wrap(text, width)))
+
+
 def read_loss_log(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """Read a log with columns such as ``epoch``, ``iteration``, ``loss``, its parts and ``lr``.
 
@@ -253,11 +284,6 @@ def read_loss_log(path: str | os.PathLike) -> dict[str, np.ndarray]:
     return {name: np.array([_number(row.get(name), name, path) for row in rows]) for name in columns}
 
 
-def _wrapped(text: str) -> str:
-    """Break a name into lines; escaped after that, since a break within an escape would undo it."""
-    return "\n".join(map(math_free, textwrap.wrap(text, 12)))
-
-
 def _common_unit(logs: Mapping[str, Mapping[str, np.ndarray]], column: str) -> str:
     for name, log in logs.items():
         if column not in log or not {"iteration", "epoch"} & set(log):
@@ -278,12 +304,6 @@ def _dots(axes: Axes, values: np.ndarray) -> None:
             axes.hlines(mean, position - 0.25, position + 0.25, color="black", linewidth=2, zorder=3)
             label = axes.annotate(f"{mean:.3f}", (position + 0.28, mean), va="center", fontsize=TEXT_SIZE, zorder=4)
             label.set_bbox({"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.0})
-
-
-def _plain_axes(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=8)
-    axes.grid(axis="y", alpha=0.3, linewidth=0.6)
 
 
 def _parts(cost: Mapping[str, int]) -> tuple[float, float, float]:

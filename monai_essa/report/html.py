@@ -14,7 +14,7 @@ from pathlib import Path
 from monai_essa.files import write_text_whole
 from monai_essa.report.tables import ResultTable
 
-__all__ = ["PAGE", "ReportContent", "ReportFigure", "ReportSection", "write_report"]
+__all__ = ["PAGE", "ReportContent", "ReportFigure", "ReportSection", "default_page", "write_report"]
 
 PAGE = """\
 <!DOCTYPE html>
@@ -31,29 +31,44 @@ body { margin: 0 auto; max-width: 56rem; padding: 2rem 1.25rem 3rem; background:
 h1 { font-size: 1.75rem; line-height: 1.25; margin: 0 0 .75rem; }
 h2 { font-size: 1.25rem; margin: 2.25rem 0 .5rem; padding-bottom: .25rem; border-bottom: 1px solid #d0d0d0; }
 p { margin: .5rem 0 .75rem; }
-.notice { border-left: .3rem solid #0072B2; background: #f1f6fa; padding: .5rem .9rem; margin: 1rem 0; }
-.notice p { margin: .25rem 0; }
+.notice { border-left: .3rem solid #0072B2; background: #f1f6fa; padding: .25rem .9rem; margin: .75rem 0; }
+.notice p { margin: .25rem 0; font-size: .875rem; }
+nav { margin: 2rem 0 0; font-size: .9rem; }
+nav a { display: inline-block; margin: .2rem 1rem .2rem 0; color: #00507d; }
+a:focus-visible, .wide:focus-visible { outline: 2px solid #0072B2; outline-offset: 2px; }
 .wide { overflow-x: auto; margin: 1rem 0; }
+section:first-of-type > p:first-of-type { font-size: 1.125rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .95rem; }
 caption { text-align: left; font-weight: 600; padding-bottom: .4rem; }
-th, td { padding: .35rem .9rem .35rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid #e2e2e2; }
+th, td { padding: .35rem .9rem .35rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid #d0d0d0; }
 thead th { border-bottom: 2px solid #1a1a1a; vertical-align: bottom; }
 tbody th { font-weight: 600; }
 td { white-space: nowrap; }
+td.text { white-space: normal; overflow-wrap: anywhere; min-width: 14rem; }
 .note, figcaption, footer { color: #4a4a4a; font-size: .875rem; }
 figure { margin: 1.25rem 0; }
-figure img { display: block; max-width: 100%; height: auto; }
+figure img { display: block; max-width: min(100%, 42rem); height: auto; }
 figcaption { margin-top: .4rem; }
 pre { background: #f4f4f4; padding: .7rem .9rem; white-space: pre-wrap; overflow-wrap: anywhere; font-size: .875rem; }
 footer { margin-top: 2.5rem; border-top: 1px solid #d0d0d0; padding-top: .75rem; }
+@media (max-width: 30rem) {
+  body { padding: 1.25rem 1rem 2rem; }
+  table { font-size: .85rem; }
+  th, td { padding-right: .6rem; }
+  td { white-space: normal; }
+  td.text { min-width: 9rem; }
+}
 @media print {
   body { max-width: none; padding: 0; font-size: 10pt; }
   .notice, pre { background: #fff; }
+  nav { display: none; }
   .wide { overflow: visible; }
-  h2 { break-after: avoid; }
-  table, figure, .notice, pre { break-inside: avoid; }
+  h2, caption { break-after: avoid; }
+  tr, figure, .notice { break-inside: avoid; }
+  thead { display: table-header-group; }
+  td { white-space: normal; }
   table { font-size: 8pt; }
-  figure img { max-height: 14cm; width: auto; }
+  figure img { max-height: 10cm; width: auto; }
 }
 </style>
 </head>
@@ -72,19 +87,32 @@ real scans.</p>
 </header>
 <main>
 {% for section in content.sections %}
-<section>
+{% if loop.index0 == 1 and content.sections | length > 3 %}
+<nav aria-label="Sections">
+{% for other in content.sections %}<a href="#part-{{ loop.index }}">{{ other.title }}</a>
+{% endfor %}
+</nav>
+{% endif %}
+<section id="part-{{ loop.index }}">
 <h2>{{ section.title }}</h2>
 {% for paragraph in section.paragraphs %}
 <p>{{ paragraph }}</p>
 {% endfor %}
+{% for figure in section.figures %}
+<figure>
+<img alt="{{ figure.alt }}" src="data:image/png;base64,{{ figure.png | base64 }}">
+<figcaption>{{ figure.caption }}</figcaption>
+</figure>
+{% endfor %}
 {% for table in section.tables %}
-<div class="wide">
+<div class="wide" role="region" aria-label="{{ table.title }}" tabindex="0">
 <table>
 <caption>{{ table.title }}</caption>
 <thead><tr>{% for header in table.headers %}<th scope="col">{{ header }}</th>{% endfor %}</tr></thead>
 <tbody>
 {% for row in table.rows %}
-<tr>{% for cell in row %}{% if loop.first %}<th scope="row">{{ cell }}</th>{% else %}<td>{{ cell }}</td>{% endif %}\
+<tr>{% for cell in row %}{% if loop.first %}<th scope="row">{{ cell }}</th>\
+{% else %}<td{% if cell | length > 30 %} class="text"{% endif %}>{{ cell }}</td>{% endif %}\
 {% endfor %}</tr>
 {% endfor %}
 </tbody>
@@ -93,12 +121,6 @@ real scans.</p>
 <p class="note">{{ table.note }}</p>
 {% endif %}
 </div>
-{% endfor %}
-{% for figure in section.figures %}
-<figure>
-<img alt="{{ figure.alt }}" src="data:image/png;base64,{{ figure.png | base64 }}">
-<figcaption>{{ figure.caption }}</figcaption>
-</figure>
 {% endfor %}
 </section>
 {% endfor %}
@@ -135,7 +157,7 @@ class ReportFigure:
 
 @dataclass(frozen=True)
 class ReportSection:
-    """A titled part of the report: first its paragraphs, then its tables, then its figures."""
+    """A titled part of the report: first its paragraphs, then its figures, then its tables."""
 
     title: str
     paragraphs: Sequence[str] = ()
@@ -168,7 +190,7 @@ def write_report(path: str | os.PathLike, run: ReportContent) -> Path:
     The file appears only when complete and replaces an older report of that name.
 
     Args:
-        path: HTML file in an existing folder.
+        path: HTML file; its folder is made if missing.
         run: what to say.
 
     Returns:
@@ -184,9 +206,20 @@ def write_report(path: str | os.PathLike, run: ReportContent) -> Path:
         >>> write_report(Path(tempfile.mkdtemp()) / "report.html", content).name
         'report.html'
     """
-    path = Path(path)
-    write_text_whole(path, _render(run))
+    path, page = Path(path), _render(run)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text_whole(path, page)
     return path
+
+
+def default_page(show_ids: bool) -> str:
+    """Return the name of a page that is given none: one with names of files never takes the place of one without.
+
+    Example:
+        >>> default_page(show_ids=True)
+        'report_with_ids.html'
+    """
+    return "report_with_ids.html" if show_ids else "report.html"
 
 
 def _render(run: ReportContent) -> str:

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Figures of slices, which need matplotlib: reconstructions, segmentations beside their labels, and their planes."""
+"""Figures of slices, which need matplotlib: reconstructions, segmentations over their images, and their planes."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ __all__ = [
     "SegmentationCase",
     "display_planes",
     "intensity_window",
+    "overlay_figure",
     "reconstruction_panel",
     "segmentations",
     "to_grey",
@@ -118,6 +119,53 @@ def segmentations(cases: Sequence[SegmentationCase], classes: Sequence[str]) -> 
         axes[0].set_ylabel(math_free(case.title), fontsize=TEXT_SIZE)
     for ax, title in zip(grid[0], ("image", "label", "prediction"), strict=True):
         ax.set_title(title, fontsize=TEXT_SIZE)
+    _class_legend(figure, classes)
+    return figure
+
+
+def overlay_figure(case: SegmentationCase, classes: Sequence[str]) -> Figure:
+    """Draw one case in the planes through the middle of its label: the image, then label and prediction over it.
+
+    Args:
+        case: a volume (x, y, z), shown in three planes, or an image (x, y). A label that is all background is drawn
+            through the middle of the prediction, or else of the image.
+        classes: names of the classes 1, 2, ...; at most seven.
+
+    Returns:
+        The figure: a column for each plane of a volume, and a single row for an image.
+
+    Raises:
+        ImportError: if matplotlib is not installed.
+        ValueError: if there are more classes than colours.
+
+    Example:
+        >>> label = np.zeros((8, 8, 4), dtype=int)
+        >>> label[2:5, 2:5, 1] = 1
+        >>> case = SegmentationCase("case 1", np.random.default_rng(0).normal(size=label.shape), label, label)
+        >>> len(overlay_figure(case, ["spleen"]).axes)
+        9
+    """
+    if not 1 <= len(classes) <= len(COLOURS):
+        raise ValueError(f"expected 1 to {len(COLOURS)} classes, got {len(classes)}")
+    position = _middle(case.label if (case.label > 0).any() else case.prediction)
+    spacing = tuple(case.spacing)[: case.image.ndim]
+    maps = [display_planes(values, spacing, position) for values in (case.image, case.label, case.prediction)]
+    low, high = intensity_window(case.image)
+    figure, grid = _grid_of_planes(maps[0])
+    for row, (title, planes) in enumerate(zip(("image", "label", "prediction"), maps, strict=True)):
+        for column, plane in enumerate(planes):
+            axes = grid[row, column] if len(planes) > 1 else grid[0, row]
+            _show(axes, maps[0][column], cmap="gray", vmin=low, vmax=high)
+            axes.set_anchor("N")
+            if row:
+                _overlay(axes, plane, len(classes))
+            if len(planes) == 1:
+                axes.set_title(title, fontsize=TEXT_SIZE)
+            elif column == 0:
+                axes.set_ylabel(title, fontsize=TEXT_SIZE)
+            if len(planes) > 1 and row == 0:
+                axes.set_title(plane.name, fontsize=TEXT_SIZE)
+    figure.suptitle(math_free(case.title), fontsize=TEXT_SIZE)
     _class_legend(figure, classes)
     return figure
 
@@ -229,6 +277,30 @@ def _grid(rows: Sequence[Plane], columns: int) -> tuple[Figure, np.ndarray]:
         axes.set_yticks([])
         axes.spines[:].set_visible(False)
     return figure, grid
+
+
+def _grid_of_planes(planes: Sequence[Plane]) -> tuple[Figure, np.ndarray]:
+    """Return axes without ticks, (3 maps, 3 planes at one scale) of a volume and (1, 3 maps) of an image."""
+    columns = planes if len(planes) > 1 else [planes[0]] * 3
+    rows = len(planes)
+    widths = [plane.size_mm[1] for plane in columns]
+    height_mm = max(plane.size_mm[0] for plane in columns)
+    figure = blank_figure(height=rows * height_mm * (WIDTH - 0.5) / sum(widths) + 0.9)
+    grid = figure.subplots(rows, 3, squeeze=False, width_ratios=widths)
+    for axes in grid.flat:
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.spines[:].set_visible(False)
+    return figure, grid
+
+
+def _middle(label: np.ndarray) -> list[int]:
+    """Return the voxel in the middle of what is labelled, on the slice of each axis that holds most of it."""
+    there = label > 0
+    if not there.any():
+        return [extent // 2 for extent in label.shape]
+    others = [tuple(other for other in range(label.ndim) if other != axis) for axis in range(label.ndim)]
+    return [int(there.sum(axis=rest).argmax()) for rest in others]
 
 
 def _show(axes: Axes, plane: Plane, **colours: Any) -> None:

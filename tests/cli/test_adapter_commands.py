@@ -1,10 +1,11 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""`adapter info`, `merge` and `diff` say what a file holds, and write a network that needs no monai_essa."""
+"""`adapter info`, `merge`, `diff` and `export`: what a file holds, a network without monai_essa, a folder."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -105,3 +106,30 @@ def test_diff_lists_each_tensor_and_the_whole(monai_essa, files) -> None:
 def test_diff_of_a_file_with_itself_is_zero(monai_essa, files) -> None:
     given = monai_essa("adapter", "diff", files.adapters[0], files.adapters[0])
     assert given.out.splitlines()[-1] == "all values together: 0"
+
+
+def test_export_writes_a_folder_that_loads_and_says_how_well_the_run_did(
+    monai_essa, segmentation_runs, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(segmentation_runs[0], run)
+    (run / "test").mkdir()
+    (run / "test" / "dice_raw.csv").write_text("filename,class0,mean\n/scans/Smith.nii,0.5,0.5\n/scans/b.nii,nan,nan\n")
+    given = monai_essa("adapter", "export", run, "--format", "hub")
+    assert given.code == 0, given.err
+    assert (
+        f"wrote {run / 'hub'}" in given.out and "without the folder peft: peft's format holds LoRA alone" in given.out
+    )
+    card = (run / "hub" / "README.md").read_text(encoding="utf-8")
+    assert "0.500 (higher is better). Mean over the test cases of one run, 1 of which" in card and "Smith" not in card
+    assert "Images: 3 in the section 'training'" in card
+    assert read_adapter(run / "hub").record == read_adapter(run).record
+
+
+def test_export_of_a_lone_file_says_that_nothing_was_measured(monai_essa, files, tmp_path: Path) -> None:
+    out = tmp_path / "hub"
+    assert monai_essa("adapter", "export", files.adapters[0], "--out", out, "--base-model", "me/vit").code == 0
+    card = (out / "README.md").read_text(encoding="utf-8")
+    assert "base_model: me/vit" in card and "Not measured" in card
+    again = monai_essa("adapter", "export", files.adapters[0], "--out", out)
+    assert again.code == 1 and "expected a new folder" in again.err

@@ -42,6 +42,7 @@ ELSEWHERE = {
     "docs/studies/chest-x-rays.md": "tests/docs/test_studies.py",
     "docs/label.md": "servers: make test-label; what comes before them: tests/bundling/test_bundle_copy.py",
     "docs/how-to/compare.md": "tests/cli/test_compare_command.py; the other commands are those of segmentation.md",
+    "docs/how-to/report.md": "tests/report/test_run_report.py and tests/report/study, on studies and runs of their own",
     "docs/how-to/own-encoder.md": "tests/bases: its descriptions adapt LiteMedSAM's TinyViT and ViTs of timm",
     "docs/studies/lite-medsam.md": "tests/bases/test_lite_medsam.py, with the packages of make test-bases",
     "docs/how-to/public-weights.md": "tests/weights/test_family_files.py and tests/evaluation/test_probe_scans.py",

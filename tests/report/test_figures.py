@@ -20,7 +20,7 @@ def test_png_has_the_common_width() -> None:
     first, second = (Image.open(io.BytesIO(figure_png(blank_figure(height)))) for height in (2.0, 3.0))
 
     assert first.format == "PNG"
-    assert first.width == second.width == round(WIDTH * 150)
+    assert first.width == second.width == round(WIDTH * 200)
     assert (np.asarray(first.convert("L")) == 255).all()
 
 
