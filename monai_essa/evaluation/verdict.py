@@ -183,9 +183,7 @@ def verdict_word(low: float, high: float, margin: float = 0.0) -> str:
     - ``"superior"``: the interval is above 0.
     - ``"non-inferior"``: it is above ``-margin``. It may lie below 0, where the first is shown to be worse by less than
       what was agreed to matter.
-    - ``"inferior"``: it is below 0, and reaches to ``-margin`` or beyond: the first is shown to be worse, and not shown
-      to be worse by so little. One that must be below ``-margin`` for this word would leave a loss that is shown "not
-      decided".
+    - ``"inferior"``: it is below 0, and reaches to ``-margin`` or beyond: a loss is shown, and not shown to be small.
     - ``"not decided"``.
 
     Args:
@@ -215,12 +213,9 @@ def compare_arms(a: ArmScores, b: ArmScores, margin: float = 0.0, comparisons: i
 
     With :math:`d_{r,i}` the difference in repeat r and patient i, its mean has the interval of
     :func:`~monai_essa.evaluation.repeats.mean_interval` at the level :math:`1 - 0.05 / m` for m primary comparisons, so
-    that a word follows from its interval. There is no verdict, and ``reason`` says why, with fewer than 6 patients
-    (which have no interval either), with fewer than 3 repeats (the result is provisional), or if the differences do not
-    vary at all.
-
-    In simulations of five repeats with effects of patients, repeats and folds, .94 to .97 of the intervals covered the
-    truth; where nothing but noise differs between patients and repeats, .99 do.
+    that a word follows from its interval. There is no verdict, and ``reason`` says why, with fewer than 6 patients,
+    which have no interval either, with fewer than 3 repeats, or if the differences do not vary at all. In simulations
+    of five repeats with effects of patients, repeats and folds, .94 to .97 of the intervals covered the truth.
 
     Args:
         a: the first procedure.
@@ -233,8 +228,7 @@ def compare_arms(a: ArmScores, b: ArmScores, margin: float = 0.0, comparisons: i
         The comparison, on the patients whose scores are defined in every repeat of both.
 
     Raises:
-        ValueError: if the patients, the repeats or the direction of the scores differ, the margin is negative, or
-            there is no comparison.
+        ValueError: if patients, repeats or direction differ, the margin is negative, or there is no comparison.
 
     Example:
         >>> rng = np.random.default_rng(0)

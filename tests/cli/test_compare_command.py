@@ -245,9 +245,8 @@ def test_the_auc_of_a_large_test_set_is_described(
         test.mkdir(parents=True)
         labels = np.repeat([0, 1], of_class)
         chances = np.clip(0.5 + 0.2 * (labels - 0.5) + 0.1 * rng.normal(size=len(labels)), 0, 1)
-        rows = [
-            f"/s/p{n}.png,{'no yes'.split()[y]},{1 - p:.6f},{p:.6f}" for n, (y, p) in enumerate(zip(labels, chances))
-        ]
+        table = enumerate(zip(labels, chances, strict=True))
+        rows = [f"/s/p{number}.png,{('no', 'yes')[label]},{1 - p:.6f},{p:.6f}" for number, (label, p) in table]
         (test / "predictions.csv").write_text("\n".join(["image,label,no,yes", *rows, ""]), encoding="utf-8")
     done = monai_essa("compare", "with=runs/ssa_*", "without=runs/plain_*", "--out", "verdict.json")
     assert (done.code, done.err) == (0, "")
