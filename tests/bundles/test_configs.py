@@ -58,7 +58,11 @@ def combinations() -> Iterator[tuple[str, tuple[str, ...]]]:
         there = [files for files in FINALS if all((BUNDLES / bundle / "configs" / name).exists() for name in files)]
         rows = [(), *(tuple(chain(*row)) for row in all_pairs([kind for kind in (*kinds, [(), *there]) if kind]))]
         yield from ((bundle, ("train.yaml", *row)) for row in rows)
-        own = [name for kind in ("intensity", "loss", "weights", "augment", "fit") for name in overlays(bundle, kind)]
+        own = [
+            name
+            for kind in ("intensity", "loss", "weights", "augment", "fit", "tracking")
+            for name in overlays(bundle, kind)
+        ]
         yield from ((bundle, ("train.yaml", name)) for name in own)
         public = [name for name in overlays(bundle, "intensity") if name != "intensity_mr.yaml"]
         public += [*(overlays(bundle, "inference") or overlays(bundle, "network")), *overlays(bundle, "images")]
