@@ -41,7 +41,7 @@ from monai_essa.engines.objectives import (
 )
 from monai_essa.engines.outputs import StageOutputs, next_run_folder, publish_model
 from monai_essa.engines.parameters import FrozenCheck, parameter_groups, warmup_cosine
-from monai_essa.engines.progress import LossLog, TrainingProgress, patch_introduction
+from monai_essa.engines.progress import LossLog, TrackedMetrics, TrainingProgress, patch_introduction
 from monai_essa.engines.run_folder import RunRecord, finish_run, open_run, run_iterations, shown_settings
 from monai_essa.engines.steps import TrainStep, ValidationStep, default_precision
 from monai_essa.error_line import show_cause_last
@@ -58,6 +58,7 @@ __all__ = [
     "SamplerEpoch",
     "StageOutputs",
     "Supervised",
+    "TrackedMetrics",
     "TrainStep",
     "TrainingProgress",
     "ValidationStep",
