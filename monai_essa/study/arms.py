@@ -19,7 +19,17 @@ from monai_essa.planning.networks import Images, Network
 from monai_essa.study.splits import Fold, Partition
 from monai_essa.study.stages import PlannedStage, Stage, Timings
 
-__all__ = ["ARMS", "CHECK_OF_RATES", "Arm", "Place", "StudyDesign", "config_keys", "listed_stages"]
+__all__ = [
+    "ARMS",
+    "CHECK_OF_RATES",
+    "FLOORS",
+    "Arm",
+    "Place",
+    "StudyDesign",
+    "config_keys",
+    "listed_stages",
+    "refit_stages",
+]
 
 _COST = "train#handlers#2#_disabled_"  # CostFile: what a step takes is the same in each repeat
 _DIVISOR = 3.0  # of the learning rates, for the arms that check them
@@ -59,13 +69,21 @@ ARMS: tuple[Arm, ...] = (
     Arm("full_ssa", "full-parameter SSA, then PEFT", "full_ssa"),
 )
 """In the order of importance: if the hours are short, arms are dropped from the end."""
+FLOORS: Mapping[str, tuple[Arm, ...]] = {
+    "segmentation": (Arm("floor_atlas", "atlas vote"),),
+    "classification": (
+        Arm("floor_voxels", "ridge regression on voxels"),
+        Arm("floor_features", "ridge regression on features of the frozen base", "base"),
+    ),
+}
+"""What a network should pass, by task: closed forms, in which nothing trains."""
 CHECK_OF_RATES = ("ssa_third", "no_ssa_third")
 """Arms that are in a study together or not at all."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a stage stands: the number of its repeat and fold, both from 1 on."""
+    """Where a stage stands: the number of its repeat and fold, both from 1 on; 0 and 0 train on everything."""
 
     repeat: int
     fold: int
@@ -77,7 +95,7 @@ class Place:
             >>> Place(1, 2).section("training")
             'repeat_1#fold_2#training'
         """
-        return f"repeat_{self.repeat}#fold_{self.fold}#{name}"
+        return f"repeat_{self.repeat}#fold_{self.fold}#{name}" if self.repeat else f"all#{name}"
 
 
 @dataclass(frozen=True)
@@ -168,6 +186,14 @@ class StudyDesign:
         title = training.title.replace(": training", ": test")
         return Stage(name, title, training.bundle, (*configs, "evaluate.yaml"), values)
 
+    def floor(self, name: str, floor: Arm, training: Stage, place: Place) -> Stage:
+        """Score a closed form on the test patients, with the images of a training."""
+        test = self.test(name, training, place)
+        overlays = ["floor_voxels.yaml"] if floor.name == "floor_features" else []
+        values = {key: value for key, value in test.values.items() if key != "adapter"}
+        values |= {"output_dir": str(self._run(name))}
+        return replace(test, title=floor.title, configs=(*test.configs, *overlays, f"{floor.name}.yaml"), values=values)
+
     def _run(self, name: str) -> Path:
         return self.folder / "runs" / name
 
@@ -246,7 +272,28 @@ def listed_stages(
                 shared = listing.add_before([arm.before for arm in arms if arm.before] or ["ssa"], place, fold)
             for arm in arms:
                 listing.add_arm(arm, place, fold, shared)
+            if arms:
+                listing.add_floors(place, fold, shared)
     return listing.stages
+
+
+def refit_stages(
+    design: StudyDesign, timings: Timings, arms: Sequence[Arm], everything: Fold
+) -> list[tuple[PlannedStage, Stage]]:
+    """List what trains each arm once more on all labels; only the stages of the exported arm will run.
+
+    Args:
+        design: of the stages.
+        timings: of this computer.
+        arms: that may be exported: not those that check the rates.
+        everything: all scans.
+    """
+    listing, place = _Listing(design, timings), Place(0, 0)
+    arms = [arm for arm in arms if not arm.slower]
+    before = listing.add_before([arm.before for arm in arms if arm.before], place, everything)
+    for arm in arms:
+        listing.add_arm(arm, place, everything, before)
+    return [(replace(planned, kind="refit"), stage) for planned, stage in listing.stages]
 
 
 def _steps(stage: Stage) -> int:
@@ -302,7 +349,20 @@ class _Listing:
             row = PlannedStage(test.name, "test", arm.name, place.repeat, place.fold, name, (name,), round(seconds, 1))
             self.stages.append((row, test))
 
+    def add_floors(self, place: Place, fold: Fold, before: Mapping[str, str]) -> None:
+        """Add the floors of a fold, on the images of the arm that starts at the base."""
+        start = next(arm for arm in ARMS if arm.name == "no_ssa")
+        for floor in FLOORS[self.design.task]:
+            name = self._name(place, floor.name.replace("_", "-"))
+            stage = self.design.floor(name, floor, self.design.training(name, start, place, before), place)
+            needs = (before["base"],) if floor.before in before else ()
+            seconds = self.timings.testing(len(fold.test)) + self.timings.scan * len(fold.training)
+            row = PlannedStage(name, "floor", floor.name, place.repeat, place.fold, name, needs, round(seconds, 1))
+            self.stages.append((row, stage))
+
     def _name(self, place: Place, what: str) -> str:
+        if not place.repeat:
+            return f"refit-{what}"
         return f"{len(self.stages) + 1:02d}-r{place.repeat}f{place.fold}-{what}"
 
     def _add(self, kind: str, arm: str | None, place: Place, stage: Stage, needs: tuple[str, ...], scans: int) -> None:

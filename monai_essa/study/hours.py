@@ -24,9 +24,11 @@ __all__ = ["STEPS", "Memory", "Work", "default_sizes", "fitting_sizes", "measure
 
 STEPS = (30, 60, 120, 240, 480, 960, 1920)
 """The supervised steps that a plan chooses from: coarse, so that noise of the clock changes nothing."""
-_TRIED = 5  # steps
+_TRIED = 3  # steps
 _FEW = 2  # steps of a stage that is run from end to end
 _PLACE = Place(1, 1)
+_FULL_SHARE = 1.5  # of the PEFT step: at most, a backward pass is twice the forward pass instead of once
+_LEAST_SHARE = 0.2  # of the PEFT step, for the network that learns from nothing
 _LEAST_START = 0.5  # seconds
 # The default batches, by task and dimension: supervised, and of the pretext task.
 _BATCHES = {
@@ -135,8 +137,9 @@ def measure(design: StudyDesign, labelled: bool = True) -> Timings:
         return Timings(max(_LEAST_START, start), scan, 0.0, step | dict.fromkeys(("peft", "full", "scratch"), 0.0))
     training = design.training("train", _arm("no_ssa"), _PLACE, before)
     step["peft"] = _step_seconds(training)
-    for name in ("full", "scratch"):
-        step[name] = _step_seconds(design.training(name, _arm(name), _PLACE, before))
+    step["full"] = _FULL_SHARE * step["peft"]
+    scratch = design.training("scratch", _arm("scratch"), _PLACE, before)
+    step["scratch"] = step["peft"] * max(_LEAST_SHARE, _forward_flops(scratch) / _forward_flops(training))
 
     scan, scans = _scan_seconds(training)
     start = max(_LEAST_START, _run(design, training) - scans * scan - _FEW * step["peft"])

@@ -21,7 +21,7 @@ from monai_essa.outside import check_config_value, shown
 from monai_essa.planning.choices import Computer
 from monai_essa.planning.networks import Network, given_network, images_for, network_ladder
 from monai_essa.planning.site import ImageFacts
-from monai_essa.study.arms import ARMS, CHECK_OF_RATES, Arm, StudyDesign, config_keys, listed_stages
+from monai_essa.study.arms import ARMS, CHECK_OF_RATES, Arm, StudyDesign, config_keys, listed_stages, refit_stages
 from monai_essa.study.hours import STEPS, Memory, Work, default_sizes, fitting_sizes, measure, network_work
 from monai_essa.study.scans import SiteScans
 from monai_essa.study.splits import Fold, Partition, Scan, partition_sections
@@ -123,14 +123,16 @@ class Draft:
 
     @property
     def seconds(self) -> float:
-        """Return the seconds of all stages."""
-        return sum(planned.seconds for planned, _ in self.stages)
+        """Return the seconds of all stages, the refit of one arm among them."""
+        refits = [planned.seconds for planned, _ in self.stages if planned.kind == "refit"]
+        others = sum(planned.seconds for planned, _ in self.stages if planned.kind != "refit")
+        return others + 3 * max(refits, default=0.0)  # base, SSA and training at most
 
     @property
     def disk(self) -> float:
         """Return the bytes that the trainings leave: model.pt, an adapter of that size at most, a resume file."""
         weights = 0 if self.memory is None else self.memory.weights
-        trainings = sum(planned.kind not in ("test", "floor") for planned, _ in self.stages)
+        trainings = sum(planned.kind not in ("test", "floor", "refit") for planned, _ in self.stages)
         return (2.0 * trainings + 6.0) * weights
 
 
@@ -260,6 +262,7 @@ class _Fitting:
         if provisional is None and arms and repeats < _LEAST_REPEATS:
             provisional = f"{repeats} repeat: the hours are too short for the {_LEAST_REPEATS} that a verdict needs"
         stages = listed_stages(design, timings, arms, parts)
+        stages += refit_stages(design, timings, arms, parts.refit) if arms else []
         return Draft(design, arms, dropped, parts, stages, memory, provisional, notes)
 
     def _designs(self) -> list[StudyDesign]:
@@ -304,8 +307,8 @@ class _Fitting:
         design = _with_steps(design, timings, steps)
         parts = replace(self.around.parts, repeats=self.around.parts.repeats[:repeats])
         listed = sum(planned.seconds for planned, _ in listed_stages(design, timings, arms, parts))
-        refit = replace(parts, repeats=((parts.refit,),))
-        return listed + sum(planned.seconds for planned, _ in listed_stages(design, timings, arms[:1], refit))
+        refit = refit_stages(design, timings, arms[:1], parts.refit) if arms else []
+        return listed + sum(planned.seconds for planned, _ in refit)
 
     def _budget(self, begin: float) -> float:
         return self.request.hours * 3600 * _USED - (time.monotonic() - begin)

@@ -22,12 +22,15 @@ from monai_essa.files import write_text_whole
 from monai_essa.outside import Number, printable, shown
 from monai_essa.planning.choices import this_computer
 from monai_essa.planning.site import image_facts
-from monai_essa.study.arms import Arm
+from monai_essa.report.study.page import write_study_report
+from monai_essa.study.arms import FLOORS, Arm
+from monai_essa.study.export import export_study
+from monai_essa.study.outcome import write_verdict
 from monai_essa.study.plan import Draft, StudyRequest, Surroundings, draft_study
 from monai_essa.study.scans import SiteScans, read_site
 from monai_essa.study.splits import Scan, SplitRequest, partition, partition_sections
-from monai_essa.study.stages import PLAN, StudyPlan, read_plan, write_plan, write_stage
-from monai_essa.study.workers import in_child, run_stages, stopped_by_signals, write_cost
+from monai_essa.study.stages import PLAN, PlannedStage, StudyPlan, quiet_libraries, read_plan, write_plan, write_stage
+from monai_essa.study.workers import in_child, run_stages, seconds_of, stopped_by_signals, write_cost
 
 __all__ = ["AdaptRequest", "run_study"]
 
@@ -107,10 +110,56 @@ def run_study(request: AdaptRequest, folder: Path, dry_run: bool = False) -> int
         if not (folder / PLAN).is_file():
             in_child(_prepare, request, folder)
         plan = read_plan(folder)
-        failures = run_stages(folder, plan, plan.stages)
+        return _run(folder, plan)
+
+
+def _run(folder: Path, plan: StudyPlan) -> int:
+    """Run the stages, reach the verdict, train what it exports on all labels, and hand that over."""
+    studied = [stage for stage in plan.stages if stage.kind != "refit"]
+    failures = run_stages(folder, plan, studied)
+    write_cost(folder, plan)
+    exported = in_child(_reach, folder)
+    if exported is not None:
+        chain = _chain(plan, exported)
+        failures += run_stages(folder, plan, chain)
         write_cost(folder, plan)
-    tqdm.write(f"{len(plan.stages) - len(failures)} of {len(plan.stages)} stages ended well; {folder / 'runs'}")
-    return 0
+    refit = None if exported is None or any(seconds_of(folder, stage) is None for stage in chain) else chain[-1].run
+    in_child(_hand_over, folder, exported, refit)
+    if failures:
+        _say([f"{len(failures)} stages failed; their output is in {folder / 'logs'}"])
+    return 0 if exported is not None or not plan.arms else 1
+
+
+def _reach(folder: Path) -> str | None:
+    """Write the verdict, print it, and return the arm that is exported."""
+    verdict = json.loads(write_verdict(folder).read_text(encoding="utf-8"))
+    if verdict["arms"]:
+        _say([verdict["sentence"]])
+    return None if verdict["exported"] is None else str(verdict["exported"]["name"])
+
+
+def _chain(plan: StudyPlan, arm: str) -> list[PlannedStage]:
+    """Return the stages that train an arm on all labels, in their order."""
+    by_name = {stage.name: stage for stage in plan.stages}
+    waiting = [stage.name for stage in plan.stages if stage.kind == "refit" and stage.arm == arm][-1:]
+    needed: set[str] = set()
+    while waiting:
+        name = waiting.pop()
+        needed.add(name)
+        waiting += by_name[name].needs
+    return [stage for stage in plan.stages if stage.name in needed]
+
+
+def _hand_over(folder: Path, arm: str | None, run: str | None) -> None:
+    """Write the report and, if the network that it is about was trained, the folder that is handed over."""
+    try:
+        _say([f"report: {write_study_report(folder)}"])
+    except ImportError as error:
+        _say([f"no report: {error}"])
+    if arm is not None and run is not None:
+        with quiet_libraries():
+            exported = export_study(folder, arm, folder / "runs" / run)
+        _say([f"exported: {exported}"])
 
 
 def _check_folder(folder: Path, request: AdaptRequest) -> None:
@@ -163,6 +212,7 @@ def _prepare(request: AdaptRequest, folder: Path) -> None:
     plan = _plan(request, site, draft)
     _say(_draft_lines(draft))
     write_plan(plan, folder)
+    write_verdict(folder)  # the protocol alone: it is on file before the first stage
 
 
 def _drafted(request: AdaptRequest, folder: Path, place: Path) -> tuple[SiteScans, Draft]:
@@ -209,7 +259,11 @@ def _plan(request: AdaptRequest, site: SiteScans, draft: Draft) -> StudyPlan:
     return StudyPlan(
         request=request.canonical(),
         protocol=_protocol(request, site, draft),
-        arms=[{"name": arm.name, "title": arm.title, "kind": "trained"} for arm in draft.arms],
+        arms=[
+            {"name": arm.name, "title": arm.title, "kind": kind}
+            for kind, arms in (("trained", draft.arms), ("floor", FLOORS[draft.design.task] if draft.arms else ()))
+            for arm in arms
+        ],
         dropped=[dict(each) for each in draft.dropped],
         stages=[planned for planned, _ in draft.stages],
         images={
@@ -273,11 +327,12 @@ def _draft_lines(draft: Draft) -> Iterator[str]:
     for each in draft.dropped:
         yield f"left out: {each['name']}: {each['reason']}"
     groups: dict[str, list[float]] = {}
-    for planned, stage in draft.stages:
+    for planned, stage in (each for each in draft.stages if each[0].kind != "refit"):
         groups.setdefault(stage.title, []).append(planned.seconds)
     for title, seconds in groups.items():
         yield f"{len(seconds)} x {title}, about {sum(seconds) / len(seconds):.0f} s each"
-    yield f"{len(draft.stages)} stages, about {draft.seconds / 3600:.2g} hours"
+    count = sum(planned.kind != "refit" for planned, _ in draft.stages)
+    yield f"{count} stages and a last training on all labels, about {draft.seconds / 3600:.2g} hours"
     if draft.memory is not None:
         yield f"memory: {draft.memory.peak / 1e9:.2f} GB for a step; disk: about {draft.disk / 1e9:.2g} GB for the runs"
     if draft.provisional is not None:

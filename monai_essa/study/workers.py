@@ -47,7 +47,8 @@ __all__ = [
 
 _POLL = 0.5  # seconds between two looks at a child
 _GRACE = 20.0  # seconds that a child has to save its state
-_TITLES = {"base": "pre-training of the base", "ssa": "SSA", "tpp": "TPP", "floor": "floor", "refit": "refit"}
+_TITLES = {"base": "pre-training of the base", "ssa": "SSA", "tpp": "TPP", "train": "training", "test": "test"}
+_TITLES |= {"floor": "floor", "refit": "training"}
 _LONGEST = 500  # characters of a failure
 
 
@@ -219,7 +220,7 @@ class _Clock:
             return
         rest = sum(s.seconds for s in self._stages[number - 1 :] if self._is_open(s))
         left = max(0.0, rest * self._pace - seconds)
-        place = f"repeat {stage.repeat}, fold {stage.fold}: " if stage.repeat else ""
+        place = f"repeat {stage.repeat}, fold {stage.fold}: " if stage.repeat else "on all labels: "
         line = f"[{number}/{len(self._stages)}] {place}{self._title(stage)}; about {_duration(left)} left"
         end, start = ("", "\r") if on_terminal else ("\n", "")
         tqdm.write(f"{start}{line:<{self._width}}", end=end)
@@ -251,7 +252,7 @@ class _Clock:
 
     def _title(self, stage: PlannedStage) -> str:
         arm = printable(self._titles.get(stage.arm or "", stage.arm or ""))
-        what = {"train": "training", "test": "test"}.get(stage.kind, _TITLES.get(stage.kind, stage.kind))
+        what = _TITLES.get(stage.kind, stage.kind)
         return f"{arm}, {what}" if arm else what
 
 
@@ -287,7 +288,7 @@ def _in_this_process(path: Path) -> None:
 def _finished_before(folder: Path, stage: PlannedStage) -> float | None:
     """Return the seconds of a training that finished, but whose marker a kill has prevented."""
     record = folder / "runs" / stage.name / "run.json"
-    if stage.kind in ("test", "floor") or not record.is_file():
+    if stage.kind == "test" or not record.is_file():
         return None
     try:
         content: Mapping[str, Any] = json.loads(record.read_text(encoding="utf-8"))

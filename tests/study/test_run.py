@@ -38,15 +38,30 @@ def test_every_stage_ends_with_its_marker_and_its_table(finished: Path) -> None:
         "04-r1f1-ssa-test",
         "05-r1f1-no-ssa-train",
         "06-r1f1-no-ssa-test",
+        "07-r1f1-floor-atlas",
+        "refit-base",
+        "refit-ssa",
+        "refit-ssa-train",
+        "refit-no-ssa-train",
     ]
-    for stage in plan.stages:
+    exported = {"refit-base", "refit-no-ssa-train"}
+    for stage in (stage for stage in plan.stages if stage.kind != "refit" or stage.name in exported):
         assert json.loads((finished / "stages" / f"{stage.name}.done").read_text())["seconds"] > 0
         assert (finished / "runs" / stage.run / "run.json").is_file()
+    assert not (finished / "runs" / "refit-ssa").exists(), "only what is exported is trained again"
     tables = [
-        (finished / "runs" / stage.run / "test" / "dice_raw.csv") for stage in plan.stages if stage.kind == "test"
+        (finished / "runs" / stage.run / "test" / "dice_raw.csv")
+        for stage in plan.stages
+        if stage.kind in ("test", "floor")
     ]
-    assert [len(table.read_text().splitlines()) for table in tables] == [4, 4]
+    assert [len(table.read_text().splitlines()) for table in tables] == [4, 4, 4]
     assert not list((finished / "runs").glob("*/resume"))
+
+
+@runs_a_study
+def test_a_bundle_and_a_report_are_handed_over(finished: Path) -> None:
+    assert {path.name for path in (finished / "export").iterdir()} >= {"adapted_segmentation", "adapter.safetensors"}
+    assert "no verdict" in json.loads((finished / "verdict.json").read_text())["sentence"].lower()
 
 
 @runs_a_study
@@ -93,12 +108,9 @@ def test_a_study_that_is_killed_three_times_goes_on_to_the_same_bits(
     assert run_apart(request, folder) == 0
 
     assert all(path.read_bytes() == content for path, content in kept.items()), "a stage ran twice"
-    for stage in read_plan(finished).stages:
-        if stage.kind == "test":
-            table = f"runs/{stage.run}/test/dice_raw.csv"
-            assert (folder / table).read_bytes() == (finished / table).read_bytes()
-        else:
-            _assert_equal_models(finished / "runs" / stage.run, folder / "runs" / stage.run)
+    for stage in (stage for stage in read_plan(finished).stages if stage.kind in ("base", "ssa", "train")):
+        _assert_equal_models(finished / "runs" / stage.run, folder / "runs" / stage.run)
+    assert (folder / "verdict.json").read_bytes() == (finished / "verdict.json").read_bytes()
 
 
 def _is_older(path: Path, seconds: float) -> bool:

@@ -30,7 +30,7 @@ def tiny_request(
 ) -> AdaptRequest:
     """A study of a fixed size: nothing of it depends on the clock."""
     small = {"img_size": [32, 32, 32], "batch_size": 1} | values
-    preset = Preset(arms, steps=4, network=VIT, timings=TIMINGS, reason="a test")
+    preset = Preset(arms, steps=2, network=VIT, timings=TIMINGS, reason="a test")
     return AdaptRequest(
         scans, split=SplitRequest(label_count=2, repeats=repeats), study=StudyRequest(values=small, preset=preset)
     )
