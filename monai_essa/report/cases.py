@@ -88,7 +88,7 @@ def case_figures(
     for kind, case in cases.items():
         try:
             shown = _read(case, label_map or {})
-        except (OSError, ValueError, RuntimeError, LookupError) as error:
+        except (OSError, ValueError, RuntimeError, LookupError, ArithmeticError, MemoryError) as error:
             _logger.warning("the %s case is not drawn: %s", kind, error)
             missing.append(f"The {kind} case, {case.title}, is not drawn: {_public_reason(error)}.")
             continue

@@ -20,7 +20,13 @@ from monai_essa.report.html import ReportContent, ReportFigure, ReportSection, d
 from monai_essa.report.model_card import run_record
 from monai_essa.report.study.details import adapter_table, curve_figures, origin_sentence, shown_value
 from monai_essa.report.study.figures import ArmPoints, arms_figure
-from monai_essa.report.study.results import case_table, listed_labels_of, probability_figures, shown_cases
+from monai_essa.report.study.results import (
+    case_table,
+    listed_labels_of,
+    probability_figures,
+    shown_cases,
+    structure_table,
+)
 from monai_essa.report.study.scores import ArmTable, CaseNames, arm_table
 from monai_essa.report.tables import ResultTable
 
@@ -162,9 +168,9 @@ def _cases(read: Sequence[_Run], names: CaseNames) -> Iterator[ReportSection]:
     first, *rest = scored
     assert first.table is not None
     others = {run.name: run.table for run in rest if run.table is not None}
-    table = case_table(first.table, names, first.classes(), others)
+    tables = [case_table(first.table, names, first.classes(), others), *structure_table(first.table)]
     called = "names of files" if names.shown else "digests of patient and case"
-    yield ReportSection("Case by case", [f"{first.name}, the worst case first. Cases are called by {called}."], [table])
+    yield ReportSection("Case by case", [f"{first.name}, the worst case first. Cases are called by {called}."], tables)
 
 
 def _details(run: _Run, names: CaseNames, datalist: Path | None) -> Iterator[ReportSection]:

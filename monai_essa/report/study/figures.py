@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from monai_essa.evaluation.metrics import reliability_bins
 from monai_essa.outside import math_free
 from monai_essa.report.charts import COLOURS, TEXT_SIZE, blank_figure, plain_axes, wrapped
 
@@ -169,12 +170,9 @@ def reliability_figure(probabilities: np.ndarray, truth: np.ndarray, bins: int =
     """
     confidence = probabilities.max(1)
     right = truth[np.arange(len(truth)), probabilities.argmax(1)] > 0
-    edges = np.linspace(0, 1, bins + 1)
-    places = np.clip(np.digitize(confidence, edges[1:-1]), 0, bins - 1)
-    counts = np.bincount(places, minlength=bins)
-    filled = counts > 0
-    shares = np.bincount(places, weights=right, minlength=bins)[filled] / counts[filled]
-    said = np.bincount(places, weights=confidence, minlength=bins)[filled] / counts[filled]
+    held = reliability_bins(confidence, right, bins)
+    columns = ("low", "high", "decisions", "confidence", "accuracy")
+    low, high, counts, said, shares = (np.array([each[name] for each in held]) for name in columns)
 
     figure = blank_figure(height=4.0)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
@@ -183,7 +181,7 @@ def reliability_figure(probabilities: np.ndarray, truth: np.ndarray, bins: int =
     above.set_ylabel("share that is right", fontsize=TEXT_SIZE)
     above.set_ylim(-0.03, 1.03)
     above.legend(fontsize=8, frameon=False)
-    below.bar(edges[:-1], counts, width=np.diff(edges), align="edge", color=COLOURS[0], edgecolor="white")
+    below.bar(low, counts, width=high - low, align="edge", color=COLOURS[0], edgecolor="white")
     below.set_ylabel("images", fontsize=TEXT_SIZE)
     below.locator_params(axis="y", integer=True, nbins=3)
     below.set_xlabel("probability of the predicted class", fontsize=TEXT_SIZE)

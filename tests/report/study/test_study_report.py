@@ -22,6 +22,7 @@ from monai_essa.report.study.costs import cost_section
 from monai_essa.report.study.details import adapter_table
 from monai_essa.report.study.folder import read_study
 from monai_essa.report.study.page import study_content
+from monai_essa.study.export import study_card_facts
 from tests.report.study.conftest import PATIENT
 
 Make = Callable[..., Path]
@@ -90,6 +91,24 @@ def test_the_verdict_is_that_of_the_file(fabricated_study: Make) -> None:
     )
     (row,) = verdict.tables[1].rows
     assert row[0] == "SSA, then PEFT against PEFT" and row[-1] == "superior"
+
+
+@pytest.mark.parametrize(("mean", "warned"), [(0.95, True), (0.1, False)])
+def test_a_floor_that_is_ahead_of_what_is_exported_is_a_caution(
+    mean: float, warned: bool, fabricated_study: Make
+) -> None:
+    folder = fabricated_study("segmentation")
+    plan = plan_of(folder)
+    plan["arms"].append({"name": "floor_atlas", "title": "atlas vote", "kind": "floor"})
+    rewrite(folder, plan)
+    verdict = json.loads((folder / "verdict.json").read_text(encoding="utf-8"))
+    verdict["arms"].append({"name": "floor_atlas", "mean": mean, "low": None, "high": None, "n": 12})
+    (folder / "verdict.json").write_text(json.dumps(verdict), encoding="utf-8")
+    said = " ".join(section(study_content(folder), "Verdict").paragraphs)
+    assert ("Caution: atlas vote, which trains no network, has a better mean (0.950)" in said) is warned
+    assert (
+        any("has a better mean" in each for each in study_card_facts(read_study(folder), "ssa").performance) is warned
+    )
 
 
 def test_a_provisional_study_says_so_first(fabricated_study: Make) -> None:
