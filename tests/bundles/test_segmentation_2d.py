@@ -139,6 +139,20 @@ def test_each_network_learns_from_pictures_and_windows_of_their_own_pixels_do_to
     assert (tmp_path / "model.pt").is_file()
 
 
+def test_batches_are_accumulated_to_one_step(slices: Path, run_bundle: RunBundle, tmp_path: Path) -> None:
+    values = FLAT | {
+        "feature_size": 8,
+        "method": FULL,
+        "start": "random",
+        "dataset_dir": slices,
+        "output_dir": tmp_path,
+    }
+    values |= {"batch_size": 2, "accumulation": 3, "samples_per_epoch": 12, "max_epochs": 1}
+    workflow = run_bundle("essa_segmentation", "train.yaml", "network_segresnet.yaml", "images_2d.yaml", **values)
+    steps = {state["step"].item() for state in workflow.trainer.optimizer.state.values()}
+    assert (workflow.trainer.state.iteration, steps) == (6, {2.0})
+
+
 def test_the_data_check_and_the_dry_run_pass(slices: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert check_datalist(slices / "dataset.json").errors == ()
     values = FLAT | {"dataset_dir": str(slices), "method": FULL, "start": "random", "hidden_size": 48, "mlp_dim": 96}
