@@ -32,7 +32,8 @@ ignite and MONAI:
 - ``ignite.handlers.Checkpoint.state_dict._saved``: which best checkpoints there are, kept over a resume.
 - ``monai.handlers.CheckpointSaver._key_metric_checkpoint``: the ignite handler in which MONAI keeps them.
 
-Python's ``argparse._SubParsersAction`` is the type of a family of commands. The names of MONAI Label are tested where
+Python's ``argparse._SubParsersAction`` is the type of a family of commands; ``os._exit``, which is documented, ends a
+child whose parent is gone. The names of MONAI Label are tested where
 it is installed, in tests/label. Which forward passes of MONAI lean training repeats stands in
 monai_essa/efficiency/stock_forwards.py.
 """
@@ -55,7 +56,7 @@ from torch.distributed.algorithms._checkpoint import checkpoint_wrapper
 from torch.distributed.fsdp import _common_utils as fsdp
 
 PACKAGE = Path(__file__).resolve().parents[1] / "monai_essa"
-NAMES = re.findall(r"``((?:torch|ignite|monai|argparse)\.[\w.]+)``", __doc__ or "")
+NAMES = re.findall(r"``((?:torch|ignite|monai|argparse|os)\.[\w.]+)``", __doc__ or "")
 PACKAGES = {"torch": "torch", "ignite": "pytorch-ignite", "monai": "monai"}
 
 

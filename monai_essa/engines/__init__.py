@@ -15,13 +15,15 @@ from monai_essa.engines.epochs import (
     extra_epochs,
     run_trainer,
 )
-from monai_essa.engines.fingerprints import (
+from monai_essa.engines.folder.fingerprints import (
     config_fingerprints,
     datalist_fingerprint,
     file_fingerprint,
     file_fingerprints,
     setting_fingerprints,
 )
+from monai_essa.engines.folder.outputs import StageOutputs, next_run_folder, publish_model
+from monai_essa.engines.folder.run_folder import RunRecord, finish_run, open_run, run_iterations, shown_settings
 from monai_essa.engines.networks import (
     adapted_network,
     check_crop_size,
@@ -39,10 +41,8 @@ from monai_essa.engines.objectives import (
     start_pretext_head,
     unlabelled_keys,
 )
-from monai_essa.engines.outputs import StageOutputs, next_run_folder, publish_model
 from monai_essa.engines.parameters import FrozenCheck, parameter_groups, warmup_cosine
 from monai_essa.engines.progress import LossLog, TrackedMetrics, TrainingProgress, patch_introduction
-from monai_essa.engines.run_folder import RunRecord, finish_run, open_run, run_iterations, shown_settings
 from monai_essa.engines.steps import TrainStep, ValidationStep, default_precision
 from monai_essa.error_line import show_cause_last
 from monai_essa.outside import switch

@@ -21,7 +21,7 @@ from monai.utils.enums import CommonKeys as Keys
 from monai.utils.misc import MAX_SEED, get_seed
 
 from monai_essa.data.loading.keyed import KeyedSampler
-from monai_essa.engines.run_folder import run_iterations
+from monai_essa.engines.folder.run_folder import run_iterations
 from monai_essa.engines.stop import says_what_is_smaller, stops_on_sigterm
 
 __all__ = [

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch.nn as nn
 
-from monai_essa.engines.fingerprints import (
+from monai_essa.engines.folder.fingerprints import (
     config_fingerprints,
     datalist_fingerprint,
     file_fingerprint,

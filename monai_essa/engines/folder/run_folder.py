@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The folder of a run: run.json, and whether a start begins a run or goes on with the one that is there."""
+"""The record of a run, run.json, and whether a start begins a run or goes on with the one that is there."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ import torch.distributed as dist
 
 from monai_essa import __version__
 from monai_essa.engines.checkpoint import delete_resume_files, has_resume_files
-from monai_essa.engines.fingerprints import datalist_fingerprint, setting_fingerprints
+from monai_essa.engines.folder.fingerprints import datalist_fingerprint, setting_fingerprints
 from monai_essa.files import json_sha256, write_text_whole
 
 __all__ = ["RunRecord", "finish_run", "note_origin", "open_run", "run_iterations", "shown_settings"]
@@ -67,7 +67,8 @@ def open_run(
     Args:
         folder: the run folder; made if missing.
         config: what decides the result, plain values and dataclasses, grouped by what they are about: a mapping is a
-            group of settings by key of the bundle. See :func:`~monai_essa.engines.fingerprints.setting_fingerprints`.
+            group of settings by key of the bundle. See
+            :func:`~monai_essa.engines.folder.fingerprints.setting_fingerprints`.
         sections: items of the data list by section.
         seed: of all randomness in the run.
         notes: what a reader should see as it is, not as a digest: the stage, say. JSON values, and no file's name.

@@ -21,7 +21,7 @@ from monai_essa.adapters.record import check_card
 from monai_essa.adapters.summary import summary
 from monai_essa.anatomy import state_with_grid
 from monai_essa.anatomy.parts import encoder_prefix, part_of
-from monai_essa.engines.run_folder import note_origin
+from monai_essa.engines.folder.run_folder import note_origin
 from monai_essa.files import write_text_whole, written_whole
 from monai_essa.licence import kept_card, kept_origin
 from monai_essa.methods.method import NotMergeable

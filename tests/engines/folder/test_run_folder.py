@@ -15,7 +15,7 @@ from monai.utils import set_determinism
 
 from monai_essa.engines.checkpoint import write_resume_file
 from monai_essa.engines.epochs import run_trainer
-from monai_essa.engines.run_folder import finish_run, open_run, run_iterations
+from monai_essa.engines.folder.run_folder import finish_run, open_run, run_iterations
 from monai_essa.methods import LoRA
 
 CONFIG = {"lr": 1.0e-3, "method": "apla"}
