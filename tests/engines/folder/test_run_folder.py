@@ -11,6 +11,7 @@ from typing import Any
 import monai
 import pytest
 import torch
+from ignite.engine import Engine
 from monai.utils import set_determinism
 
 from monai_essa.engines.checkpoint import write_resume_file
@@ -206,13 +207,13 @@ def test_an_unfinished_run_of_another_layout_is_refused_and_a_finished_one_is_no
 
 
 def test_a_trainer_starts_only_after_initialize_has_set_the_seed() -> None:
-    class Trainer:
+    class Trainer(Engine):
         ran = False
 
         def run(self) -> None:
             self.ran = True
 
-    trainer = Trainer()
+    trainer = Trainer(lambda engine, batch: None)
     set_determinism(seed=None)
     with pytest.raises(RuntimeError, match="expected 'initialize' to have set the seed 3 before 'run', got None"):
         run_trainer(trainer, 3)
