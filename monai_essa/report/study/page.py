@@ -126,7 +126,7 @@ def _counts(protocol: Mapping[str, Any]) -> str:
         (protocol.get("labels"), "labelled patients to train on"),
         (protocol.get("patients"), "tested"),
         (protocol.get("unlabeled"), "scans for SSA"),
-        (protocol.get("repeats"), "repeats"),
+        (protocol.get("repeats"), "repeat" if protocol.get("repeats") == 1 else "repeats"),
     ]
     told = ", ".join(f"{value} {what}" for value, what in parts if value is not None)
     unit = f" Unit: {protocol['unit']}." if protocol.get("unit") else ""

@@ -173,6 +173,21 @@ def test_a_study_that_has_not_begun_has_a_page(fabricated_study: Make) -> None:
     assert "There is no verdict yet." in text and "PEFT (not tested yet)" in text
 
 
+def test_a_study_without_labels_has_a_page(fabricated_study: Make) -> None:
+    folder = fabricated_study()
+    plan = plan_of(folder)
+    plan |= {
+        "arms": [],
+        "dropped": [],
+        "stages": [{"name": "01-ssa", "kind": "ssa", "arm": None, "repeat": 1, "fold": 1}],
+    }
+    plan["protocol"] |= {"design": "none", "sentences": ["No labels, so nothing is tested: SSA alone runs."]}
+    rewrite(folder, plan)
+    (folder / "verdict.json").unlink()
+    text = text_of(write_study_report(folder))
+    assert "SSA alone runs." in text and "No arm was planned" in text
+
+
 def test_text_of_a_plan_is_never_html(fabricated_study: Make) -> None:
     folder = fabricated_study()
     plan = plan_of(folder)
