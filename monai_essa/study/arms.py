@@ -32,6 +32,7 @@ __all__ = [
 ]
 
 _COST = "train#handlers#2#_disabled_"  # CostFile: what a step takes is the same in each repeat
+_RESAMPLES = 100  # of the intervals of a single run, which take longer than the test; the verdict has its own
 _DIVISOR = 3.0  # of the learning rates, for the arms that check them
 _PRETEXT_RATE = {2: 1.5e-3, 3: 1.0e-3}  # of every parameter from nothing, by dimension: docs/studies
 _FULL_RATE = 3.0e-4  # between that of SSA with every parameter and that of a decoder, which learn together here
@@ -183,6 +184,8 @@ class StudyDesign:
         """Score a finished training on the test patients."""
         configs = tuple(config for config in training.configs if config != "last_epoch.yaml")
         values = {**training.values, "validation_section": place.section("test")}
+        if self.task == "classification":
+            values["report#resamples"] = _RESAMPLES
         title = training.title.replace(": training", ": test")
         return Stage(name, title, training.bundle, (*configs, "evaluate.yaml"), values)
 

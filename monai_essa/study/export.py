@@ -113,7 +113,8 @@ def _performance(study: StudyFolder, exported: Mapping[str, Any], metric: str) -
     interval = f" (95 % interval {low:.3f} to {high:.3f})" if _is_number(low) and _is_number(high) else ""
     yield f"Expected on a new patient of this site: {exported['mean']:.3f}{interval}, {metric}."
     repeats, patients = study.protocol.get("repeats"), study.protocol.get("patients")
-    yield f"Estimated on {patients} tested patients over {repeats} repeats of the training ({_design(study)})."
+    times = "1 repeat" if repeats == 1 else f"{repeats} repeats"
+    yield f"Estimated on {patients} tested patients over {times} of the training ({_design(study)})."
     if _is_number(before) and before != exported["mean"]:
         yield f"Corrected for choosing this arm among several by the same scores; uncorrected {before:.3f}."
     if exported.get("reason"):

@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from monai_essa.files import write_text_whole
-from monai_essa.outside import check_config_value, shown
 from monai_essa.planning.choices import Computer
 from monai_essa.planning.networks import Network, given_network, images_for, network_ladder
 from monai_essa.planning.site import ImageFacts
-from monai_essa.study.arms import ARMS, CHECK_OF_RATES, Arm, StudyDesign, config_keys, listed_stages, refit_stages
+from monai_essa.study.arms import ARMS, CHECK_OF_RATES, Arm, StudyDesign, listed_stages, refit_stages
 from monai_essa.study.hours import STEPS, Memory, Work, default_sizes, fitting_sizes, measure, network_work
 from monai_essa.study.scans import SiteScans
 from monai_essa.study.splits import Fold, Partition, Scan, partition_sections
@@ -36,8 +35,6 @@ _CHECKED_UNDER = 40  # labelled patients: no rate is searched, and a third of it
 _USED = 0.9  # of the hours; the rest is for the verdict, the report and the other users of the computer
 _CACHE_SHARE = 0.25  # of the computer's memory
 _FEW = 3  # scans, or images of a class, that the times are measured on
-_FIXED = {"output_dir", "datalist", "dataset_dir", "section", "validation_section", "pretrained", "adapter", "seed"}
-_FIXED |= {"start", "labels", "device", "bundle_root", "limit", "stage", "dry_run", "imports", "initialize", "run"}
 
 
 @dataclass(frozen=True)
@@ -155,7 +152,6 @@ def draft_study(request: StudyRequest, around: Surroundings) -> Draft:
         ValueError: if a value has no place, the memory or the hours are too short, or the base does not fit.
     """
     begin = time.monotonic()
-    _check_values(request)
     fitting = _Fitting(request, around)
     if request.preset is not None:
         return fitting.preset(request.preset)
@@ -319,20 +315,6 @@ class _Fitting:
             f"{network.name} is refused: {repeats} repeats of {names} with {_GOOD_STEPS} steps each would take about "
             f"{_hours(seconds)}, and --hours is {self.request.hours:g}; a smaller network is taken"
         )
-
-
-def _check_values(request: StudyRequest) -> None:
-    """Refuse values that no config has, or that the study itself sets."""
-    known = set().union(*(config_keys(f"essa_{name}") for name in ("ssa", "tpp", "segmentation", "classification")))
-    for key, value in request.values.items():
-        first = key.partition("#")[0]
-        if first in _FIXED:
-            raise ValueError(f"{shown(key)}: the study sets this itself; leave it out")
-        if first not in known:
-            raise ValueError(
-                f"{shown(key)}: expected a key of a train.yaml, such as batch_size; see `monai-essa bundles`"
-            )
-        check_config_value(value, key)
 
 
 def _applicable(design: StudyDesign, around: Surroundings) -> tuple[list[Arm], list[dict[str, str]]]:

@@ -19,11 +19,11 @@ from tqdm import tqdm
 
 from monai_essa.data import check_datalist
 from monai_essa.files import write_text_whole
-from monai_essa.outside import Number, printable, shown
+from monai_essa.outside import Number, check_config_value, printable, shown
 from monai_essa.planning.choices import this_computer
 from monai_essa.planning.site import image_facts
 from monai_essa.report.study.page import write_study_report
-from monai_essa.study.arms import FLOORS, Arm
+from monai_essa.study.arms import FLOORS, Arm, config_keys
 from monai_essa.study.export import export_study
 from monai_essa.study.outcome import write_verdict
 from monai_essa.study.plan import Draft, StudyRequest, Surroundings, draft_study
@@ -40,6 +40,8 @@ _METRICS = {
 }
 _OURS = {"datalist.json", "stages", "logs", "runs", ".lock", "cache", "verdict.json"}  # before there is a plan
 _SHOWN = 10  # lines of a long list
+_FIXED = {"output_dir", "datalist", "dataset_dir", "section", "validation_section", "pretrained", "adapter", "seed"}
+_FIXED |= {"start", "labels", "device", "bundle_root", "limit", "stage", "dry_run", "imports", "initialize", "run"}
 _WAIT = 10.0  # seconds for the child of a killed start to end
 
 
@@ -100,6 +102,7 @@ def run_study(request: AdaptRequest, folder: Path, dry_run: bool = False) -> int
         ValueError: if the folder holds the study of another request.
     """
     Number(0, 1).check(request.margin, "--margin")
+    _check_values(request.study.values)
     folder = folder.absolute()
     if dry_run:
         in_child(_show_draft, request, folder)
@@ -160,6 +163,20 @@ def _hand_over(folder: Path, arm: str | None, run: str | None) -> None:
         with quiet_libraries():
             exported = export_study(folder, arm, folder / "runs" / run)
         _say([f"exported: {exported}"])
+    for file in sorted((folder / "runs").glob("*-ssa/adapter.safetensors")) if arm is None else ():
+        _say([f"adapted: {file}"])
+
+
+def _check_values(values: Mapping[str, Any]) -> None:
+    """Refuse values that no config has, that the study itself sets, or that would be code in a config."""
+    known = set().union(*(config_keys(f"essa_{name}") for name in ("ssa", "tpp", "segmentation", "classification")))
+    for key, value in values.items():
+        first = key.partition("#")[0]
+        if first in _FIXED:
+            raise ValueError(f"{shown(key)}: the study sets this itself; leave it out")
+        if first not in known:
+            raise ValueError(f"{shown(key)}: expected a key of a train.yaml, such as batch_size")
+        check_config_value(value, key)
 
 
 def _check_folder(folder: Path, request: AdaptRequest) -> None:
@@ -332,7 +349,8 @@ def _draft_lines(draft: Draft) -> Iterator[str]:
     for title, seconds in groups.items():
         yield f"{len(seconds)} x {title}, about {sum(seconds) / len(seconds):.0f} s each"
     count = sum(planned.kind != "refit" for planned, _ in draft.stages)
-    yield f"{count} stages and a last training on all labels, about {draft.seconds / 3600:.2g} hours"
+    last = " and a last training on all labels" if draft.arms else ""
+    yield f"{count} stages{last}, about {draft.seconds / 3600:.2g} hours"
     if draft.memory is not None:
         yield f"memory: {draft.memory.peak / 1e9:.2f} GB for a step; disk: about {draft.disk / 1e9:.2g} GB for the runs"
     if draft.provisional is not None:

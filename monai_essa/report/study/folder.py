@@ -28,7 +28,7 @@ _NAME = Text(NAME, 100)
 _COUNT = Nullable(Number(0, 10**9, whole=True))
 _NUMBER = Nullable(Number())
 _LARGEST = 256 << 20  # bytes of a file that is read whole
-_KINDS = ("base", "ssa", "tpp", "train", "test", "floor", "rival", "refit")
+_KINDS = ("base", "ssa", "tpp", "train", "test", "floor", "refit")
 _STAGE: dict[str, Check] = {
     "name": _NAME,
     "kind": Choice(_KINDS),
@@ -38,7 +38,7 @@ _STAGE: dict[str, Check] = {
     "run": Nullable(_NAME),
     "needs": ListOf(_NAME, longest=1000),
 }
-_ARM: dict[str, Check] = {"name": _NAME, "title": _LINE, "kind": Choice(("trained", "floor", "rival"))}
+_ARM: dict[str, Check] = {"name": _NAME, "title": _LINE, "kind": Choice(("trained", "floor"))}
 _DROPPED: dict[str, Check] = {"name": _NAME, "reason": _LINE, "title": _LINE}
 _SCORED: dict[str, Check] = {
     "name": _NAME,
@@ -49,7 +49,7 @@ _SCORED: dict[str, Check] = {
 _COMPARED: dict[str, Check] = {
     **dict.fromkeys(("a", "b"), _NAME),
     **dict.fromkeys(("estimate", "low", "high", "decidable", "margin", "level"), _NUMBER),
-    **dict.fromkeys(("word", "reason", "question"), Nullable(_LINE)),
+    **dict.fromkeys(("word", "reason", "question", "metric"), Nullable(_LINE)),
     **dict.fromkeys(("patients_needed", "repeats", "undefined"), _COUNT),
     "differences": ListOf(Number()),
 }
@@ -61,7 +61,7 @@ class StudyStage:
 
     Attributes:
         name: as in ``stages/NAME.yaml``.
-        kind: ``base``, ``ssa``, ``tpp``, ``train``, ``test``, ``floor``, ``rival`` or ``refit``.
+        kind: ``base``, ``ssa``, ``tpp``, ``train``, ``test``, ``floor`` or ``refit``.
         arm: that it belongs to; None if several share it.
         repeat: number of the repeat.
         fold: number of the fold.

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from monai_essa.evaluation.baselines.rivals import read_rivals
 from monai_essa.report.charts import figure_png
 from monai_essa.report.html import ReportContent, ReportFigure, ReportSection, default_page, write_report
 from monai_essa.report.study.costs import cost_section
@@ -126,7 +127,7 @@ def _counts(protocol: Mapping[str, Any]) -> str:
         (protocol.get("labels"), "labelled patients to train on"),
         (protocol.get("patients"), "tested"),
         (protocol.get("unlabeled"), "scans for SSA"),
-        (protocol.get("repeats"), "repeats"),
+        (protocol.get("repeats"), "repeat" if protocol.get("repeats") == 1 else "repeats"),
     ]
     told = ", ".join(f"{value} {what}" for value, what in parts if value is not None)
     unit = f" Unit: {protocol['unit']}." if protocol.get("unit") else ""
@@ -161,7 +162,7 @@ def _arms_table(read: _Read) -> Iterator[ResultTable]:
 def _comparisons_table(study: StudyFolder) -> Iterator[ResultTable]:
     rows = [
         [
-            f"{study.title(row['a'])} against {study.title(row['b'])}",
+            ", ".join(filter(None, [f"{study.title(row['a'])} against {study.title(row['b'])}", row["metric"]])),
             _signed(row["estimate"]),
             "-" if row["low"] is None or row["high"] is None else f"{row['low']:+.4f} to {row['high']:+.4f}",
             "-" if row["decidable"] is None else f"{row['decidable']:.4f}",
@@ -231,11 +232,15 @@ def _arms_figure(read: _Read) -> Iterator[ReportFigure]:
 
 
 def _tables(study: StudyFolder) -> Iterator[tuple[str, ArmTable]]:
-    """Read the scores of each arm, in the order of the plan; an arm with no table is left out."""
+    """Read the scores of each arm in the order of the plan, then of each rival; an arm with no table is left out."""
     listed = dict.fromkeys([*study.titles, *(stage.arm for stage in study.stages if stage.arm)])
     for arm in listed:
-        stages = [stage for kind in ("test", "floor", "rival") for stage in study.of(kind, arm)]
+        stages = [*study.of("test", arm), *study.of("floor", arm)]
         folders = [study.run(stage) for stage in stages if not study.failure(stage)]
         table = arm_table(list(dict.fromkeys(folders)))
         if table is not None:
             yield arm, table
+    for name in read_rivals(study.path / "rivals"):
+        table = arm_table([study.path / "rivals" / name])
+        if table is not None:
+            yield name, table
