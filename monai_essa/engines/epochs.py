@@ -245,7 +245,7 @@ def run_trainer(trainer: Workflow, seed: int, settings: Mapping[str, Any] = Mapp
     """Run a trainer, if the bundle's ``initialize`` has run: what it checks and seeds must come before the first step.
 
     Args:
-        trainer: MONAI's, or another engine with ``run``.
+        trainer: MONAI's, or another engine of ignite with a loader.
         seed: the seed of the run, which ``initialize`` gives to ``monai.utils.set_determinism``.
         settings: ``lean``, ``batch_size`` and ``img_size`` of the run, to name smaller ones where memory runs out.
 
