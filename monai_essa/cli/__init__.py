@@ -34,10 +34,10 @@ _DESCRIPTION = """\
 Adapt pretrained MONAI networks to unlabelled scans and few labels, by training a few tensors only.
 Research software, not a medical device.
 
-from your scans to a verdict, in one command:
+from your scans to a verdict:
   monai-essa adapt DIR --labels DIR --hours 8    what helps on your patients, and a bundle of it
 
-step by step:
+from your scans to a model:
   monai-essa data datalist DIR --labels DIR      pair images with labels, split by patient
   monai-essa data check DIR/dataset.json         find what would go wrong
   monai-essa plan DIR --memory 12GB --hours 8    write my_site.yaml: what fits, and why

@@ -115,11 +115,15 @@ def _add_plan(commands: Commands) -> None:
         "monai-essa plan scans --memory 12GB --hours 8 --pretrained vit.pt\n"
         "python -m monai.bundle run --args_file my_site.yaml",
     )
-    parser.add_argument("folder", type=Path, metavar="DIR", help="with a dataset.json, or with images in sub-folders")
+    parser.add_argument(
+        "scans", type=Path, metavar="SCANS", help="a folder with a dataset.json or datalist.json, or with images"
+    )
+    parser.add_argument("--labels", type=Path, metavar="DIR", help="where the label maps are (default: under SCANS)")
+    parser.add_argument("--datalist", type=Path, metavar="FILE", help="the data list (default: that of the folder)")
     parser.add_argument("--memory", metavar="SIZE", help="of the card, as 12GB (default: what this computer has)")
     parser.add_argument("--hours", default="8", metavar="HOURS", help="for the whole run (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("my_site.yaml"), metavar="FILE", help="(default: %(default)s)")
-    parser.add_argument("--stage", choices=("ssa", "segmentation"), help="(default: by the number of labels)")
+    parser.add_argument("--stage", choices=("ssa", "segmentation", "classification"), help="(default: by the labels)")
     parser.add_argument("--network", choices=_NETWORKS, help="(default: that of the weights, else the bundle's)")
     parser.add_argument("--pretrained", type=Path, metavar="FILE", help="weights to start from")
     parser.add_argument("--adapter", type=Path, metavar="FILE", help="of an earlier stage, for segmentation")
@@ -140,7 +144,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     wishes = Wishes(
         out, hours, arguments.stage, arguments.network, arguments.pretrained, arguments.adapter, values=values
     )
-    with site_list(arguments.folder, out) as datalist:
+    with site_list(arguments.datalist or arguments.scans, out, arguments.labels) as datalist:
         print(*(f"left out: {line}\n" for line in datalist.left_out), sep="", end="")
         plan = plan_run(wishes, site_facts(datalist.path), card)
 

@@ -43,7 +43,7 @@ SIDE = 96
 """Voxels of a patch: what public weights of MONAI's networks were trained on."""
 _STEPS = {"vit": 16, "unetr": 16, "swin_unetr": 32, "segresnet": 16}  # voxels that a patch side is a multiple of
 _COARSEST = 1.5  # mm, the usual spacing of public CT networks
-DEFAULT_NETWORK = {"essa_ssa": "vit", "essa_segmentation": "unetr"}
+DEFAULT_NETWORK = {"essa_ssa": "vit", "essa_segmentation": "unetr", "essa_classification": "vit"}
 # Tried in this order: recomputation costs time, and a batch of four or more is worth that.
 _RECIPES = [("fast", 16), ("fast", 8), ("fast", 4), ("small", 16), ("small", 8), ("small", 4)]
 _RECIPES += [("fast", 2), ("small", 2), ("fast", 1), ("small", 1)]
@@ -65,29 +65,32 @@ class Choice:
 
 
 def stage_choice(facts: SiteFacts, wanted: str | None = None) -> Choice:
-    """Choose the bundle: SSA where labels are absent or few, else segmentation.
+    """Choose the bundle: SSA where labels are absent or few, else that of the task that they are for.
 
     Args:
         facts: of the site.
-        wanted: ``ssa`` or ``segmentation`` where the user said so.
+        wanted: ``ssa``, ``segmentation`` or ``classification`` where the user said so.
 
     Returns:
         The bundle's name.
 
     Raises:
-        ValueError: if segmentation is wanted and no training or validation label is there.
+        ValueError: if the labels that are wanted are not there, for training and for validation.
     """
-    if wanted == "segmentation" and not (facts.labelled and facts.validation):
+    task = "segmentation" if facts.by_voxel else "classification"
+    if wanted not in (None, "ssa") and not (wanted == task and facts.labelled and facts.validation):
+        kind = "label maps" if wanted == "segmentation" else "classes"
+        found = (facts.labelled, facts.validation) if wanted == task else (0, 0)
         raise ValueError(
-            f"{facts.datalist}: --stage segmentation needs label maps in training and validation, got "
-            f"{facts.labelled} and {facts.validation}; `monai-essa data datalist` splits a folder by patient"
+            f"{facts.datalist}: --stage {wanted} needs {kind} in training and validation, got {found[0]} and "
+            f"{found[1]}; `monai-essa data datalist` splits a folder by patient"
         )
     counts = f"{facts.labelled} of {facts.scans} scans have a label for training, {facts.validation} for validation"
     if wanted is not None:
         return Choice(f"essa_{wanted}", f"--stage {wanted}; {counts}")
     if facts.labelled >= FEW_LABELS and facts.validation:
-        return Choice("essa_segmentation", counts)
-    return Choice("essa_ssa", f"{counts}: adapt to all scans first, then plan again with --stage segmentation")
+        return Choice(f"essa_{task}", counts)
+    return Choice("essa_ssa", f"{counts}: adapt to all scans first, then plan again with --stage {task}")
 
 
 def spacing_choice(facts: ImageFacts, side: int = SIDE) -> Choice:
@@ -164,7 +167,7 @@ def overlay_choices(stage: str, network: Choice, modality: Choice, pretrained: b
     Args:
         stage: the bundle's name.
         network: of :func:`network_choice`.
-        modality: ``ct``, ``mr`` or ``us``.
+        modality: ``ct``, ``mr`` or ``us``; None in 2-D, where each image is scaled by itself.
         pretrained: whether there is a weight file.
 
     Returns:
@@ -178,7 +181,7 @@ def overlay_choices(stage: str, network: Choice, modality: Choice, pretrained: b
         files.append(Choice("method_full.yaml" if stage == "essa_ssa" else "start_random.yaml", why))
     elif network.value == "segresnet":
         files.append(Choice("method_lora_conv.yaml", "APLA needs attention, and a CNN has none"))
-    if modality.value != "mr":
+    if modality.value not in ("mr", None):
         files.append(Choice(f"intensity_{modality.value}.yaml", modality.reason))
     return files
 
@@ -237,7 +240,7 @@ def cache_choices(
     Returns:
         ``cache_rate`` and ``cache_dir``.
     """
-    labelled = stage == "essa_segmentation"
+    labelled = stage != "essa_ssa"
     scans = facts.labelled + facts.validation if labelled else facts.scans
     voxels = math.prod(max(side, length) for side, length in zip(patch, np.divide(facts.extent, spacing), strict=True))
     size = scans * (voxels * (4 * facts.channels + (4 if labelled else 1)) + 1.6e6 * labelled)

@@ -39,6 +39,7 @@ class Network:
         feature_size: width of the decoder, and of the network that learns from scratch.
         side: the longest side of a crop, in voxels.
         card: values of the configs that the weights ask for, such as their orientation.
+        notes: lines about what no tensor of the weights tells.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Network:
     feature_size: int
     side: int
     card: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def method(self) -> str:
@@ -150,7 +152,8 @@ def given_network(pretrained: str) -> Network:
     card = dict(family if bundle is None else bundle.card)
     name = f"{built.network} of {check.file}"
     side = _FLAT_SIDE if arguments.get("spatial_dims") == 2 else 96
-    return Network(name, f"{_KINDS[built.network]}{version}", _sizes(check, arguments), width, side, card)
+    kind = f"{_KINDS[built.network]}{version}"
+    return Network(name, kind, _sizes(check, arguments), width, side, card, built.assumed)
 
 
 def images_for(task: str, facts: ImageFacts, network: Network, labels: Mapping[str, int], several: bool) -> Images:

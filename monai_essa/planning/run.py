@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import functools
+import json
 import math
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,8 +25,10 @@ from monai_essa.bundling.yaml_text import commented, yaml_node, yaml_text
 from monai_essa.cost.meter import StepCost, step_cost
 from monai_essa.cost.record import use_recipe
 from monai_essa.engines.steps import autocast_dtype
+from monai_essa.files import write_text_whole
 from monai_essa.outside import check_config_value, printable
 from monai_essa.planning.choices import (
+    SIDE,
     Choice,
     Computer,
     Timing,
@@ -38,6 +42,7 @@ from monai_essa.planning.choices import (
     stage_choice,
 )
 from monai_essa.planning.dry_run import try_steps
+from monai_essa.planning.networks import Network, images_for
 from monai_essa.planning.site import SiteFacts
 
 __all__ = [
@@ -65,7 +70,7 @@ class Wishes:
     Attributes:
         out: the file that will be written; the run's folder and a cache lie beside it.
         hours: for the whole run.
-        stage: ``ssa`` or ``segmentation``.
+        stage: ``ssa``, ``segmentation`` or ``classification``.
         network: ``vit``, ``unetr``, ``swin_unetr`` or ``segresnet``.
         pretrained: weight file.
         adapter: of an earlier stage.
@@ -112,9 +117,8 @@ def plan_run(wishes: Wishes, facts: SiteFacts, computer: Computer) -> Plan:
     names = [choice.value for choice in config_files]
 
     given = {key: Choice(value, "--args") for key, value in wishes.values.items()}
-    spacing = given.get("spacing") or spacing_choice(facts)
-    patch = given.get("img_size") or patch_choice(facts, spacing.value, network.value)
-    values = _data(wishes, facts, stage.value) | {"spacing": spacing, "img_size": patch} | given
+    values = _data(wishes, facts, stage.value) | _images(facts, stage.value, network.value, given) | given
+    spacing, patch = values.get("spacing", Choice([1.0, 1.0], "2-D")), values["img_size"]
 
     scans, held_out = _counts(facts, stage.value)
     peak_of = measured_peak(names, _plain(values))
@@ -181,17 +185,19 @@ def measured_times(config_files: Sequence[str], values: Mapping[str, Any]) -> tu
         The seconds, and the largest use of CUDA memory, None on another device.
     """
     parser = _parser(config_files, values)
-    # They come from a data list, and go back into a parser that would run some text.
-    items = check_config_value(parser.get_parsed_content("training_items")[:_LOADS], "an item of the data list")
-    batch = parser.get_parsed_content("batch_size")
-    trial = {"training_items": items, "max_epochs": 1, "samples_per_epoch": _STEPS * batch}
-    parser = _parser(config_files, {**values, **trial, "cache_rate": 0.0, "cache_dir": None})
-    dataset = parser.get_parsed_content("train#dataset")
-    begin = time.perf_counter()
-    for index in range(len(items)):
-        dataset[index]
-    scan = (time.perf_counter() - begin) / len(items)
-    result = try_steps(_parser(config_files, {**values, **trial}), most=_STEPS, cached=True)
+    items, batch = parser.get_parsed_content("training_items")[:_LOADS], parser.get_parsed_content("batch_size")
+    with tempfile.TemporaryDirectory() as place:
+        listed = Path(place) / "dataset.json"  # as data: in a config some text would be run, and "#" has a meaning
+        write_text_whole(listed, json.dumps({"training": items}))
+        trial = {"datalist": str(listed), "section": "training", "max_epochs": 1, "val_interval": 1}
+        trial = {key: value for key, value in trial.items() if key in parser} | {"samples_per_epoch": _STEPS * batch}
+        dataset = _parser(config_files, {**values, **trial, "cache_rate": 0.0, "cache_dir": None})
+        scans = dataset.get_parsed_content("train#dataset")
+        begin = time.perf_counter()
+        for index in range(len(scans)):
+            scans[index]
+        scan = (time.perf_counter() - begin) / len(scans)
+        result = try_steps(_parser(config_files, {**values, **trial}), most=_STEPS, cached=True)
     return Timing(result.step_seconds, result.batch_seconds, scan), result.memory_bytes
 
 
@@ -274,15 +280,35 @@ def _stage(wishes: Wishes, facts: SiteFacts) -> Choice:
 
 
 def _config_files(stage: Choice, network: Choice, facts: SiteFacts, pretrained: bool) -> list[Choice]:
-    modality = Choice(facts.modality, facts.modality_reason)
-    files = [Choice("train.yaml", stage.reason), *overlay_choices(stage.value, network, modality, pretrained)]
+    flat = facts.spatial_dims == 2
+    modality = Choice(None if flat else facts.modality, facts.modality_reason)
+    overlays = overlay_choices(stage.value, network, modality, pretrained)
+    if flat:  # after the network, so that its sizes win, and before the method
+        place = sum(choice.value.startswith("network") for choice in overlays)
+        overlays.insert(place, Choice("images_2d.yaml", "the images are 2-D"))
+    files = [Choice("train.yaml", stage.reason), *overlays]
     configs = bundle_folder(stage.value) / "configs"
     return [Choice(str(configs / choice.value), choice.reason) for choice in files]
 
 
+def _images(facts: SiteFacts, stage: str, network: str, given: Choices) -> Choices:
+    """Choose spacing and crop; a 2-D image is resized as a whole, and a classification sees whole scans."""
+    if facts.spatial_dims == 3 and stage != "essa_classification":
+        spacing = given.get("spacing") or spacing_choice(facts)
+        return {"spacing": spacing, "img_size": given.get("img_size") or patch_choice(facts, spacing.value, network)}
+    task = stage.removeprefix("essa_") if stage != "essa_ssa" or facts.by_voxel else "classification"
+    kind, side = network.replace("unetr", "vit") if network == "unetr" else network, SIDE
+    chosen = images_for(task, facts, Network(network, kind, {}, 0, side), facts.classes, several=False)
+    why = "the whole image" if facts.spatial_dims == 2 else "the whole scan, in steps of the network"
+    values = {"img_size": Choice(list(chosen.img_size), f"{why}, at most {side} a side")}
+    if chosen.spacing is not None:
+        values["spacing"] = Choice(list(chosen.spacing), "so coarse that the crop holds the median scan")
+    return values | {key: Choice(value, "some eight patches along a side") for key, value in chosen.further.items()}
+
+
 def _counts(facts: SiteFacts, stage: str) -> tuple[int, int]:
     """Count the scans to train on and those held out; essa_ssa holds out each tenth, but never the only one."""
-    if stage == "essa_segmentation":
+    if stage != "essa_ssa":
         return facts.labelled, facts.validation
     held_out = -(-facts.scans // 10)
     return max(1, facts.scans - held_out), held_out
@@ -291,8 +317,11 @@ def _counts(facts: SiteFacts, stage: str) -> tuple[int, int]:
 def _data(wishes: Wishes, facts: SiteFacts, stage: str) -> Choices:
     values = {"dataset_dir": Choice(str(facts.datalist.parent), "holds the data list")}
     if facts.datalist.name != "dataset.json":
-        values["datalist"] = Choice(str(facts.datalist), "made from the folder, split by patient")
-    if stage == "essa_segmentation":
+        made = facts.datalist.name == f"{wishes.out.stem}_dataset.json"
+        values["datalist"] = Choice(
+            str(facts.datalist), "made from the folder, split by patient" if made else "of the site"
+        )
+    if stage != "essa_ssa":
         values["labels"] = Choice(dict(facts.classes), "names and ids of the data list, else the ids in the label maps")
     elif len(facts.sections) > 1:
         values["section"] = Choice(list(facts.sections), "self-supervision reads no labels, so their images may join")

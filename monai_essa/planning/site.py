@@ -42,6 +42,7 @@ __all__ = [
 ]
 
 FEW_LABELS = 10  # with fewer, adapt the encoder to all scans before the labels are used
+_LISTS = ("dataset.json", "datalist.json")
 _WITH_VALIDATION = {"training": 0.8, "validation": 0.2}
 _ALL_FOR_TRAINING = {"training": 1.0}
 _MOST_SCANS = 20  # each is read whole, so a part of a large datalist must do
@@ -65,12 +66,14 @@ class SiteList:
 
 
 @contextmanager
-def site_list(folder: Path, plan: Path) -> Iterator[SiteList]:
-    """Take the ``dataset.json`` of a folder, or make a list beside the plan, since the scans may be read-only.
+def site_list(scans: Path, plan: Path, labels: Path | None = None) -> Iterator[SiteList]:
+    """Take the list of a site, or make one beside the plan, since the scans may be read-only.
 
     Args:
-        folder: with a ``dataset.json``, or with images in sub-folders.
+        scans: a data list (JSON, or NPZ as of MedMNIST); or a folder with a ``dataset.json`` or ``datalist.json``, or
+            with images in sub-folders.
         plan: the file that the plan will be written to.
+        labels: a folder of label maps, from which a list is made whatever lists the folder holds.
 
     Yields:
         The list. One that was made is deleted if an error leaves the block: without a plan it has no use, and it would
@@ -78,15 +81,18 @@ def site_list(folder: Path, plan: Path) -> Iterator[SiteList]:
 
     Raises:
         FileExistsError: if a list has to be made and its file exists.
-        ValueError: if the folder holds no images.
+        ValueError: if the folder holds no images, or labels are given beside a list.
     """
-    if (folder / "dataset.json").is_file():
-        yield SiteList((folder / "dataset.json").resolve(), ())
+    if scans.is_file() and labels is not None:
+        raise ValueError(f"--labels is for a folder of scans; {scans} has its labels in it")
+    there = [scans] if scans.is_file() else [scans / name for name in _LISTS if (scans / name).is_file()]
+    if there and labels is None:
+        yield SiteList(there[0].resolve(), ())
         return
-    found = find_cases(folder)
-    labels = sum(case.label is not None for case in found.cases)
-    shares = _WITH_VALIDATION if labels > FEW_LABELS else _ALL_FOR_TRAINING
-    datalist, left_out = split_cases(found, folder.resolve().name, shares)
+    found = find_cases(scans, labels)
+    labelled = sum(case.label is not None for case in found.cases)
+    shares = _WITH_VALIDATION if labelled > FEW_LABELS else _ALL_FOR_TRAINING
+    datalist, left_out = split_cases(found, scans.resolve().name, shares)
     path = write_datalist(datalist, plan.with_name(f"{plan.stem}_dataset.json"))
     try:
         yield SiteList(path.resolve(), left_out)

@@ -189,7 +189,7 @@ class _Fitting:
         with tempfile.TemporaryDirectory() as place:
             timings = measure(_in_small(design, self.around.parts, Path(place)), self.around.parts.design != "none")
         if on_cuda or len(designs) == 1:
-            return design, timings, memory, []
+            return design, timings, memory, list(design.network.notes)
         work, found = network_work(design), (design, timings, memory)
         smaller = [each.network for each in designs].index(design.network)
         for larger in designs[:smaller][::-1]:

@@ -1,0 +1,111 @@
+# Copyright (c) The monai_essa authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""What a study drops where the hours are short, in which order, and when it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from monai_essa.planning.choices import Computer
+from monai_essa.planning.site import ImageFacts
+from monai_essa.study import plan as plan_module
+from monai_essa.study.hours import Memory, Work
+from monai_essa.study.plan import Draft, StudyRequest, Surroundings, draft_study
+from monai_essa.study.scans import SiteScans
+from monai_essa.study.splits import Scan, SplitRequest, partition
+from monai_essa.study.stages import Timings
+
+LABELS = {"background": 0, "liver": 1}
+FACTS = ImageFacts(20, (96.0,) * 3, (1.0,) * 3, 1, "mr", "dark")
+COMPUTER = Computer(16 * 10**9, "test", "cpu", 64 * 10**9, 10**12)
+ARMS = ["ssa", "no_ssa", "full", "no_ssa_longer", "ssa_third", "no_ssa_third", "head", "scratch", "full_ssa"]
+
+
+@pytest.fixture
+def draft(monkeypatch: pytest.MonkeyPatch):
+    """Drafts a study on a made-up computer: the smallest network takes 0.1 s a step, each larger one ten times that."""
+    work = {"ViT-mini": 1, "ViT-Ti": 10, "ViT-S": 100, "ViT-B": 1000}
+    timings = Timings(1.0, 0.01, 0.1, dict.fromkeys(("base", "ssa", "peft", "full", "scratch"), 0.1))
+    monkeypatch.setattr(plan_module, "measure", lambda design, labelled: timings)
+    monkeypatch.setattr(plan_module, "fitting_sizes", lambda design, budget: (_sized(design), Memory(10**9, 10**7)))
+    monkeypatch.setattr(
+        plan_module, "network_work", lambda design: Work(*[work[design.network.name.partition(",")[0]]] * 2)
+    )
+
+    def make(hours: float, labelled: int = 70, count: int | None = 10, **request: object) -> Draft:
+        scans = [Scan(f"/{number}.nii", f"/{number}_seg.nii", f"p{number:03d}") for number in range(labelled)]
+        site = SiteScans(scans, None, LABELS, "segmentation", {}, (), True)
+        parts = partition(scans, SplitRequest(label_count=count))
+        around = Surroundings(site, parts, FACTS, COMPUTER, Path("/study"))
+        return draft_study(StudyRequest(hours=hours, **request), around)
+
+    return make
+
+
+def _sized(design):
+    return plan_module.replace(design, sizes={**design.sizes, **plan_module.default_sizes(design)})
+
+
+def names(draft: Draft) -> list[str]:
+    return [arm.name for arm in draft.arms]
+
+
+def test_with_many_hours_every_arm_stays_and_the_network_is_large(draft) -> None:
+    found = draft(2000)
+    assert names(found) == ARMS
+    assert found.design.network.name.startswith("ViT-B") and len(found.parts.repeats) == 5
+    assert [each["name"] for each in found.dropped] == ["tpp"]
+
+
+def test_the_next_larger_network_is_refused_with_the_hours_that_it_would_take(draft) -> None:
+    found = draft(8)
+    assert found.design.network.name.startswith("ViT-Ti")
+    assert found.notes[0].startswith("ViT-S, 96 voxels is refused: 5 repeats of SSA, then PEFT, PEFT, full fine-tuning")
+
+
+def test_arms_are_dropped_from_the_end_then_repeats_then_steps(draft) -> None:
+    seen = []
+    for hours in (0.9, 0.5, 0.4, 0.3, 0.2, 0.15, 0.1, 0.08, 0.05):
+        found = draft(hours)
+        steps = found.design.steps["train"]
+        assert names(found) == ARMS[: len(found.arms)]
+        seen.append((len(found.arms), len(found.parts.repeats), min(steps, 240)))
+    assert seen == sorted(seen, reverse=True)
+    assert all(arms == 2 for arms, repeats, _ in seen if repeats < 5)
+    assert all(repeats <= 3 for _, repeats, steps in seen if steps < 240)
+
+
+def test_the_two_arms_that_check_the_rates_are_there_together_or_not_at_all(draft) -> None:
+    counts = {sum(name.endswith("_third") for name in names(draft(hours))) for hours in (0.2, 0.3, 0.4, 0.5, 0.6, 0.9)}
+    assert counts <= {0, 2}
+
+
+def test_a_single_repeat_is_provisional(draft) -> None:
+    found = draft(0.03)
+    assert len(found.parts.repeats) == 1
+    assert found.provisional == "1 repeat: the hours are too short for the 3 that a verdict needs"
+    assert draft(1).provisional is None
+
+
+def test_hours_that_are_too_short_are_refused_with_what_would_do(draft) -> None:
+    with pytest.raises(
+        ValueError, match=r"--hours 0.001 is too short: .* takes about .* minutes, .* give more --hours$"
+    ):
+        draft(0.001)
+
+
+def test_from_forty_labels_the_rates_are_not_checked(draft) -> None:
+    found = draft(2000, labelled=90, count=None)
+    assert "ssa_third" not in names(found)
+    assert {"ssa_third", "no_ssa_third"} <= {each["name"] for each in found.dropped}
+
+
+def test_a_little_noise_of_the_clock_changes_nothing(draft, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = draft(1)
+    noisy = Timings(1.02, 0.0102, 0.101, dict.fromkeys(("base", "ssa", "peft", "full", "scratch"), 0.102))
+    monkeypatch.setattr(plan_module, "measure", lambda design, labelled: noisy)
+    after = draft(1)
+    assert names(before) == names(after) and before.design == after.design
