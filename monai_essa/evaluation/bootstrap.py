@@ -81,7 +81,7 @@ def bootstrap_interval(
         metric: called with the arrays, and with the drawn items of each.
         arrays: with the same number N of items along their first axis.
         groups: the patient of each item, N of them; default: each item is a patient of its own.
-        resamples: number of draws.
+        resamples: number of draws; 0 for no interval.
         level: share of repetitions in which the interval should cover the truth.
         seed: of the draws.
         bounds: least and greatest value that the metric can have.
@@ -115,6 +115,8 @@ def bootstrap_interval(
         return float(metric(*(array[items] for array in arrays)))
 
     value = float(metric(*arrays))
+    if resamples == 0:
+        return Interval(value, math.nan, math.nan, reason="no draws were asked for")
     error = _jackknife_error(on_items, members)
     if math.isnan(value) or math.isnan(error) or error == 0:
         return Interval(value, math.nan, math.nan, reason=_why_none(value, error))

@@ -32,7 +32,6 @@ __all__ = [
 ]
 
 _COST = "train#handlers#2#_disabled_"  # CostFile: what a step takes is the same in each repeat
-_RESAMPLES = 100  # of the intervals of a single run, which take longer than the test; the verdict has its own
 _DIVISOR = 3.0  # of the learning rates, for the arms that check them
 _PRETEXT_RATE = {2: 1.5e-3, 3: 1.0e-3}  # of every parameter from nothing, by dimension: docs/studies
 _FULL_RATE = 3.0e-4  # between that of SSA with every parameter and that of a decoder, which learn together here
@@ -183,9 +182,8 @@ class StudyDesign:
     def test(self, name: str, training: Stage, place: Place) -> Stage:
         """Score a finished training on the test patients."""
         configs = tuple(config for config in training.configs if config != "last_epoch.yaml")
-        values = {**training.values, "validation_section": place.section("test")}
-        if self.task == "classification":
-            values["report#resamples"] = _RESAMPLES
+        own = {"validation_section": place.section("test"), "report#resamples": 0}  # the verdict has the intervals
+        values = {**training.values, **own}
         title = training.title.replace(": training", ": test")
         return Stage(name, title, training.bundle, (*configs, "evaluate.yaml"), values)
 

@@ -55,7 +55,7 @@ def classification_intervals(
         truth: (N, C) of 0 and 1.
         multi_label: whether an image may be of several classes or none.
         patients: of each image, for the draws; default: each image is a patient of its own.
-        resamples: number of draws of the bootstrap.
+        resamples: number of draws of the bootstrap; 0 for no intervals.
         seed: of these draws.
 
     Returns:
@@ -92,7 +92,7 @@ class ClassificationReport:
         output_dir: folder for the two files; made if missing.
         labels: the number of each class by its name.
         multi_label: whether an image may be of several classes or none.
-        resamples: number of draws of the bootstrap.
+        resamples: number of draws of the bootstrap; 0 for no intervals, which take most of the time of an evaluation.
         seed: of these draws.
         patients: of the images, by path, as :func:`monai_essa.data.listed_patients` returns them.
     """

@@ -34,7 +34,6 @@ __all__ = ["OUTCOMES", "CaseScores", "SegmentationReport", "score_structure"]
 OUTCOMES = ("found", "missed", "added", "absent")
 """What became of a structure: in the label and predicted; in the label only; predicted only; in neither."""
 _SCORES = ("dice", "nsd", "hd95", "volume_difference")
-_DRAWS = 1000
 
 
 @dataclass(frozen=True)
@@ -120,7 +119,7 @@ class SegmentationReport:
         tolerance: of the normalised surface Dice, in mm, or in pixels of 2-D images.
         patients: of the cases, by the path of the image, as :func:`monai_essa.data.listed_patients` returns them;
             others are guessed from the names of files (:func:`monai_essa.data.patient_of`).
-        seed: of the draws of the bootstrap.
+        resamples: number of draws of the bootstrap; 0 for no intervals.
 
     Raises:
         ValueError: if the tolerance is not a finite number from 0 on.
@@ -132,7 +131,7 @@ class SegmentationReport:
         labels: Mapping[str, int],
         tolerance: float = 2.0,
         patients: Mapping[str, str] = MappingProxyType({}),
-        seed: int = 0,
+        resamples: int = 1000,
     ) -> None:
         if not 0 <= tolerance < math.inf:
             raise ValueError(f"tolerance: expected mm, or pixels of 2-D images, from 0 on, got {tolerance}")
@@ -141,7 +140,7 @@ class SegmentationReport:
         self.numbers = [labels[name] for name in self.names]
         self.tolerance = tolerance
         self.patients = dict(patients)
-        self.seed = seed
+        self.resamples = resamples
         self._cases: dict[str, list[CaseScores]] = {}
         self._dims = 3
 
@@ -200,7 +199,7 @@ class SegmentationReport:
         return {
             "cases": len(self._cases),
             "patients": len(set(patients)),
-            "interval": f"95 % studentised bootstrap over patients, {_DRAWS} draws, seed {self.seed}",
+            "interval": f"95 % studentised bootstrap over patients, {self.resamples} draws, seed 0",
             "units": dict(zip(("hd95", "volume"), self._units, strict=True)),
             "tolerance": self.tolerance,
             "metrics": {name: self._interval(_mean_of_defined(scores[name]), patients) for name in _SCORES[:3]},
@@ -218,7 +217,7 @@ class SegmentationReport:
         groups = [patient for patient, defined in zip(patients, there, strict=True) if defined]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # few patients: the table says how many
-            interval = bootstrap_interval(_mean, values[there], groups=groups, resamples=_DRAWS, seed=self.seed)
+            interval = bootstrap_interval(_mean, values[there], groups=groups, resamples=self.resamples)
         return {"cases": int(there.sum())} | interval.plain()
 
 
