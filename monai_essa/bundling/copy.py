@@ -28,7 +28,7 @@ from monai_essa.outside import NAME, Text
 
 __all__ = ["BundleVariant", "copy_bundle", "listed_labels", "write_metadata", "write_variant"]
 
-_MODALITIES = {"ct": "CT", "mr": "MR", "us": "US", "2d": "n/a"}
+_MODALITIES = {"ct": "CT", "mr": "MR", "us": "US", "xray": "DX", "fundus": "OP", "2d": "n/a"}
 _TEXT = Text(r"(?s).*", longest=100_000)
 _NO_WEIGHTS = " The bundle holds no weights: a site trains its own."  # how the shipped descriptions end
 

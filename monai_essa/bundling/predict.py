@@ -26,6 +26,7 @@ from monai_essa.bundling.finished_run import merge_adapter_file, network_of_conf
 from monai_essa.bundling.folder import check_configs, find_bundle, find_config
 from monai_essa.bundling.prediction_files import Image, first_path, result_names, whole_output
 from monai_essa.data.pairing.names import PICTURE_SUFFIXES
+from monai_essa.data.readers.npz import is_npz_name
 from monai_essa.data.readers.volume import SAME_GRID, corner_shift
 from monai_essa.data.readers.volume_file import channels_first, open_volumes
 from monai_essa.data.transforms import CheckVolumed
@@ -193,13 +194,18 @@ def _adjust(parser: ConfigParser, names: Mapping[str, str], output: Path) -> int
     """Make the config read with our reader, which opens more formats, and write under our names on the scan's grid."""
     for _, loader in _components(parser.config, "LoadImaged"):
         loader.setdefault("reader", "monai_essa.data.VolumeReader")
-    pictures = all(path.lower().endswith(PICTURE_SUFFIXES) for path in names)
+    flat = parser.get("spatial_dims") == 2  # or else an NPZ file may hold volumes
+    pictures = all(path.lower().endswith(PICTURE_SUFFIXES) or (flat and is_npz_name(path)) for path in names)
     savers = [saver for _, saver in _components(parser.config, "SaveImaged") if not saver.get("_disabled_")]
     for saver in savers:
         saver["output_name_formatter"], saver["data_root_dir"] = ResultNames(names), _INPUTS
         saver.setdefault("print_log", False)
-        if str(saver.get("output_ext", ".nii.gz")) in _NIFTI and "writer" not in saver:
-            saver.update({"output_ext": ".png"} if pictures else {"writer": ScanGridWriter})
+        extension = saver.get("output_ext", ".nii.gz")
+        if extension == "@output_ext":
+            extension = parser.get("output_ext")
+        if extension in (*_NIFTI, ".png") and "writer" not in saver:
+            scan = {"writer": ScanGridWriter, "output_ext": extension if extension in _NIFTI else ".nii.gz"}
+            saver.update({"output_ext": ".png"} if pictures else scan)
     return len(savers)
 
 

@@ -119,6 +119,7 @@ def _found(part: str) -> list[Path]:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
+    from monai_essa.evaluation.auc_difference import auc_comparison, why_no_auc
     from monai_essa.evaluation.run_scores import read_run, site_scores
     from monai_essa.evaluation.verdict import reach_verdict
     from monai_essa.files import write_text_whole
@@ -135,8 +136,10 @@ def _compare(arguments: argparse.Namespace) -> int:
     )
     protocol = {"metric": site.metric, "unit": site.unit, "cases": site.cases, "undefined_cases": site.undefined}
     verdict = reach_verdict(site.arms, arguments.margin, protocol)
+    in_auc = [] if why_no_auc(site) else [auc_comparison(site, each.a, each.b) for each in verdict.primary]
     about = {name: {"kind": "rival", "blinded": blinded} for name, (_, blinded) in rivals.items()}
-    verdict = replace(verdict, arms=[{**row, **about.get(row["name"], {})} for row in verdict.arms])
+    rows = [{**row, **about.get(row["name"], {})} for row in verdict.arms]
+    verdict = replace(verdict, arms=rows, comparisons=[*verdict.comparisons, *in_auc])
     _print(verdict, site)
     if arguments.out is not None:
         write_text_whole(arguments.out, json.dumps(verdict.as_dict(), indent=2, allow_nan=False) + "\n")
@@ -166,9 +169,9 @@ def _rivals(
 
 def _rival(path: Path, runs: Sequence[RunScores], datalist: Path | None) -> RunScores:
     from monai_essa.evaluation.baselines.rivals import rival_masks, rival_probabilities
-    from monai_essa.evaluation.run_scores import DICE, RunScores, table_classes
+    from monai_essa.evaluation.run_scores import DICE, RunScores
 
-    classes = table_classes(runs[0])
+    classes = runs[0].classes
     truth = {case: label for run in runs for case, label in run.truth.items()}
     if runs[0].metric != DICE:
         return rival_probabilities(path, RunScores(path, runs[0].metric, {}, truth), classes)

@@ -34,7 +34,7 @@ from monai_essa.engines.objectives import (
 )
 from monai_essa.engines.outputs import StageOutputs, next_run_folder, publish_model
 from monai_essa.engines.parameters import FrozenCheck, parameter_groups, warmup_cosine
-from monai_essa.engines.progress import LossLog, TrainingProgress, patch_introduction
+from monai_essa.engines.progress import LossLog, TrackedMetrics, TrainingProgress, patch_introduction
 from monai_essa.engines.run_folder import (
     RunRecord,
     config_fingerprints,
@@ -62,6 +62,7 @@ __all__ = [
     "SamplerEpoch",
     "StageOutputs",
     "Supervised",
+    "TrackedMetrics",
     "TrainStep",
     "TrainingProgress",
     "ValidationStep",

@@ -52,7 +52,8 @@ class RunCheckpoint:
     neither is saved. A tensor that changes without a gradient, such as an average of weights, must be a buffer.
 
     A checkpoint is written at the end of each epoch, after all other handlers of that event (validation, logs), and
-    after every ``every`` iterations within one. Where gradients are being accumulated it waits for the optimizer step.
+    after every ``every`` iterations within one, and when the trainer is told to terminate. Where gradients are being
+    accumulated it waits for the optimizer step.
     Put it first in the list of handlers: what others do when the run starts, they then do after the resume.
 
     Args:
@@ -129,7 +130,7 @@ class RunCheckpoint:
 
     def _save_within_epoch(self, engine: Any) -> None:
         iteration = engine.state.iteration
-        self._due = self._due or (self.every is not None and iteration % self.every == 0)
+        self._due |= bool(engine.should_terminate) or (self.every is not None and iteration % self.every == 0)
         accumulating = any(parameter.grad is not None for parameter in self.objective.parameters())
         if self._due and not accumulating and iteration % engine.state.epoch_length != 0:
             self.save(engine)

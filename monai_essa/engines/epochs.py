@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from monai.utils.misc import MAX_SEED, get_seed
 
 from monai_essa.data.loading.keyed import KeyedSampler
 from monai_essa.engines.run_folder import run_iterations
+from monai_essa.engines.stop import says_what_is_smaller, stops_on_sigterm
 
 __all__ = [
     "BestMetric",
@@ -239,19 +241,22 @@ def extra_epochs(
     return math.ceil(run_iterations(run) / math.ceil((samples or len(items)) / batch_size))
 
 
-def run_trainer(trainer: Workflow, seed: int) -> None:
+def run_trainer(trainer: Workflow, seed: int, settings: Mapping[str, Any] = MappingProxyType({})) -> None:
     """Run a trainer, if the bundle's ``initialize`` has run: what it checks and seeds must come before the first step.
 
     Args:
         trainer: MONAI's, or another engine with ``run``.
         seed: the seed of the run, which ``initialize`` gives to ``monai.utils.set_determinism``.
+        settings: ``lean``, ``batch_size`` and ``img_size`` of the run, to name smaller ones where memory runs out.
 
     Raises:
-        RuntimeError: if that seed is not the one in use.
+        RuntimeError: if that seed is not the one in use, or memory runs out.
+        SystemExit: after SIGTERM, as :func:`~monai_essa.engines.stop.stops_on_sigterm` says.
     """
     if get_seed() != int(seed) % MAX_SEED:
         raise RuntimeError(
             f"expected 'initialize' to have set the seed {seed} before 'run', got {get_seed()}: the run would be "
             "unchecked and not repeatable; run both, as python -m monai.bundle run does"
         )
-    trainer.run()
+    with stops_on_sigterm(trainer), says_what_is_smaller(trainer, settings):
+        trainer.run()

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a training shows: the patch, the loss log, its progress and an estimate of hours."""
+"""What a training shows: the patch, the loss log, metrics for a tracking server, progress and an estimate of hours."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import ProgressBar
 from monai.engines import Workflow
+from monai.handlers import MLFlowHandler
 from monai.utils import is_scalar
 from monai.utils.enums import CommonKeys as Keys
 
@@ -25,7 +26,7 @@ from monai_essa.data.readers.volume import ras_size
 from monai_essa.data.readers.volume_file import read_volume
 from monai_essa.files import write_text_whole
 
-__all__ = ["LossLog", "TrainingProgress", "patch_introduction"]
+__all__ = ["LossLog", "TrackedMetrics", "TrainingProgress", "patch_introduction"]
 
 logger = logging.getLogger(__name__)
 _STEPS_TO_MEASURE = 5
@@ -166,6 +167,23 @@ class TrainingProgress:
             logger.info(text, seconds, seconds * left / 3600, left)
 
 
+class TrackedMetrics(MLFlowHandler):
+    """MONAI's handler for MLflow, which takes numbers only: a metric with several values becomes one for each.
+
+    The Dice of each class, ``dice``, is logged as ``dice_1``, ``dice_2`` and so on. Arguments are those of
+    ``monai.handlers.MLFlowHandler``. It needs the extra ``tracking``.
+    """
+
+    def epoch_completed(self, engine: Engine) -> None:
+        """Log the metrics of an epoch; those of the engine stay as they are."""
+        metrics = engine.state.metrics
+        engine.state.metrics = dict(_numbers(metrics))
+        try:
+            super().epoch_completed(engine)
+        finally:
+            engine.state.metrics = metrics
+
+
 def patch_introduction(img_size: Sequence[int], spacing: Sequence[float], items: Sequence[Mapping[str, Any]]) -> str:
     """Return the first line of a log: the size of a patch in mm and the share of the median scan that it covers.
 
@@ -201,3 +219,10 @@ def _extent(image: str | Sequence[str]) -> np.ndarray:
 
 def _mm(extent: np.ndarray) -> str:
     return " x ".join(f"{size:.0f}" for size in extent) + " mm"
+
+
+def _numbers(metrics: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    for name, value in metrics.items():
+        values = np.ravel(value.detach().cpu() if isinstance(value, torch.Tensor) else value)
+        for number, each in enumerate(values, start=1):
+            yield name if len(values) == 1 else f"{name}_{number}", float(each)

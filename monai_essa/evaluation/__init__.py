@@ -6,15 +6,18 @@
 from __future__ import annotations
 
 from monai_essa.evaluation.bootstrap import Interval, bootstrap_interval
-from monai_essa.evaluation.classification import ClassificationReport, classification_intervals
+from monai_essa.evaluation.cases.classification import ClassificationReport, classification_intervals
+from monai_essa.evaluation.cases.segmentation import CaseScores, SegmentationReport, score_structure
 from monai_essa.evaluation.metrics import (
     DefinedDice,
     area_under_roc,
     balanced_accuracy,
+    brier_score,
     dice_handler,
     expected_calibration_error,
     macro_f1,
     quadratic_weighted_kappa,
+    reliability_bins,
 )
 from monai_essa.evaluation.probe import ProbeResult, probe_features
 from monai_essa.evaluation.probe_scans import Crops, probe_networks, scan_crops
@@ -24,6 +27,7 @@ from monai_essa.evaluation.verdict import Comparison, Primary, Verdict, compare_
 
 __all__ = [
     "ArmScores",
+    "CaseScores",
     "ClassificationReport",
     "Comparison",
     "Crops",
@@ -32,11 +36,13 @@ __all__ = [
     "Primary",
     "ProbeResult",
     "RunScores",
+    "SegmentationReport",
     "SiteScores",
     "Verdict",
     "area_under_roc",
     "balanced_accuracy",
     "bootstrap_interval",
+    "brier_score",
     "classification_intervals",
     "compare_arms",
     "dice_handler",
@@ -49,7 +55,9 @@ __all__ = [
     "quadratic_weighted_kappa",
     "reach_verdict",
     "read_run",
+    "reliability_bins",
     "scan_crops",
+    "score_structure",
     "site_scores",
     "verdict_word",
 ]

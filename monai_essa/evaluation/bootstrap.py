@@ -9,6 +9,7 @@ import math
 import warnings
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -45,6 +46,12 @@ class Interval:
             return f"{self.value:.3f} (no interval: {self.reason})"
         note = f"; undefined on {self.undefined} of {self.draws} draws" if self.undefined else ""
         return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f}{note})"
+
+    def plain(self) -> dict[str, Any]:
+        """Return the interval for a JSON file, which has no NaN: value, low, high, undefined_draws and a reason."""
+        ends = {name: getattr(self, name) for name in ("value", "low", "high")}
+        plain = {name: None if math.isnan(end) else round(end, 6) for name, end in ends.items()}
+        return plain | {"undefined_draws": self.undefined} | ({"no_interval": self.reason} if self.reason else {})
 
 
 def bootstrap_interval(

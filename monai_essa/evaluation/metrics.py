@@ -15,10 +15,12 @@ __all__ = [
     "DefinedDice",
     "area_under_roc",
     "balanced_accuracy",
+    "brier_score",
     "dice_handler",
     "expected_calibration_error",
     "macro_f1",
     "quadratic_weighted_kappa",
+    "reliability_bins",
 ]
 
 
@@ -58,6 +60,23 @@ def balanced_accuracy(predicted: np.ndarray, truth: np.ndarray) -> float:
         0.75
     """
     return _mean_over_classes("sensitivity", predicted, truth)
+
+
+def brier_score(probabilities: np.ndarray, truth: np.ndarray) -> float:
+    """Average the squared error of the probabilities over images and classes.
+
+    Args:
+        probabilities: (N, C).
+        truth: (N, C) of 0 and 1.
+
+    Returns:
+        From 0, which is best, to 1; for two classes the squared error of the second one's probability.
+
+    Example:
+        >>> brier_score(np.array([[0.5, 0.5], [0.0, 1.0]]), np.array([[1, 0], [0, 1]]))
+        0.125
+    """
+    return float(np.mean((probabilities - truth) ** 2))
 
 
 def macro_f1(predicted: np.ndarray, truth: np.ndarray) -> float:
@@ -122,10 +141,39 @@ def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray, bins
         >>> round(expected_calibration_error(np.array([0.9, 0.9, 0.6, 0.6]), np.array([1, 1, 1, 0])), 6)
         0.1
     """
+    held = reliability_bins(confidence, correct, bins)
+    return sum(each["decisions"] * abs(each["accuracy"] - each["confidence"]) for each in held) / confidence.size
+
+
+def reliability_bins(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> list[dict[str, float]]:
+    """Compare confidence and accuracy in bins of the confidence, for a reliability diagram.
+
+    Args:
+        confidence: as for :func:`expected_calibration_error`.
+        correct: likewise.
+        bins: how many bins of equal width there are from 0 to 1.
+
+    Returns:
+        Of each bin that holds a decision, in ascending order: ``low`` (excluded) and ``high`` (included), the number of
+        ``decisions``, their mean ``confidence`` and their ``accuracy``.
+
+    Example:
+        >>> reliability_bins(np.array([0.75, 1.0]), np.array([1, 0]), bins=2)
+        [{'low': 0.5, 'high': 1.0, 'decisions': 2, 'confidence': 0.875, 'accuracy': 0.5}]
+    """
     confidence, correct = confidence.ravel().astype(np.float64), correct.ravel().astype(np.float64)
     places = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    gaps = np.bincount(places, correct - confidence, minlength=bins)
-    return float(np.abs(gaps).sum() / len(confidence))
+    return [
+        {
+            "low": float(place / bins),
+            "high": float((place + 1) / bins),
+            "decisions": int(within.sum()),
+            "confidence": float(confidence[within].mean()),
+            "accuracy": float(correct[within].mean()),
+        }
+        for place in np.unique(places)
+        for within in [places == place]
+    ]
 
 
 class DefinedDice(DiceMetric):

@@ -10,7 +10,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -20,7 +20,7 @@ from monai_essa.data.pairing.names import patient_of
 from monai_essa.evaluation.repeats import ArmScores
 from monai_essa.outside import Nullable, Number, shown
 
-__all__ = ["BRIER", "DICE", "RunScores", "SiteScores", "joined_folds", "read_run", "site_scores", "table_classes"]
+__all__ = ["BRIER", "DICE", "RunScores", "SiteScores", "case_paths", "joined_folds", "read_run", "site_scores"]
 
 DICE = "mean Dice over the defined classes"
 BRIER = "Brier score, mean over the classes"
@@ -40,6 +40,9 @@ class RunScores:
         scores: of each case, by the name of its file as the table has it; NaN if undefined.
         truth: of each case, what of its label the table tells: which classes are defined, or which class it has.
         seed: of the training; None where no ``run.json`` tells it.
+        classes: what the table calls them; the background of a segmentation is none of them.
+        probabilities: of each case, of each class; empty for a segmentation.
+        folds: how many trainings the scores come from.
     """
 
     folder: Path
@@ -47,6 +50,9 @@ class RunScores:
     scores: Mapping[str, float]
     truth: Mapping[str, tuple[str, ...]]
     seed: int | None = None
+    classes: tuple[str, ...] = ()
+    probabilities: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    folds: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +65,8 @@ class SiteScores:
         cases: how many there are.
         undefined: how many cases have no score in some run, and are left out of every one.
         named: of how many cases the data list names the patient; the others are guessed from the names of files.
+        owners: the patient of each case, in the order of :func:`case_paths` of the first run.
+        runs: of each arm, its repeats in the order of its scores.
     """
 
     metric: str
@@ -66,6 +74,8 @@ class SiteScores:
     cases: int
     undefined: int
     named: int
+    owners: Sequence[str] = ()
+    runs: Mapping[str, Sequence[RunScores]] = field(default_factory=dict)
 
     @property
     def unit(self) -> str:
@@ -106,7 +116,8 @@ def read_run(folder: str | Path) -> RunScores:
     table = found[0]
     seed = _finished_seed(table.parent.parent if table.parent.name == "test" else table.parent)
     rows = _rows(table)
-    read = _dice if _TABLES[table.name] == DICE else _brier
+    metric = _TABLES[table.name]
+    read = _dice if metric == DICE else _brier
     scores: dict[str, float] = {}
     truth: dict[str, tuple[str, ...]] = {}
     for number, row in enumerate(rows[1:], start=2):
@@ -114,21 +125,10 @@ def read_run(folder: str | Path) -> RunScores:
         if case in scores:
             raise ValueError(f"{table}, line {number}: {shown(case)} comes twice; expected one row for each case")
         scores[case], truth[case] = score, label
-    return RunScores(table.parent, _TABLES[table.name], scores, truth, seed)
-
-
-def table_classes(run: RunScores) -> list[str]:
-    """Return what the table of an evaluated run calls its classes; the background of a segmentation is none of them.
-
-    Args:
-        run: of :func:`read_run`.
-
-    Raises:
-        ValueError: as :func:`read_run`.
-    """
-    name = next(name for name, metric in _TABLES.items() if metric == run.metric)
-    header = _rows(run.folder / name)[0]
-    return header[2:] if run.metric == BRIER else [name for name in header[1:] if name != "mean"]
+    if metric == DICE:
+        return RunScores(table.parent, metric, scores, truth, seed, _class_columns(rows[0]))
+    chances = {row[0]: tuple(map(float, row[2:])) for row in rows[1:]}
+    return RunScores(table.parent, metric, scores, truth, seed, tuple(rows[0][2:]), chances)
 
 
 def joined_folds(folds: Sequence[RunScores], patients: Mapping[str, str] = MappingProxyType({})) -> RunScores:
@@ -162,9 +162,27 @@ def joined_folds(folds: Sequence[RunScores], patients: Mapping[str, str] = Mappi
                 "test each patient once, or repeats with seeds of their own"
             )
         tested |= dict.fromkeys(own, fold.folder)
-    scores = {case: score for fold in folds for case, score in fold.scores.items()}
-    truth = {case: told for fold in folds for case, told in fold.truth.items()}
-    return RunScores(first.folder, first.metric, scores, truth, first.seed)
+    scores, truth, chances = (
+        {case: value for fold in folds for case, value in getattr(fold, name).items()}
+        for name in ("scores", "truth", "probabilities")
+    )
+    return replace(first, scores=scores, truth=truth, probabilities=chances, folds=sum(fold.folds for fold in folds))
+
+
+def case_paths(run: RunScores) -> dict[str, str]:
+    """Return each case's name in the table by its path below the folder that all cases of the run share.
+
+    Args:
+        run: of :func:`read_run`.
+    """
+    places = {case: os.path.split(case) for case in run.scores}
+    try:
+        top = os.path.commonpath([folder for folder, _ in places.values()])
+        folders = {folder for folder, _ in places.values()}
+        below = {folder: Path(os.path.relpath(folder or ".", top or ".")).as_posix() for folder in folders}
+    except ValueError:  # absolute and relative paths, or two drives
+        return {case: case for case in run.scores}
+    return {f"{below[folder]}/{name}".removeprefix("./"): case for case, (folder, name) in places.items()}
 
 
 def site_scores(
@@ -207,7 +225,7 @@ def site_scores(
     number = len(next(iter(paired.values())))
     arms = {name: repeats[name] * number if name in single else paired[name] for name in repeats}
     runs = [run for held in arms.values() for run in held]
-    paths = [_paths(run) for run in runs]
+    paths = [case_paths(run) for run in runs]
     for run, own in zip(runs[1:], paths[1:], strict=True):
         _check_same_cases(runs[0], run, paths[0], own)
     for name, held in paired.items():
@@ -220,10 +238,11 @@ def site_scores(
         raise ValueError(
             "the data list names no patient of the cases that were scored; expected the list of these runs"
         )
-    names, by_patient = _means([named.get(case) or patient_of(case) for case in paths[0]], scores)
+    owners = [named.get(case) or patient_of(case) for case in paths[0]]
+    names, by_patient = _means(owners, scores)
     counts = iter(np.split(by_patient, len(arms)))
     built = [ArmScores(name, next(counts), names, runs[0].metric == DICE) for name in arms]
-    return SiteScores(runs[0].metric, built, len(paths[0]), int(undefined.sum()), len(named))
+    return SiteScores(runs[0].metric, built, len(paths[0]), int(undefined.sum()), len(named), owners, arms)
 
 
 def _finished_seed(folder: Path) -> int | None:
@@ -260,8 +279,12 @@ def _rows(table: Path) -> list[list[str]]:
     return rows
 
 
+def _class_columns(header: list[str]) -> tuple[str, ...]:
+    return tuple(name for name in header[1:] if name != "mean")
+
+
 def _dice(header: list[str], row: list[str], where: str) -> tuple[str, float, tuple[str, ...]]:
-    classes = [name for name in header[1:] if name != "mean"]
+    classes = _class_columns(header)
     extra = len(row) - len(header)
     if extra < 0:
         raise ValueError(f"{where}: expected {len(header)} columns, got {len(row)}; score the run again")
@@ -289,15 +312,6 @@ def _share(text: str, where: str) -> float:
     except ValueError as error:
         raise ValueError(f"{where}: expected a number, got {shown(text)}; score the run again") from error
     return number if math.isnan(number) else float(_SHARE.check(number, where))
-
-
-def _paths(run: RunScores) -> dict[str, str]:
-    """Return the case's name in the table by its path below the folder that all cases of the run share."""
-    try:
-        folder = os.path.commonpath([os.path.dirname(case) for case in run.scores])
-        return {Path(os.path.relpath(case, folder or ".")).as_posix(): case for case in run.scores}
-    except ValueError:  # absolute and relative paths, or two drives
-        return {case: case for case in run.scores}
 
 
 def _repeats(runs: Sequence[RunScores], patients: Mapping[str, str]) -> list[RunScores]:

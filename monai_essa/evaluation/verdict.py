@@ -71,6 +71,7 @@ class Comparison:
         undefined: how many patients are left out, since they have no defined score in one of the arms or repeats.
         differences: of each patient that is compared, the mean over the repeats.
         question: as of :class:`Primary`; ``"description"`` if the comparison is not decided but only shown.
+        metric: what is compared, where it is not the score of the study.
     """
 
     a: str
@@ -88,6 +89,7 @@ class Comparison:
     undefined: int = 0
     differences: tuple[float, ...] = ()
     question: str = NON_INFERIORITY
+    metric: str = ""
 
     def __str__(self) -> str:
         if math.isnan(self.estimate):
@@ -96,7 +98,7 @@ class Comparison:
 
     def _outcome(self) -> str:
         if self.question == _DESCRIPTION:
-            return f"{self.a} against {self.b}, for description"
+            return f"{self.a} against {self.b}, for description" + (f", in {self.metric}" if self.metric else "")
         if not self.word:
             return f"{self.a} against {self.b}: no verdict ({self.reason})"
         if self.word == "not decided":
@@ -146,6 +148,11 @@ class Verdict:
     sentence: str = ""
     left_out: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def primary(self) -> list[Comparison]:
+        """Return the comparisons that are decided."""
+        return [each for each in self.comparisons if each.question != _DESCRIPTION]
+
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON; what is not a number is None.
 
@@ -158,7 +165,7 @@ class Verdict:
             "protocol": _plain(dict(self.protocol)),
             "arms": [_plain(dict(arm)) for arm in self.arms],
             "comparisons": [
-                _plain(asdict(each) | {"patients": len(each.differences), "word": each.word or None})
+                _plain(asdict(each) | {"patients": len(each.differences) or None, "word": each.word or None})
                 for each in self.comparisons
             ],
             "exported": None if self.exported is None else _plain(dict(self.exported)),
@@ -176,9 +183,7 @@ def verdict_word(low: float, high: float, margin: float = 0.0) -> str:
     - ``"superior"``: the interval is above 0.
     - ``"non-inferior"``: it is above ``-margin``. It may lie below 0, where the first is shown to be worse by less than
       what was agreed to matter.
-    - ``"inferior"``: it is below 0, and reaches to ``-margin`` or beyond: the first is shown to be worse, and not shown
-      to be worse by so little. One that must be below ``-margin`` for this word would leave a loss that is shown "not
-      decided".
+    - ``"inferior"``: it is below 0, and reaches to ``-margin`` or beyond: a loss is shown, and not shown to be small.
     - ``"not decided"``.
 
     Args:
@@ -208,12 +213,9 @@ def compare_arms(a: ArmScores, b: ArmScores, margin: float = 0.0, comparisons: i
 
     With :math:`d_{r,i}` the difference in repeat r and patient i, its mean has the interval of
     :func:`~monai_essa.evaluation.repeats.mean_interval` at the level :math:`1 - 0.05 / m` for m primary comparisons, so
-    that a word follows from its interval. There is no verdict, and ``reason`` says why, with fewer than 6 patients
-    (which have no interval either), with fewer than 3 repeats (the result is provisional), or if the differences do not
-    vary at all.
-
-    In simulations of five repeats with effects of patients, repeats and folds, .94 to .97 of the intervals covered the
-    truth; where nothing but noise differs between patients and repeats, .99 do.
+    that a word follows from its interval. There is no verdict, and ``reason`` says why, with fewer than 6 patients,
+    which have no interval either, with fewer than 3 repeats, or if the differences do not vary at all. In simulations
+    of five repeats with effects of patients, repeats and folds, .94 to .97 of the intervals covered the truth.
 
     Args:
         a: the first procedure.
@@ -226,8 +228,7 @@ def compare_arms(a: ArmScores, b: ArmScores, margin: float = 0.0, comparisons: i
         The comparison, on the patients whose scores are defined in every repeat of both.
 
     Raises:
-        ValueError: if the patients, the repeats or the direction of the scores differ, the margin is negative, or
-            there is no comparison.
+        ValueError: if patients, repeats or direction differ, the margin is negative, or there is no comparison.
 
     Example:
         >>> rng = np.random.default_rng(0)

@@ -88,7 +88,7 @@ def case_figures(
     for kind, case in cases.items():
         try:
             shown = _read(case, label_map or {})
-        except (OSError, ValueError, RuntimeError, LookupError) as error:
+        except (OSError, ValueError, RuntimeError, LookupError, ArithmeticError, MemoryError) as error:
             _logger.warning("the %s case is not drawn: %s", kind, error)
             missing.append(f"The {kind} case, {case.title}, is not drawn: {_public_reason(error)}.")
             continue
@@ -110,7 +110,7 @@ def _figure(kind: str, case: SegmentationCase, classes: Sequence[str]) -> Report
     )
 
 
-_COLOUR_WORDS = ("blue", "vermilion", "green", "pink", "orange", "light blue", "yellow")  # of charts.COLOURS
+_COLOUR_WORDS = ("blue", "vermilion", "green", "pink", "orange", "light blue", "purple")  # of charts.COLOURS
 
 
 def _read(case: ShownCase, label_map: Mapping[float, int]) -> SegmentationCase:

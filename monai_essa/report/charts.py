@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,7 +43,7 @@ _DASHES = ("-", "--", "-.", ":")  # beside the colour, for prints in grey
 _GIB = 2**30
 WIDTH = 5.0  # inches: text stays legible on a phone
 TEXT_SIZE = 9  # points
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5D3A9B")
 _DPI = 200
 
 
@@ -69,18 +70,20 @@ def loss_curves(
         'epoch'
     """
     unit = _common_unit(logs, column)
-    figure = blank_figure(height=3.2)
+    figure = blank_figure(height=2.8 + 0.24 * math.ceil(len(logs) / 2))
     axes = figure.add_subplot()
     for number, (name, log) in enumerate(logs.items()):
         known = ~np.isnan(log[column])
         (line,) = axes.plot(log[unit][known], log[column][known], linewidth=1.6, marker="o", markersize=3)
-        line.set(color=COLOURS[number % len(COLOURS)], linestyle=_DASHES[number % len(_DASHES)], label=math_free(name))
+        line.set(
+            color=COLOURS[number % len(COLOURS)], linestyle=_DASHES[number % len(_DASHES)], label=wrapped(name, 28)
+        )
     axes.set_xlabel(unit, fontsize=TEXT_SIZE)
     axes.set_ylabel(math_free(column), fontsize=TEXT_SIZE)
     axes.ticklabel_format(useOffset=False)
     axes.locator_params(axis="x", integer=True)
     axes.set_title(math_free(title), fontsize=TEXT_SIZE)
-    axes.legend(fontsize=TEXT_SIZE, frameon=False)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     plain_axes(axes)
     return figure
 

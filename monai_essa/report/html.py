@@ -43,6 +43,7 @@ caption { text-align: left; font-weight: 600; padding-bottom: .4rem; }
 th, td { padding: .35rem .9rem .35rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid #d0d0d0; }
 thead th { border-bottom: 2px solid #1a1a1a; vertical-align: bottom; }
 tbody th { font-weight: 600; }
+th.short { white-space: nowrap; }
 td { white-space: nowrap; }
 td.text { white-space: normal; overflow-wrap: anywhere; min-width: 14rem; }
 .note, figcaption, footer { color: #4a4a4a; font-size: .875rem; }
@@ -59,7 +60,9 @@ footer { margin-top: 2.5rem; border-top: 1px solid #d0d0d0; padding-top: .75rem;
   td.text { min-width: 9rem; }
 }
 @media print {
-  body { max-width: none; padding: 0; font-size: 10pt; }
+  :root { font-size: 10pt; }
+  body { max-width: none; padding: 0; }
+  h2 { margin-top: 1.25rem; }
   .notice, pre { background: #fff; }
   nav { display: none; }
   .wide { overflow: visible; }
@@ -67,8 +70,8 @@ footer { margin-top: 2.5rem; border-top: 1px solid #d0d0d0; padding-top: .75rem;
   tr, figure, .notice { break-inside: avoid; }
   thead { display: table-header-group; }
   td { white-space: normal; }
-  table { font-size: 8pt; }
-  figure img { max-height: 10cm; width: auto; }
+  table { font-size: 8.5pt; }
+  figure img { max-height: 9.5cm; width: auto; }
 }
 </style>
 </head>
@@ -111,7 +114,8 @@ real scans.</p>
 <thead><tr>{% for header in table.headers %}<th scope="col">{{ header }}</th>{% endfor %}</tr></thead>
 <tbody>
 {% for row in table.rows %}
-<tr>{% for cell in row %}{% if loop.first %}<th scope="row">{{ cell }}</th>\
+<tr>{% for cell in row %}{% if loop.first %}<th scope="row"{% if cell | length <= 16 %} class="short"{% endif %}>\
+{{ cell }}</th>\
 {% else %}<td{% if cell | length > 30 %} class="text"{% endif %}>{{ cell }}</td>{% endif %}\
 {% endfor %}</tr>
 {% endfor %}

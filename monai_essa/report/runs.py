@@ -13,7 +13,6 @@ from typing import Any
 
 from monai_essa.data import listed_label_map
 from monai_essa.data.lists.fields import class_ids
-from monai_essa.data.lists.read import listed_patients, read_datalist, section_names
 from monai_essa.outside import printable
 from monai_essa.report.cases import case_figures
 from monai_essa.report.charts import figure_png
@@ -21,7 +20,13 @@ from monai_essa.report.html import ReportContent, ReportFigure, ReportSection, d
 from monai_essa.report.model_card import run_record
 from monai_essa.report.study.details import adapter_table, curve_figures, origin_sentence, shown_value
 from monai_essa.report.study.figures import ArmPoints, arms_figure
-from monai_essa.report.study.results import case_table, listed_labels_of, probability_figures, shown_cases
+from monai_essa.report.study.results import (
+    case_table,
+    listed_labels_of,
+    probability_figures,
+    shown_cases,
+    structure_table,
+)
 from monai_essa.report.study.scores import ArmTable, CaseNames, arm_table
 from monai_essa.report.tables import ResultTable
 
@@ -63,12 +68,14 @@ def write_run_report(
         The file.
 
     Raises:
-        FileNotFoundError: if a folder has no run.json.
+        FileNotFoundError: if a folder has no run.json, or there is no such data list.
         ImportError: if the extra [report] is not installed.
         ValueError: if a file is damaged, or two runs have tables of different tasks.
     """
+    if datalist is not None and not datalist.is_file():
+        raise FileNotFoundError(f"{datalist}: no such file; give the data list of the runs")
     read = _read(runs)
-    names = _names(datalist, show_ids)
+    names = CaseNames.of_datalist(datalist, show_ids)
     sections = [
         _result(read, names),
         *_cases(read, names),
@@ -93,13 +100,6 @@ def _read(runs: Sequence[Path]) -> list[_Run]:
     if len(metrics) > 1:
         raise ValueError(f"{' and '.join(map(str, runs))}: expected runs of one task, got {' and '.join(metrics)}")
     return read
-
-
-def _names(datalist: Path | None, show_ids: bool) -> CaseNames:
-    if datalist is None:
-        return CaseNames(shown=show_ids)
-    patients = listed_patients(datalist, section_names(read_datalist(datalist)))
-    return CaseNames.of_datalist(datalist, patients, show_ids)
 
 
 def _title(read: Sequence[_Run]) -> str:
@@ -168,9 +168,9 @@ def _cases(read: Sequence[_Run], names: CaseNames) -> Iterator[ReportSection]:
     first, *rest = scored
     assert first.table is not None
     others = {run.name: run.table for run in rest if run.table is not None}
-    table = case_table(first.table, names, first.classes(), others)
+    tables = [case_table(first.table, names, first.classes(), others), *structure_table(first.table)]
     called = "names of files" if names.shown else "digests of patient and case"
-    yield ReportSection("Case by case", [f"{first.name}, the worst case first. Cases are called by {called}."], [table])
+    yield ReportSection("Case by case", [f"{first.name}, the worst case first. Cases are called by {called}."], tables)
 
 
 def _details(run: _Run, names: CaseNames, datalist: Path | None) -> Iterator[ReportSection]:

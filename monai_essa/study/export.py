@@ -19,6 +19,7 @@ from monai_essa.adapters.hub.folder import export_hub
 from monai_essa.adapters.record import read_header
 from monai_essa.bundling.copy import BundleVariant, copy_bundle
 from monai_essa.bundling.folder import bundle_folder
+from monai_essa.evaluation.run_scores import DICE
 from monai_essa.files import folder_written_whole, write_text_whole
 from monai_essa.licence import check_permission
 from monai_essa.report.model_card import METRIC_IDS
@@ -112,11 +113,15 @@ def _performance(study: StudyFolder, exported: Mapping[str, Any], metric: str) -
     interval = f" (95 % interval {low:.3f} to {high:.3f})" if _is_number(low) and _is_number(high) else ""
     yield f"Expected on a new patient of this site: {exported['mean']:.3f}{interval}, {metric}."
     repeats, patients = study.protocol.get("repeats"), study.protocol.get("patients")
-    yield f"Estimated on {patients} tested patients over {repeats} repeats of the training ({_design(study)})."
+    times = "1 repeat" if repeats == 1 else f"{repeats} repeats"
+    yield f"Estimated on {patients} tested patients over {times} of the training ({_design(study)})."
     if _is_number(before) and before != exported["mean"]:
         yield f"Corrected for choosing this arm among several by the same scores; uncorrected {before:.3f}."
     if exported.get("reason"):
         yield f"Why this arm: {exported['reason']}."
+    ahead = study.floor_ahead(metric == DICE)
+    if ahead is not None:
+        yield f"Caution: {ahead[0]}, which trains no network, has a better mean in the study ({ahead[1]:.3f})."
     yield "The weights here are of one more training, on all labelled patients, which itself was not tested."
     if reason := study.protocol.get("provisional"):
         yield f"The study is provisional: {reason}."
@@ -131,7 +136,7 @@ def _data(study: StudyFolder) -> Iterator[str]:
     if protocol.get("base"):
         yield f"Base: {protocol['base']}."
     if images.get("spatial_dims"):
-        yield f"Images of {images['spatial_dims']} dimensions with {images.get('in_channels', 1)} channels."
+        yield f"Images of {images['spatial_dims']} dimensions with {images.get('in_channels', 1)} channel(s)."
 
 
 def _design(study: StudyFolder) -> str:

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from monai_essa.data.lists.read import listed_patients, read_datalist, section_items
+from monai_essa.evaluation.auc_difference import auc_comparison, why_no_auc
+from monai_essa.evaluation.baselines.rivals import read_rivals
 from monai_essa.evaluation.choice import Chosen, choose_arm, name_in_advance
 from monai_essa.evaluation.repeats import ArmScores
 from monai_essa.evaluation.run_scores import DICE, RunScores, SiteScores, joined_folds, read_run, site_scores
@@ -56,7 +58,7 @@ _PROTOCOL: dict[str, Check] = {
     "base": _LINE,
 }
 _ARM_NAME = Text(NAME, longest=64)
-_ARM = Record({"name": _ARM_NAME, "title": _LINE, "kind": Choice(("trained", "floor", "rival"))}, {"blinded": Flag()})
+_ARM = Record({"name": _ARM_NAME, "title": _LINE, "kind": Choice(("trained", "floor"))})
 _DROPPED = Record({"name": _ARM_NAME, "reason": _LINE})
 
 
@@ -107,10 +109,11 @@ def study_verdict(folder: str | Path) -> Verdict:
 
     The folds of a repeat are joined. An arm that lacks a test of any repeat is left out and named. SSA is said to help
     if it is shown to be superior, an arm that was given SSA's time is not ahead of it, and the difference at a third of
-    the learning rates, where that is checked, has the same sign.
+    the learning rates, where that is checked, has the same sign. What
+    :func:`~monai_essa.evaluation.baselines.rivals.score_rival` wrote into ``rivals`` is described beside the arms.
 
     Args:
-        folder: of the study, with ``plan.yaml``, ``datalist.json`` and ``runs``.
+        folder: of the study, with ``plan.yaml``, ``datalist.json``, ``runs`` and perhaps ``rivals``.
 
     Returns:
         The verdict, with the arm to export: under 10 labelled patients the one fixed in advance, which is ``no_ssa``
@@ -124,7 +127,7 @@ def study_verdict(folder: str | Path) -> Verdict:
     plan = _read_plan(Path(folder))
     runs, missing = _finished(plan)
     left_out = dict.fromkeys(plan.dropped, "dropped before the first stage") | missing
-    if not any(arm["name"] in runs for arm in plan.arms if arm["kind"] != "rival"):
+    if not runs:
         return Verdict(plan.protocol, [], left_out=left_out, sentence="Nothing is tested yet, so there is no verdict.")
     site = _site(plan, runs)
     if site.metric != plan.protocol["metric"]:
@@ -158,9 +161,9 @@ def _finished(plan: _Plan) -> tuple[dict[str, list[RunScores]], dict[str, str]]:
     patients = _patients(plan)
     for arm in plan.arms:
         stages = [stage for stage in plan.stages if stage.arm == arm["name"]]
-        tests = {(each.repeat, each.fold): each for each in stages if each.kind in ("test", "floor", "rival")}
-        repeats = range(1, plan.protocol["repeats"] + 1) if arm["kind"] != "rival" else (1,)
-        folds = range(1, plan.protocol["folds"] + 1) if arm["kind"] != "rival" else (1,)
+        tests = {(each.repeat, each.fold): each for each in stages if each.kind in ("test", "floor")}
+        repeats = range(1, plan.protocol["repeats"] + 1)
+        folds = range(1, plan.protocol["folds"] + 1)
         wanted = [(repeat, fold) for repeat in repeats for fold in folds]
         lacking = next((place for place in wanted if place not in tests or not _scored(plan, tests[place])), None)
         if lacking is not None:
@@ -176,8 +179,8 @@ def _run_folder(plan: _Plan, stage: PlannedStage) -> Path:
 
 
 def _scored(plan: _Plan, stage: PlannedStage) -> bool:
-    """Tell whether a test has ended well; the masks of a rival are scored by no stage of ours."""
-    ended = stage.kind == "rival" or (plan.folder / "stages" / f"{stage.name}.done").is_file()
+    """Tell whether a test has ended well."""
+    ended = (plan.folder / "stages" / f"{stage.name}.done").is_file()
     return ended and (_run_folder(plan, stage) / "test").is_dir()
 
 
@@ -201,10 +204,12 @@ def _site(plan: _Plan, runs: Mapping[str, Sequence[RunScores]]) -> SiteScores:
     numbered = {
         name: [replace(run, seed=number) for number, run in enumerate(repeats)] for name, repeats in runs.items()
     }
-    kinds = {arm["name"]: arm["kind"] for arm in plan.arms}
-    own = {name: repeats for name, repeats in numbered.items() if kinds[name] != "rival"}
-    rivals = {name: repeats for name, repeats in numbered.items() if kinds[name] == "rival"}
-    return site_scores(own, _patients(plan), rivals)
+    rivals = {name: [run] for name, (run, _) in read_rivals(plan.folder / "rivals").items()}
+    if clash := sorted(rivals.keys() & {arm["name"] for arm in plan.arms}):
+        raise ValueError(
+            f"{plan.folder / 'rivals' / clash[0]}: an arm of the study has this name; give the rival another"
+        )
+    return site_scores(numbered, _patients(plan), rivals)
 
 
 def _compared(plan: _Plan, site: SiteScores) -> Verdict:
@@ -216,11 +221,17 @@ def _compared(plan: _Plan, site: SiteScores) -> Verdict:
     pairs = [(names[0], name) for name in names[1:] if name not in _CHECKS]
     pairs += [pair for pair in (("no_ssa_longer", "no_ssa"), _CHECKS) if pair not in pairs]
     provisional = plan.protocol["provisional"] or ""
-    return reach_verdict(site.arms, plan.protocol["margin"], protocol, primaries, pairs, provisional)
+    verdict = reach_verdict(site.arms, plan.protocol["margin"], protocol, primaries, pairs, provisional)
+    in_auc = [] if why_no_auc(site) else [auc_comparison(site, each.a, each.b) for each in verdict.primary]
+    return replace(verdict, comparisons=[*verdict.comparisons, *in_auc])
 
 
 def _about(plan: _Plan, name: str) -> dict[str, Any]:
-    return next({key: value for key, value in arm.items() if key != "name"} for arm in plan.arms if arm["name"] == name)
+    """Return title and kind of an arm, and of a rival whether it is blinded."""
+    own = next(({"title": arm["title"], "kind": arm["kind"]} for arm in plan.arms if arm["name"] == name), None)
+    if own is not None:
+        return own
+    return {"title": name, "kind": "rival", "blinded": read_rivals(plan.folder / "rivals")[name][1]}
 
 
 def _chosen(plan: _Plan, arms: Sequence[ArmScores]) -> Chosen | None:
@@ -265,7 +276,7 @@ def _whether_ssa_helps(plan: _Plan, verdict: Verdict) -> tuple[bool | None, list
 
 
 def _between(verdict: Verdict, a: str, b: str) -> Comparison | None:
-    return next((each for each in verdict.comparisons if (each.a, each.b) == (a, b)), None)
+    return next((each for each in verdict.comparisons if (each.a, each.b, each.metric) == (a, b, "")), None)
 
 
 def _in_titles(plan: _Plan, comparison: Comparison) -> str:

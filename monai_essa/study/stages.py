@@ -43,7 +43,7 @@ __all__ = [
 
 PLAN = "plan.yaml"
 """The file of a plan, in the folder of a study."""
-KINDS = ("base", "ssa", "tpp", "train", "test", "floor", "rival", "refit")
+KINDS = ("base", "ssa", "tpp", "train", "test", "floor", "refit")
 """What a stage does."""
 # The workflows of monai.bundle warn that no logging.conf is applied.
 _LEVELS = {

@@ -14,9 +14,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.bundle import ConfigWorkflow
+from monai.bundle import ConfigWorkflow, ckpt_export, verify_metadata, verify_net_in_out
 from monai.networks.nets import ViT
 
+from monai_essa.bundling.copy import BundleVariant, copy_bundle
+from monai_essa.bundling.folder import bundle_folder
 from monai_essa.evaluation.run_scores import read_run
 
 RunBundle = Callable[..., ConfigWorkflow]
@@ -86,3 +88,25 @@ def test_a_finished_run_reconstructs_its_held_out_scans(
         stages.adapted / "reconstruction.png"
     ).read_bytes()
     assert same, "the merged network and the loaded head give the picture that the training ended with"
+
+
+def test_the_bundle_of_a_run_passes_the_checks_of_the_model_zoo(stages, volumes: Path, tmp_path: Path) -> None:
+    """Those of its CI: files, version, metadata, shapes of the network with its weights, script, and the properties."""
+    variant = BundleVariant("organ_mr_segmentation", run=stages.segmented)
+    bundle = copy_bundle(bundle_folder("essa_segmentation"), tmp_path, variant)
+    configs, root = bundle / "configs", str(bundle)
+    for name in ("LICENSE", "docs/README.md", "docs/data_license.txt", "configs/logging.conf", "models/model.pt"):
+        assert (bundle / name).stat().st_size > 0
+    metadata = json.loads((configs / "metadata.json").read_text(encoding="utf-8"))
+    assert metadata["version"] in metadata["changelog"] and metadata["name"] == bundle.name
+    meta, inference = str(configs / "metadata.json"), str(configs / "inference.yaml")
+    verify_metadata(meta, filepath=Path(__file__).with_name("metadata_schema.json"))
+    verify_net_in_out("network_def", meta_file=meta, config_file=inference, bundle_root=root, device="cpu")
+    weights, script = bundle / "models" / "model.pt", bundle / "models" / "model.ts"
+    ckpt_export("network_def", str(script), str(weights), meta_file=meta, config_file=inference, bundle_root=root)
+    assert torch.jit.load(script)(torch.zeros(1, 1, 32, 32, 32)).shape == (1, 3, 32, 32, 32)
+    places = {"bundle_root": root, "dataset_dir": str(volumes), "logging_file": False}
+    for kind, config in (("infer", "inference.yaml"), ("train", "train.yaml")):
+        workflow = ConfigWorkflow(str(configs / config), meta_file=meta, workflow_type=kind, **places)
+        workflow.initialize()
+        assert workflow.check_properties() == []

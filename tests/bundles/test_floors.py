@@ -9,7 +9,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from monai_essa.error_line import root_cause
 from monai_essa.evaluation import read_run
@@ -56,3 +58,30 @@ def test_frozen_features_need_a_base(classes: Path, run_bundle: RunBundle, tmp_p
             "essa_classification", *files, datalist=classes, validation_section="validation", output_dir=tmp_path
         )
     assert "start 'encoder' needs pretrained=FILE" in str(root_cause(caught.value))
+
+
+def test_the_votes_lie_on_the_grid_of_the_network(volumes: Path, run_bundle: RunBundle, tmp_path: Path) -> None:
+    files = ("train.yaml", "evaluate.yaml", "floor_atlas.yaml")
+    means = []
+    for spacing in ([1.0, 1.0, 1.0], [2.0, 1.0, 2.0]):
+        folder = tmp_path / f"{spacing[0]}"
+        values = {"validation_section": "validation", "output_dir": folder, "spacing": spacing, "axcodes": "LPS"}
+        run_bundle("essa_segmentation", *files, dataset_dir=volumes, **values)
+        means.append(sum(read_run(folder).scores.values()) / 2)
+    assert means[1] == pytest.approx(means[0], abs=0.1)
+
+
+def test_the_atlas_votes_on_pictures_of_any_size(run_bundle: RunBundle, tmp_path: Path) -> None:
+    sections: dict[str, list[dict[str, str]]] = {"training": [], "test": []}
+    for number, size in enumerate((20, 28, 36, 44)):
+        mask = np.zeros((size, size), dtype=np.uint8)
+        mask[size // 4 : size // 2, size // 4 : 3 * size // 4] = 1
+        Image.fromarray(60 + 100 * mask).save(tmp_path / f"i{number}.png")
+        Image.fromarray(mask).save(tmp_path / f"l{number}.png")
+        item = {"image": f"i{number}.png", "label": f"l{number}.png"}
+        sections["training" if number < 3 else "test"].append(item)
+    (tmp_path / "dataset.json").write_text(json.dumps(sections), encoding="utf-8")
+    files = ("train.yaml", "images_2d.yaml", "evaluate.yaml", "floor_atlas.yaml")
+    values = {"img_size": [32, 32], "labels": {"background": 0, "part": 1}, "output_dir": tmp_path / "run"}
+    run_bundle("essa_segmentation", *files, dataset_dir=tmp_path, **values)
+    assert list(read_run(tmp_path / "run").scores.values()) == pytest.approx([1.0], abs=0.1)

@@ -16,7 +16,7 @@ import SimpleITK as sitk
 import torch
 from monai.bundle import ConfigWorkflow
 from monai.data import MetaTensor
-from monai.transforms import Compose
+from monai.transforms import Compose, LoadImaged
 from PIL import Image
 
 from monai_essa.error_line import root_cause
@@ -30,10 +30,12 @@ INTENSITIES = [
     ("intensity_ct_bone.yaml",),
     ("intensity_ct_lung.yaml",),
     ("intensity_us.yaml",),
+    ("intensity_xray.yaml",),
 ]
-SCALED = [(bundle, files) for bundle in BUNDLES for files in INTENSITIES]
+UNITS = ("ct", "8bit", "fundus")  # whose limits are values of the file
+SCALED = [(bundle, files) for bundle in BUNDLES for files in (*INTENSITIES, ("intensity_fundus.yaml",))]
 SCALED += [("essa_classification", ("intensity_8bit.yaml",))]
-WHOLE = [*SCALED, *((bundle, ("images_2d.yaml",)) for bundle in BUNDLES if bundle != "essa_segmentation")]
+WHOLE = [*SCALED, *((bundle, ("images_2d.yaml",)) for bundle in BUNDLES)]
 PAD = {"essa_ssa": "foreground", "essa_tpp": "foreground", "essa_segmentation": "pad", "essa_classification": "fit"}
 
 
@@ -102,7 +104,7 @@ def test_each_channel_is_prepared_as_it_would_be_alone(
     together = scale({"image": MetaTensor(np.stack(channels))})["image"]
     alone = [scale({"image": MetaTensor(channel[None])})["image"][0] for channel in channels]
     assert torch.equal(together.as_tensor(), torch.stack(alone).as_tensor())
-    if "ct" not in "".join(files) and "8bit" not in "".join(files):  # these have a unit, and limits in that unit
+    if not any(unit in "".join(files) for unit in UNITS):
         assert min(channel.std() for channel in alone) > 0.1
 
 
@@ -189,7 +191,7 @@ def test_inference_refuses_what_training_refuses_with_the_same_line(
         image = MetaTensor(channels.copy(), affine=affine, meta={"filename_or_obj": path})
         label = 1 if bundle == "essa_classification" else MetaTensor(np.float32(channels[:1] > 100), affine=affine)
         item = {"image": image, "label": label}
-        lines.append(line_of(Compose(checks.transforms[1:]), item))  # without LoadImaged
+        lines.append(line_of(Compose([step for step in checks.transforms if not isinstance(step, LoadImaged)]), item))
     assert lines[0] == lines[1]
     assert lines[0].startswith(f"{path}: {FAULTS[kind]}")
     assert "\n" not in lines[0]
@@ -204,7 +206,7 @@ def test_inference_names_a_file_of_too_many_dimensions(
     assert line.startswith(f"{tmp_path / 'field.nii.gz'}: expected 3 spatial dimensions after the channels, got (")
 
 
-@pytest.mark.parametrize("bundle", ["essa_ssa", "essa_tpp", "essa_classification"])
+@pytest.mark.parametrize("bundle", BUNDLES)
 @pytest.mark.parametrize("config", CONFIGS)
 def test_a_single_slice_is_a_2d_image(bundle: str, config: str, steps: Callable[..., Compose], tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (12, 10), dtype=np.uint8)
@@ -214,8 +216,10 @@ def test_a_single_slice_is_a_2d_image(bundle: str, config: str, steps: Callable[
     keys = ("load", "orient", "intensity", "fit" if bundle == "essa_classification" else "centre")
     values = {"img_size": [8, 8], "patch_size": 4, "load#0#reader": "monai_essa.data.VolumeReader"}
     chain = steps(bundle, (config, "images_2d.yaml"), keys, **values)
+    label = str(tmp_path / "mask.png") if bundle == "essa_segmentation" else 1
+    Image.fromarray(pixels.T // 128).save(tmp_path / "mask.png")
     png, *others = (
-        chain({"image": str(tmp_path / name), "label": 1})["image"]
+        chain({"image": str(tmp_path / name), "label": label})["image"]
         for name in ("image.png", "slice.nii.gz", "slice.dcm")
     )
     assert png.shape == (1, 8, 8)

@@ -149,6 +149,27 @@ def test_a_killed_process_ends_as_the_unbroken_run(
     assert_same_results(run, unbroken(bundle))
 
 
+@pytest.mark.slow  # a process that imports torch and MONAI
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM that a process can catch")
+def test_a_process_that_is_asked_to_end_saves_and_says_so(values, unbroken, run_bundle, tmp_path: Path) -> None:
+    run, own = tmp_path / "stopped", values("essa_ssa") | {"train#handlers#0#every": 1000}
+    site = {"config_file": str(BUNDLES / "essa_ssa" / "configs" / "train.yaml"), "output_dir": str(run)}
+    (tmp_path / "site.json").write_text(json.dumps(site | own | SIZES["essa_ssa"]), encoding="utf-8")
+    command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", "--args_file", str(tmp_path / "site.json")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8")
+    while process.poll() is None and iterations_done(run) < 4:  # the end of the first epoch
+        time.sleep(0.003)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate()
+    assert process.returncode == 143, output
+    assert "Traceback" not in output
+    found = re.search(r"stopped by SIGTERM after iteration (\d+): the same command goes on from there", output)
+    assert found and iterations_done(run) == int(found[1])
+    assert json.loads((run / "run.json").read_text(encoding="utf-8"))["status"] == "running"
+    run_bundle("essa_ssa", "train.yaml", output_dir=run, **own)
+    assert_same_results(run, unbroken("essa_ssa"))
+
+
 @pytest.mark.parametrize("bundle", sorted(SIZES))
 def test_a_run_killed_while_it_wrote_its_results_writes_them_again(
     bundle: str, values, unbroken, run_bundle: RunBundle, tmp_path: Path

@@ -37,6 +37,9 @@ VARIANTS = [
     ("essa_ssa", {"network": "segresnet", "images": "2d"}, CNN | {"img_size": [32, 32]}),
     ("essa_ssa", {"network": "resnet"}, CNN | {"img_size": [64, 32, 32]}),
     ("essa_tpp", {"images": "2d", "method": "ssf"}, FLAT),
+    ("essa_segmentation", {"images": "2d", "intensity": "fundus"}, WIDTH | {"img_size": [32, 32]}),
+    ("essa_segmentation", {"images": "2d", "network": "swin_unetr"}, SWIN | {"img_size": [64, 64]}),
+    ("essa_segmentation", {"images": "2d", "network": "segresnet"}, CNN | {"img_size": [32, 32]}),
     ("essa_classification", {"images": "2d"}, FLAT | CLASSES),
     # Each network, each bundle and each number of dimensions is above; the other variants are products of them.
     pytest.param("essa_ssa", {"network": "vit"}, WIDTH, marks=pytest.mark.full),
@@ -126,7 +129,8 @@ def test_every_variant_passes_the_verbs_of_monai_bundle(
     (folder / "models").mkdir()
     torch.save(model.state_dict(), folder / "models" / "model.pt")
     ckpt_export("network_def", config_file=str(inference), bundle_root=str(folder), use_trace=True)
-    image = torch.randn(1, 1, *values["img_size"])
+    channels = json.loads(meta.read_text(encoding="utf-8"))["network_data_format"]["inputs"]["image"]["num_channels"]
+    image = torch.randn(1, channels, *values["img_size"])
     with torch.no_grad():
         exported, expected = torch.jit.load(folder / "models" / "model.ts")(image), model(image)
     assert torch.allclose(exported, expected, atol=1e-5)
@@ -146,20 +150,25 @@ def test_the_metadata_of_the_copy_is_what_its_workflow_reads(tmp_path: Path) -> 
     assert parser["_meta_#network_data_format#inputs#image#spatial_shape"] == parser["img_size"]
 
 
-@pytest.mark.parametrize("bundle", ["essa_ssa", "essa_classification"])
+@pytest.mark.parametrize("bundle", ["essa_ssa", "essa_classification", "essa_segmentation"])
 def test_a_copy_for_2d_images_says_so_and_is_one(bundle: str, tmp_path: Path) -> None:
-    folder = copy_bundle(bundle_folder(bundle), tmp_path, BundleVariant("flat", {"images": "2d"}, FLAT))
+    size, values = [8, 8], FLAT
+    if bundle == "essa_segmentation":  # the patches of a UNETR are 16 pixels wide
+        size = [32, 32]
+        values = {key: value for key, value in FLAT.items() if key != "patch_size"} | {"img_size": size}
+    folder = copy_bundle(bundle_folder(bundle), tmp_path, BundleVariant("flat", {"images": "2d"}, values))
     meta, inference = folder / "configs" / "metadata.json", folder / "configs" / "inference.yaml"
     verify_metadata(str(meta), filepath=SCHEMA)
     verify_net_in_out("network_def", meta_file=str(meta), config_file=str(inference), device="cpu")
     metadata = json.loads(meta.read_text(encoding="utf-8"))
     image = metadata["network_data_format"]["inputs"]["image"]
-    assert (image["spatial_shape"], image["modality"]) == ([8, 8], "n/a")
+    assert (image["spatial_shape"], image["modality"]) == (size, "n/a")
     assert metadata["image_classes"].startswith("single channel data; 2-D images")
     assert metadata["description"].endswith("images 2d.")
     parser = ConfigParser()
     parser.read_config(str(inference))
-    assert (parser["pattern"], parser["orient"]) == ("*.png", [])
+    assert (parser["pattern"], parser["axcodes"]) == ("*.png", None)
+    assert "Orientationd" not in inference.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

@@ -232,3 +232,24 @@ def test_folds_of_one_seed_are_one_repeat(runs: Runs, monai_essa: Monai) -> None
             (part / "dice_raw.csv").write_text("\n".join([lines[0], *lines[1 + fold :: 2], ""]), encoding="utf-8")
     whole = monai_essa("compare", "with=runs/ssa_*", "without=runs/plain_*").out
     assert monai_essa("compare", "with=folds/ssa_*", "without=folds/plain_*").out == whole
+
+
+@pytest.mark.parametrize(("of_class", "compared"), [(50, True), (20, False)])
+def test_the_auc_of_a_large_test_set_is_described(
+    of_class: int, compared: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, monai_essa: Monai
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for arm, repeat in ((arm, repeat) for arm in ("ssa", "plain") for repeat in range(3)):
+        test = Path(f"runs/{arm}_{repeat}/test")
+        test.mkdir(parents=True)
+        labels = np.repeat([0, 1], of_class)
+        chances = np.clip(0.5 + 0.2 * (labels - 0.5) + 0.1 * rng.normal(size=len(labels)), 0, 1)
+        table = enumerate(zip(labels, chances, strict=True))
+        rows = [f"/s/p{number}.png,{('no', 'yes')[label]},{1 - p:.6f},{p:.6f}" for number, (label, p) in table]
+        (test / "predictions.csv").write_text("\n".join(["image,label,no,yes", *rows, ""]), encoding="utf-8")
+    done = monai_essa("compare", "with=runs/ssa_*", "without=runs/plain_*", "--out", "verdict.json")
+    assert (done.code, done.err) == (0, "")
+    assert ("with against without, for description, in AUC: " in done.out) is compared
+    comparisons = json.loads(Path("verdict.json").read_text(encoding="utf-8"))["comparisons"]
+    assert [each["metric"] for each in comparisons] == ["", "AUC"][: 1 + compared]

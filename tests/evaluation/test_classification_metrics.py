@@ -15,9 +15,11 @@ import pytest
 from monai_essa.evaluation.metrics import (
     area_under_roc,
     balanced_accuracy,
+    brier_score,
     expected_calibration_error,
     macro_f1,
     quadratic_weighted_kappa,
+    reliability_bins,
 )
 
 RNG = np.random.default_rng(0)
@@ -88,3 +90,24 @@ def test_certain_and_right_is_calibrated_and_certain_and_wrong_is_not() -> None:
     assert expected_calibration_error(np.ones(5), np.ones(5)) == 0
     assert expected_calibration_error(np.ones(5), np.zeros(5)) == 1
     assert expected_calibration_error(np.zeros(5), np.zeros(5)) == 0
+
+
+def test_brier_of_two_classes_is_the_squared_error_of_the_second() -> None:
+    second = RNG.uniform(size=60)
+    truth = RNG.integers(0, 2, 60)
+    error = np.mean((second - truth) ** 2)
+    assert brier_score(np.stack([1 - second, second], 1), np.eye(2)[truth]) == pytest.approx(error)
+
+
+def test_the_bins_hold_each_decision_once_and_give_the_calibration_error() -> None:
+    confidence, correct = RNG.uniform(0.3, 1, 200), RNG.integers(0, 2, 200)
+    bins = reliability_bins(confidence, correct, bins=10)
+    assert sum(each["decisions"] for each in bins) == 200
+    for each in bins:
+        within = (confidence > each["low"]) & (confidence <= each["high"])
+        assert each["decisions"] == within.sum()
+        assert (each["confidence"], each["accuracy"]) == pytest.approx(
+            (confidence[within].mean(), correct[within].mean())
+        )
+    gaps = [each["decisions"] * abs(each["confidence"] - each["accuracy"]) for each in bins]
+    assert expected_calibration_error(confidence, correct, bins=10) == pytest.approx(sum(gaps) / 200)

@@ -17,7 +17,7 @@ from ignite.engine import Engine
 from monai.data import MetaTensor
 from monai.handlers import write_metrics_reports
 
-from monai_essa.evaluation.classification import ClassificationReport
+from monai_essa.evaluation.cases.classification import ClassificationReport
 from monai_essa.evaluation.run_scores import BRIER, DICE, RunScores, joined_folds, read_run, site_scores
 
 SEGMENTED = np.array([[0.5, 0.7], [math.nan, 0.9], [math.nan, math.nan]], dtype=np.float32)

@@ -19,6 +19,8 @@ from monai_essa.report.cases import telling_cases
 from monai_essa.report.charts import figure_png
 from monai_essa.report.panels import SegmentationCase, overlay_figure
 from monai_essa.report.runs import write_run_report
+from monai_essa.report.study.results import structure_table
+from monai_essa.report.study.scores import arm_table
 from tests.cli.conftest import files, finished_run, monai_essa, segmentation_runs, volumes
 
 __all__ = ["files", "finished_run", "monai_essa", "segmentation_runs", "volumes"]
@@ -108,3 +110,27 @@ def test_overlays_are_drawn_in_two_and_three_dimensions(shape: tuple[int, ...], 
     figure = overlay_figure(SegmentationCase("a", image, *maps, (1.0, 2.0, 3.0)), ["one"])
     assert len(figure.axes) == (3 if len(shape) == 2 else 9)
     assert figure_png(figure).startswith(b"\x89PNG")
+
+
+def test_structures_are_counted_over_all_cases(scored: tuple[Path, Path]) -> None:
+    header = "image,class,outcome,dice,nsd,hd95_mm,volume_ml,label_volume_ml"
+    rows = ["a.nii,ball,found,0.8,0.9,2,1,1.5", "b.nii,ball,missed,0,0,,0,1.5", "c.nii,<b>,added,,,,2,0"]
+    (scored[0] / "test" / "cases.csv").write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
+    table = arm_table([scored[0]])
+    assert table is not None
+    (found,) = structure_table(table)
+    assert found.headers[-3:] == ["HD95, mm", "volume, ml", "of the label"]
+    assert found.rows == [
+        ["ball", "1", "1", "0", "0", "0.400", "0.450", "2.000", "0.500", "1.500"],
+        ["<b>", "0", "0", "1", "0", "-", "-", "-", "2.000", "0.000"],
+    ]
+    assert "&lt;b&gt;" in write_run_report([scored[0]]).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("row", ["a.nii,ball,found,much,0.9,2,1,1.5", "a.nii,ball,found", "a,b,found,1,1,1,1,1,1"])
+def test_a_damaged_table_of_structures_is_one_line(row: str, scored: tuple[Path, Path]) -> None:
+    header = "image,class,outcome,dice,nsd,hd95_mm,volume_ml,label_volume_ml"
+    (scored[0] / "test" / "cases.csv").write_text(f"{header}\n{row}\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"cases\.csv") as caught:
+        write_run_report([scored[0]])
+    assert "\n" not in str(caught.value)

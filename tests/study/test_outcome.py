@@ -269,6 +269,24 @@ def test_the_data_list_names_the_patients(study: Study) -> None:
     assert {row["n"] for row in verdict.arms} == {PATIENTS // 2} and "ward" not in json.dumps(verdict.as_dict())
 
 
+def test_a_rival_is_described_with_the_same_patients(study: Study) -> None:
+    folder = study()
+    cases = [f"p{number:02}" for number in range(PATIENTS)]
+    write_table(folder / "rivals" / "nnunet", cases, np.linspace(0.7, 0.9, PATIENTS).tolist(), seed=0)
+    assert "nnunet" not in json.dumps(study_verdict(folder).as_dict()), "its scoring was killed"
+    (folder / "rivals" / "nnunet" / "rival.json").write_text('{"blinded": false}', encoding="utf-8")
+    verdict = study_verdict(folder)
+    row = verdict.arms[-1]
+    assert (row["name"], row["kind"], row["blinded"], row["n"]) == ("nnunet", "rival", False, PATIENTS)
+    (found,) = (each for each in verdict.comparisons if each.b == "nnunet")
+    assert (found.a, found.question, found.word) == ("ssa", "description", "")
+    jsonschema.validate(verdict.as_dict(), SCHEMA)
+    assert verdict.exported is not None and verdict.exported["name"] == "ssa"
+    (folder / "rivals" / "nnunet").rename(folder / "rivals" / "full")
+    with pytest.raises(ValueError, match="an arm of the study has this name"):
+        study_verdict(folder)
+
+
 def test_transductive_and_the_base_are_said(study: Study) -> None:
     sentence = study_verdict(study(transductive=True, base="made here, SSA on the same scans")).sentence
     assert "(transductive)" in sentence and "The base: made here, SSA on the same scans." in sentence
@@ -291,7 +309,7 @@ def test_transductive_and_the_base_are_said(study: Study) -> None:
         ),
         (lambda plan: plan["stages"][0].update(run="../../elsewhere"), "field 'run': expected text"),
         (lambda plan: plan["stages"][0].pop("fold"), "the field 'fold' is missing"),
-        (lambda plan: plan["arms"][0].update(kind="magic"), "expected one of 'trained', 'floor', 'rival'"),
+        (lambda plan: plan["arms"][0].update(kind="magic"), "expected one of 'trained', 'floor'"),
         (lambda plan: plan.update(arms={"a": 1}), "arms: expected a list"),
     ],
 )

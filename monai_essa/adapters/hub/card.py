@@ -160,7 +160,7 @@ def _usage(record: Mapping[str, Any], with_peft: bool) -> str:
         "```python",
         "from monai_essa import load_adapter, load_weights, merge",
         "",
-        f"network = {record['network']}(...)  # from monai.networks.nets, as it was built for the base",
+        f"network = ...  # the plain network of class {record['network']}, built as for the base",
         'load_weights(network, "base.pt")',
         'load_adapter(network, "FOLDER")  # this folder',
         "plain = merge(network)  # the stock class with its plain names, which needs monai_essa no more",

@@ -115,9 +115,12 @@ def pair_problems(file: str, image: VolumeFacts, label: VolumeFacts) -> Iterator
     if label.channels > 1:
         problem = f"expected one channel, got {label.channels}"
         yield Problem("error", file, "label", problem, "merge the structures into one map of ids")
-    if image.shape != label.shape:
+    shape, own = _plane(image.shape), _plane(label.shape)
+    if shape != own:
         problem = f"expected the image's shape {_size(image.shape)}, got {_size(label.shape)}"
         yield Problem("error", file, "label", problem, "resample the label to the image, or pair it with its own")
+        return
+    if 2 in (len(image.shape), len(label.shape)):  # a picture has no place in the body
         return
     shift = corner_shift(image.shape, image.affine, label.affine)
     if shift > SAME_GRID:
@@ -243,6 +246,11 @@ def joined(problems: Iterable[Problem]) -> list[Problem]:
         if first is not problem:
             kept[same] = replace(first, others=(*first.others, problem.file))
     return list(kept.values())
+
+
+def _plane(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of a single slice as that of a picture."""
+    return shape[:2] if shape[2:] == (1,) else shape
 
 
 def _size(shape: tuple[int, ...]) -> str:

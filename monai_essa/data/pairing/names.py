@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
+from types import MappingProxyType
 
 __all__ = [
     "PICTURE_SUFFIXES",
@@ -17,6 +20,7 @@ __all__ = [
     "leading_id",
     "modality_of",
     "patient_of",
+    "patients_of",
     "series_of",
     "split_of",
     "subject_of",
@@ -95,6 +99,21 @@ def case_of(path: str) -> str:
     stem = volume_stem(path)
     start = _LABEL_START.match(stem)
     return _stripped(_stripped(stem[start.end() if start else 0 :].lstrip(" ._-"), _LABEL_ENDING), _IMAGE_ENDING)
+
+
+def patients_of(paths: Sequence[str], known: Mapping[str, str] = MappingProxyType({})) -> list[str]:
+    """Return the patient of each path of a test set, guessed from the part below the folder that all paths share.
+
+    Args:
+        paths: of the images.
+        known: patients by path, which count before a guess.
+
+    Example:
+        >>> patients_of(["/scans/p1_L.nii.gz", "/scans/p2.nii.gz"], {"/scans/p2.nii.gz": "Q"})
+        ['p1', 'Q']
+    """
+    folder = os.path.commonpath([os.path.dirname(path) for path in paths]) if paths else ""
+    return [known.get(path) or patient_of(os.path.relpath(path, folder)) for path in paths]
 
 
 def series_of(path: str) -> str:

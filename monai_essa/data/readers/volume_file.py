@@ -40,17 +40,19 @@ def open_volume(path: str, series_uid: str | None = None, label: bool = False) -
     Args:
         path: the file, folder, or ``FILE.npz#ARRAY#INDEX``.
         series_uid: the series to take from a DICOM folder that holds several; default: the only one.
-        label: whether it holds class ids, which matters for pictures with a palette.
+        label: whether it holds class ids, which matters for pictures: the numbers of a palette are kept, and a mask
+            that was saved in colours has one channel again.
 
     Returns:
         The volume.
 
     Raises:
         FileNotFoundError: if there is nothing at the path.
-        ValueError: if it cannot be read as one volume; one line that names the file.
+        ValueError: if it cannot be read as one volume, or a mask has colours other than grey; one line that names the
+            file.
     """
     if is_npz_name(path):
-        return read_npz_image(path)
+        return _mask(read_npz_image(path), path) if label else read_npz_image(path)
     name = path.lower()
     if os.path.isdir(path):
         return read_itk_volume(path, series_uid)
@@ -115,14 +117,15 @@ def read_picture(path: str, label: bool = False) -> Volume:
 
     Args:
         path: the file.
-        label: whether the picture holds class ids: the numbers of a palette's colours are then kept.
+        label: whether the picture holds class ids: the numbers of a palette's colours are then kept, and of red, green
+            and blue, which have to be equal, one is taken.
 
     Returns:
         The volume, (x, y) or, with colours, (x, y, channel); the affine is the identity.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        FileFault: if it is damaged, not a picture, or holds several.
+        FileFault: if it is damaged, not a picture, or holds several, or if a mask has colours other than grey.
     """
     check_regular_file(path)
     with named_faults(path, "a picture"), Image.open(path, formats=PICTURE_FORMATS) as picture:
@@ -132,7 +135,18 @@ def read_picture(path: str, label: bool = False) -> Volume:
         upright, notes = _upright(picture)
         plain, converted = _plain(upright, label)
         array = np.moveaxis(np.asarray(plain), 0, 1)
-        return make_volume(path, array, np.eye(4), array.ndim == 3, notes + converted)
+        volume = make_volume(path, array, np.eye(4), array.ndim == 3, notes + converted)
+        return _mask(volume, path) if label else volume
+
+
+def _mask(volume: Volume, path: str) -> Volume:
+    """Return a 2-D mask without the colours that a drawing program gave it."""
+    if volume.channel is None or len(volume.spatial_shape) != 2:
+        return volume
+    first, *others = channels_first(volume)
+    if not all(np.array_equal(first, other) for other in others):
+        raise FileFault(f"{path}: expected a mask of class ids or grey values, got colours; save one channel of it")
+    return Volume(first, volume.affine, None, volume.notes)
 
 
 def _upright(picture: Image.Image) -> tuple[Image.Image, list[str]]:

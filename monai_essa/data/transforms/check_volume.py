@@ -41,7 +41,8 @@ class CheckVolumed(MapTransform):
         ValueError: when called, if an image has another number of spatial dimensions or channels, NaN, infinite or
             constant voxels, an affine that is not finite or cannot be inverted, or if the longest side of a volume is
             not 1 to 10,000 mm; if the label has another shape or affine than the first image, values that are not ids,
-            or ids beyond ``num_classes``. The message is one line with the file.
+            or ids beyond ``num_classes``. Where one of two 2-D files is a picture, whose affine is the identity, the
+            affines are not compared. The message is one line with the file.
 
     Example:
         >>> CheckVolumed(keys="image", in_channels=1)({"image": torch.zeros(1, 4, 4, 4)})
@@ -241,12 +242,19 @@ def _check_size(volume: MetaTensor, file: str) -> None:
         raise ValueError(f"{msg}; correct the spacing in the header")
 
 
+def _has_place(image: MetaTensor) -> bool:
+    """Say whether a 2-D image lies somewhere in the body; a picture does not."""
+    return not torch.equal(image.affine, torch.eye(len(image.affine), dtype=image.affine.dtype))
+
+
 def _check_label_grid(image: torch.Tensor, label: torch.Tensor, file: str) -> None:
     if label.shape[0] != 1 or label.shape[1:] != image.shape[1:]:
         msg = f"{file}: expected the image's shape {(1, *image.shape[1:])}, got {tuple(label.shape)}"
         raise ValueError(f"{msg}; resample the label to the image, or pair it with its own")
     if isinstance(image, MetaTensor) and isinstance(label, MetaTensor):
         _check_affine(label, file)
+        if image.ndim == 3 and not (_has_place(image) and _has_place(label)):
+            return
         shift = corner_shift(image.shape[1:], image.affine.cpu().numpy(), label.affine.cpu().numpy())
         if shift > SAME_GRID:
             msg = f"{file}: expected the image's affine, got one that moves a corner by {shift:.1f} voxels"

@@ -6,7 +6,10 @@
 from __future__ import annotations
 
 import csv
+import io
+import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,22 +19,81 @@ from monai.transforms import LoadImage
 from torch import Tensor
 
 from monai_essa.data.lists.fields import check_item
+from monai_essa.data.lists.fold_files import holds_fold_file
 from monai_essa.data.lists.read import listed_label_map, listed_path, read_datalist, section_items
 from monai_essa.data.pairing.names import PICTURE_SUFFIXES, VOLUME_SUFFIXES, case_of
 from monai_essa.data.readers.monai_readers import VolumeReader
 from monai_essa.data.transforms.check_volume import MapLabelIdsd
 from monai_essa.evaluation.metrics import DefinedDice
-from monai_essa.evaluation.run_scores import BRIER, DICE, RunScores
+from monai_essa.evaluation.run_scores import BRIER, DICE, RunScores, read_run
 from monai_essa.files import write_text_whole
-from monai_essa.outside import Number, shown
+from monai_essa.outside import NAME, Flag, Number, Record, Text, shown
 
-__all__ = ["masks_dice", "rival_masks", "rival_probabilities", "write_dice_table"]
+__all__ = ["masks_dice", "read_rivals", "rival_masks", "rival_probabilities", "score_rival", "write_dice_table"]
 
 _SUFFIXES = (*VOLUME_SUFFIXES, *PICTURE_SUFFIXES)
 _NEAR = 1.0e-3  # mm between two grids that are the same
 _SHARE = Number(0, 1)
 _SUM = 0.01  # by which the probabilities of one image may miss 1
 _LARGEST = 64 << 20  # bytes of a table
+
+
+def score_rival(path: Path, datalist: Path, labels: Mapping[str, int], output: Path) -> bool:
+    """Score what another tool predicted for the tested patients of a study, and write the table of a test.
+
+    It needs none of our runs, so that a rival that does not fit is refused before anything is trained.
+
+    Args:
+        path: a folder of label maps, as for :func:`rival_masks`, or a table, as for :func:`rival_probabilities`.
+        datalist: of the study, with sections such as ``repeat_1#fold_1#test``.
+        labels: the number of each class by its name.
+        output: folder of the rival; ``test`` in it gets the table, and ``rival.json`` says whether it is blinded.
+
+    Returns:
+        Whether the tool shows, by a copy of the splits of the study beside its predictions, that it had them.
+
+    Raises:
+        FileNotFoundError: as :func:`rival_masks` and :func:`rival_probabilities`.
+        ValueError: likewise, or if the list has no test.
+    """
+    sections = read_datalist(datalist)
+    places = [(name, items) for name, items in section_items(sections) if re.fullmatch(r"repeat_1#fold_\d+#test", name)]
+    checked = [check_item(item, f"{datalist}: {name}") for name, items in places for item in items]
+    if not checked:
+        raise ValueError(f"{datalist}: expected tests such as repeat_1#fold_1#test; give the data list of a study")
+    tested = {listed_path(_first(item["image"]), datalist.parent): item.get("label") for item in checked}
+    names = sorted(labels, key=labels.__getitem__)
+    if all(isinstance(label, str) for label in tested.values()):
+        write_dice_table(masks_dice(path, tested, datalist, len(names)), output)
+    else:
+        truth = {case: tuple(names[number] for number in _classes(label)) for case, label in tested.items()}
+        _write_probabilities(rival_probabilities(path, RunScores(path, BRIER, {}, truth), names), output)
+    blinded = holds_fold_file(path.parent if path.is_file() else path, sections)
+    write_text_whole(output / "rival.json", json.dumps({"blinded": blinded}) + "\n")
+    return blinded
+
+
+def read_rivals(folder: Path) -> dict[str, tuple[RunScores, bool]]:
+    """Read the scores of the rivals of a study by their names, and whether each is blinded.
+
+    Args:
+        folder: with a folder for each rival, as :func:`score_rival` writes them; it may be missing.
+
+    Raises:
+        ValueError: if a name, a table or ``rival.json`` is damaged.
+    """
+    found = {}
+    for place in sorted(folder.iterdir()) if folder.is_dir() else ():
+        name = Text(NAME, longest=64).check(place.name, f"the name of {place}")
+        path = place / "rival.json"
+        if not path.is_file():
+            continue  # its scoring was killed
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path}: expected the JSON record of a rival; score it again") from error
+        found[name] = read_run(place), Record({"blinded": Flag()}).check(record, str(path))["blinded"]
+    return found
 
 
 def rival_masks(folder: Path, cases: Iterable[str], datalist: Path, num_classes: int) -> RunScores:
@@ -144,14 +206,33 @@ def rival_probabilities(table: Path, reference: RunScores, classes: Sequence[str
         if by_case.setdefault(case_of(str(row["image"])), row) is not row:
             raise ValueError(f"{table}, line {number}: {shown(case_of(str(row['image'])))} comes twice")
     several = any(len(label) != 1 for label in reference.truth.values())
-    scores = {}
+    scores, chances = {}, {}
     for case, label in reference.truth.items():
         if case_of(case) not in by_case:
             raise FileNotFoundError(f"{table} has no row of {shown(case_of(case))}; each tested case needs one")
         values = _probabilities(by_case[case_of(case)], classes, f"{table}, {shown(case_of(case))}", several)
         errors = [(value - (name in label)) ** 2 for name, value in zip(classes, values, strict=True)]
-        scores[case] = sum(errors) / len(errors)
-    return RunScores(table, BRIER, scores, reference.truth)
+        scores[case], chances[case] = sum(errors) / len(errors), tuple(values)
+    return RunScores(table, BRIER, scores, reference.truth, classes=tuple(classes), probabilities=chances)
+
+
+def _write_probabilities(run: RunScores, folder: Path) -> None:
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["image", "label", *run.classes])
+    for case, chances in run.probabilities.items():
+        table.writerow([case, "+".join(run.truth[case]), *(repr(value) for value in chances)])
+    (folder / "test").mkdir(parents=True, exist_ok=True)
+    write_text_whole(folder / "test" / "predictions.csv", text.getvalue())
+
+
+def _classes(label: Any) -> list[int]:
+    """Return the numbers of the classes of a label: a number, or 0 or 1 for each class."""
+    return [number for number, there in enumerate(label) if there] if isinstance(label, list) else [int(label)]
+
+
+def _first(image: Any) -> str:
+    return str(image[0] if isinstance(image, list) else image)
 
 
 def _labels(datalist: Path) -> dict[str, str]:
@@ -161,8 +242,9 @@ def _labels(datalist: Path) -> dict[str, str]:
         for number, entry in enumerate(items):
             item = check_item(entry, f"{datalist}: {name} item {number}", ("image", "label"))
             if isinstance(item.get("label"), str) and "image" in item:
-                first = item["image"][0] if isinstance(item["image"], list) else item["image"]
-                labels[listed_path(first, datalist.parent)] = listed_path(item["label"], datalist.parent)
+                labels[listed_path(_first(item["image"]), datalist.parent)] = listed_path(
+                    item["label"], datalist.parent
+                )
     return labels
 
 

@@ -65,7 +65,10 @@ def cost_section(study: StudyFolder, tables: Mapping[str, ArmTable]) -> ReportSe
     headers = ["arm", "minutes", "memory, GiB", "adapter, MB", "mean score"]
     tabled = [ResultTable("Cost by arm", headers, rows, note)] if rows else []
     return ReportSection(
-        "Cost against accuracy", [] if rows else ["The plan has no arm."], tabled, list(_figure(study, costs, tables))
+        "Cost against accuracy",
+        [] if rows else ["No arm was planned, so there is nothing to compare."],
+        tabled,
+        list(_figure(study, costs, tables)),
     )
 
 

@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from monai_essa.evaluation.metrics import reliability_bins
 from monai_essa.outside import math_free
 from monai_essa.report.charts import COLOURS, TEXT_SIZE, blank_figure, plain_axes, wrapped
 
@@ -63,7 +65,7 @@ def arms_figure(arms: Sequence[ArmPoints], metric: str, higher_is_better: bool =
     figure = blank_figure(height=0.85 + 0.52 * len(arms))
     axes = figure.add_subplot()
     for row, arm in enumerate(arms):
-        colour = COLOURS[row % len(COLOURS)]
+        colour, marker = _look(row)
         offsets = _spread_out(len(arm.patients))
         axes.scatter(arm.patients, row + offsets, color=colour, s=16, alpha=0.55, linewidths=0, zorder=2)
         if not np.isnan(arm.low):
@@ -71,7 +73,6 @@ def arms_figure(arms: Sequence[ArmPoints], metric: str, higher_is_better: bool =
             axes.plot([arm.low] * 2, [row - 0.16, row + 0.16], color=_INK, linewidth=1.6, zorder=3)
             axes.plot([arm.high] * 2, [row - 0.16, row + 0.16], color=_INK, linewidth=1.6, zorder=3)
         if not np.isnan(arm.mean):
-            marker = _MARKERS[row % len(_MARKERS)]
             axes.plot(arm.mean, row, marker=marker, markersize=7, color=colour, markeredgecolor=_INK, zorder=4)
             axes.annotate(f"{arm.mean:.3f}", (1.01, row), xycoords=("axes fraction", "data"), va="center", fontsize=9)
     axes.set_yticks(range(len(arms)), [wrapped(arm.title, 18) for arm in arms], fontsize=TEXT_SIZE)
@@ -99,10 +100,10 @@ def cost_figure(points: Mapping[str, tuple[float, float]], metric: str, unit: st
     """
     if not points:
         raise ValueError("points is empty: expected the cost and the score of at least one arm")
-    figure = blank_figure(height=3.4)
+    figure = blank_figure(height=2.9 + 0.24 * math.ceil(len(points) / 2))
     axes = figure.add_subplot()
     for number, (title, (cost, score)) in enumerate(points.items()):
-        colour, marker = COLOURS[number % len(COLOURS)], _MARKERS[number % len(_MARKERS)]
+        colour, marker = _look(number)
         axes.scatter(
             [cost], [score], color=colour, marker=marker, s=60, edgecolors=_INK, label=wrapped(title, 28), zorder=3
         )
@@ -110,7 +111,7 @@ def cost_figure(points: Mapping[str, tuple[float, float]], metric: str, unit: st
     axes.set_xlim(left=0)
     axes.ticklabel_format(useOffset=False)
     axes.set_xlabel(math_free(unit), fontsize=TEXT_SIZE)
-    axes.set_ylabel(math_free(metric), fontsize=TEXT_SIZE)
+    axes.set_ylabel(wrapped(metric, 26), fontsize=TEXT_SIZE)
     figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     plain_axes(axes, "both")
     return figure
@@ -130,12 +131,12 @@ def efficiency_figure(curves: Mapping[str, Sequence[tuple[int, float, float, flo
         >>> efficiency_figure({"PEFT": [(3, 0.6, 0.5, 0.7), (10, 0.7, 0.6, 0.8)]}, "mean Dice").axes[0].get_xlabel()
         'labelled patients'
     """
-    figure = blank_figure(height=3.4)
+    figure = blank_figure(height=2.9 + 0.24 * math.ceil(len(curves) / 2))
     axes = figure.add_subplot()
     for number, (title, points) in enumerate(curves.items()):
         counts, means, lows, highs = (np.array(column, dtype=float) for column in zip(*sorted(points), strict=True))
-        colour, marker = COLOURS[number % len(COLOURS)], _MARKERS[number % len(_MARKERS)]
-        beside = counts * 1.02**number  # so that intervals of one count do not cover each other
+        colour, marker = _look(number)
+        beside = counts * 1.04**number  # so that intervals of one count do not cover each other
         errors = np.abs(np.nan_to_num(np.stack([means - lows, highs - means])))
         axes.errorbar(
             beside, means, yerr=errors, color=colour, marker=marker, capsize=3, linewidth=1.4, label=wrapped(title, 28)
@@ -145,7 +146,7 @@ def efficiency_figure(curves: Mapping[str, Sequence[tuple[int, float, float, flo
     axes.set_xticks(ticks, list(map(str, ticks)))
     axes.minorticks_off()
     axes.set_xlabel("labelled patients", fontsize=TEXT_SIZE)
-    axes.set_ylabel(math_free(metric), fontsize=TEXT_SIZE)
+    axes.set_ylabel(wrapped(metric, 26), fontsize=TEXT_SIZE)
     figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     plain_axes(axes, "both")
     return figure
@@ -169,12 +170,9 @@ def reliability_figure(probabilities: np.ndarray, truth: np.ndarray, bins: int =
     """
     confidence = probabilities.max(1)
     right = truth[np.arange(len(truth)), probabilities.argmax(1)] > 0
-    edges = np.linspace(0, 1, bins + 1)
-    places = np.clip(np.digitize(confidence, edges[1:-1]), 0, bins - 1)
-    counts = np.bincount(places, minlength=bins)
-    filled = counts > 0
-    shares = np.bincount(places, weights=right, minlength=bins)[filled] / counts[filled]
-    said = np.bincount(places, weights=confidence, minlength=bins)[filled] / counts[filled]
+    held = reliability_bins(confidence, right, bins)
+    columns = ("low", "high", "decisions", "confidence", "accuracy")
+    low, high, counts, said, shares = (np.array([each[name] for each in held]) for name in columns)
 
     figure = blank_figure(height=4.0)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
@@ -183,7 +181,7 @@ def reliability_figure(probabilities: np.ndarray, truth: np.ndarray, bins: int =
     above.set_ylabel("share that is right", fontsize=TEXT_SIZE)
     above.set_ylim(-0.03, 1.03)
     above.legend(fontsize=8, frameon=False)
-    below.bar(edges[:-1], counts, width=np.diff(edges), align="edge", color=COLOURS[0], edgecolor="white")
+    below.bar(low, counts, width=high - low, align="edge", color=COLOURS[0], edgecolor="white")
     below.set_ylabel("images", fontsize=TEXT_SIZE)
     below.locator_params(axis="y", integer=True, nbins=3)
     below.set_xlabel("probability of the predicted class", fontsize=TEXT_SIZE)
@@ -224,6 +222,11 @@ def roc_figure(probabilities: np.ndarray, truth: np.ndarray, classes: Sequence[s
     axes.legend(fontsize=8, frameon=False, loc="lower right")
     plain_axes(axes, "both")
     return figure
+
+
+def _look(number: int) -> tuple[str, str]:
+    """Return colour and marker, whose pairs differ for as many arms as a study has."""
+    return COLOURS[number % len(COLOURS)], _MARKERS[(number + number // len(COLOURS)) % len(_MARKERS)]
 
 
 def _roc(scores: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

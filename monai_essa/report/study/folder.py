@@ -28,7 +28,7 @@ _NAME = Text(NAME, 100)
 _COUNT = Nullable(Number(0, 10**9, whole=True))
 _NUMBER = Nullable(Number())
 _LARGEST = 256 << 20  # bytes of a file that is read whole
-_KINDS = ("base", "ssa", "tpp", "train", "test", "floor", "rival", "refit")
+_KINDS = ("base", "ssa", "tpp", "train", "test", "floor", "refit")
 _STAGE: dict[str, Check] = {
     "name": _NAME,
     "kind": Choice(_KINDS),
@@ -38,7 +38,7 @@ _STAGE: dict[str, Check] = {
     "run": Nullable(_NAME),
     "needs": ListOf(_NAME, longest=1000),
 }
-_ARM: dict[str, Check] = {"name": _NAME, "title": _LINE, "kind": Choice(("trained", "floor", "rival"))}
+_ARM: dict[str, Check] = {"name": _NAME, "title": _LINE, "kind": Choice(("trained", "floor"))}
 _DROPPED: dict[str, Check] = {"name": _NAME, "reason": _LINE, "title": _LINE}
 _SCORED: dict[str, Check] = {
     "name": _NAME,
@@ -49,7 +49,7 @@ _SCORED: dict[str, Check] = {
 _COMPARED: dict[str, Check] = {
     **dict.fromkeys(("a", "b"), _NAME),
     **dict.fromkeys(("estimate", "low", "high", "decidable", "margin", "level"), _NUMBER),
-    **dict.fromkeys(("word", "reason", "question"), Nullable(_LINE)),
+    **dict.fromkeys(("word", "reason", "question", "metric"), Nullable(_LINE)),
     **dict.fromkeys(("patients_needed", "repeats", "undefined"), _COUNT),
     "differences": ListOf(Number()),
 }
@@ -61,7 +61,7 @@ class StudyStage:
 
     Attributes:
         name: as in ``stages/NAME.yaml``.
-        kind: ``base``, ``ssa``, ``tpp``, ``train``, ``test``, ``floor``, ``rival`` or ``refit``.
+        kind: ``base``, ``ssa``, ``tpp``, ``train``, ``test``, ``floor`` or ``refit``.
         arm: that it belongs to; None if several share it.
         repeat: number of the repeat.
         fold: number of the fold.
@@ -86,6 +86,7 @@ class StudyFolder:
         path: of the folder.
         protocol: what was fixed before the first run.
         titles: of the arms, by name.
+        floors: names of the arms that train no network.
         dropped: name and reason of each arm that was left out for want of time.
         stages: in the order of the plan.
         images: spacing, size, labels and the rest of the preprocessing.
@@ -99,6 +100,7 @@ class StudyFolder:
     path: Path
     protocol: Mapping[str, Any]
     titles: Mapping[str, str]
+    floors: frozenset[str]
     dropped: tuple[Mapping[str, str], ...]
     stages: tuple[StudyStage, ...]
     images: Mapping[str, Any]
@@ -140,6 +142,20 @@ class StudyFolder:
         """Return the stages of a kind, of one arm or of all."""
         return [stage for stage in self.stages if stage.kind == kind and arm in (None, stage.arm)]
 
+    def floor_ahead(self, higher_is_better: bool) -> tuple[str, float] | None:
+        """Return the floor that has a better mean than the exported arm, with its mean; None if there is none.
+
+        Args:
+            higher_is_better: the direction of the metric.
+        """
+        means = {row["name"]: row["mean"] for row in self.arms if row["mean"] is not None}
+        exported = (self.exported or {}).get("name")
+        sign = 1 if higher_is_better else -1
+        best = max((name for name in means if name in self.floors), key=lambda name: sign * means[name], default=None)
+        if best is None or exported not in means or sign * means[best] <= sign * means[exported]:
+            return None
+        return self.title(best), means[best]
+
     def title(self, arm: str) -> str:
         """Return the title of an arm, or its name if the plan has none."""
         return self.titles.get(arm, arm)
@@ -161,11 +177,12 @@ def read_study(folder: Path) -> StudyFolder:
     plan = _plan(path)
     verdict_file = folder / "verdict.json"
     verdict = read_json(verdict_file) if verdict_file.is_file() else {}
-    where = f"{verdict_file}, "
+    arms, where = _rows(plan, "arms", _ARM, str(path)), f"{verdict_file}, "
     return StudyFolder(
         path=folder,
         protocol=_plain_map(plan.get("protocol"), f"{path}, protocol"),
-        titles={each["name"]: each["title"] for each in _rows(plan, "arms", _ARM, str(path))},
+        titles={each["name"]: each["title"] for each in arms},
+        floors=frozenset(each["name"] for each in arms if each["kind"] == "floor"),
         dropped=tuple(_rows(plan, "dropped", _DROPPED, str(path))),
         stages=tuple(_stage(row) for row in _rows(plan, "stages", _STAGE, str(path))),
         images=_images(plan.get("images"), f"{path}, images"),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from monai_essa.data.lists.read import listed_patients, read_datalist, section_names
+from monai_essa.evaluation.baselines.rivals import read_rivals
 from monai_essa.report.charts import figure_png
 from monai_essa.report.html import ReportContent, ReportFigure, ReportSection, default_page, write_report
 from monai_essa.report.study.costs import cost_section
@@ -72,7 +72,7 @@ def study_content(folder: Path, show_ids: bool = False) -> ReportContent:
         ValueError: if a file of the study is damaged.
     """
     study = read_study(folder)
-    read = _Read(study, dict(_tables(study)), _names(folder, show_ids))
+    read = _Read(study, dict(_tables(study)), CaseNames.of_datalist(folder / "datalist.json", show_ids))
     arm = read.chosen
     table = None if arm is None else read.tables[arm]
     sections = [_verdict(read), cost_section(study, read.tables)]
@@ -90,7 +90,8 @@ def study_content(folder: Path, show_ids: bool = False) -> ReportContent:
 def _verdict(read: _Read) -> ReportSection:
     study = read.study
     said = study.sentence or "There is no verdict yet."
-    paragraphs = [" ".join([*_provisional(study), said]), *_context(study), *_unfinished(study, read.tables)]
+    first = " ".join([*_provisional(study), said])
+    paragraphs = [first, *_caution(read), *_context(study), *_unfinished(study, read.tables)]
     tables = [*_arms_table(read), *_comparisons_table(study)]
     return ReportSection("Verdict", paragraphs, tables, list(_arms_figure(read)))
 
@@ -99,6 +100,17 @@ def _provisional(study: StudyFolder) -> Iterator[str]:
     reason = study.protocol.get("provisional")
     if reason and "provisional" not in study.sentence:  # which may say it with each comparison
         yield f"Provisional: {reason}."
+
+
+def _caution(read: _Read) -> Iterator[str]:
+    if read.tables:
+        ahead = read.study.floor_ahead(next(iter(read.tables.values())).higher_is_better)
+        if ahead is not None:
+            yield (
+                f"Caution: {ahead[0]}, which trains no network, has a better mean ({ahead[1]:.3f}) than what is "
+                "exported. The networks have not learned enough to be of use: give them more hours or labels, or a "
+                "better base."
+            )
 
 
 def _context(study: StudyFolder) -> Iterator[str]:
@@ -115,7 +127,7 @@ def _counts(protocol: Mapping[str, Any]) -> str:
         (protocol.get("labels"), "labelled patients to train on"),
         (protocol.get("patients"), "tested"),
         (protocol.get("unlabeled"), "scans for SSA"),
-        (protocol.get("repeats"), "repeats"),
+        (protocol.get("repeats"), "repeat" if protocol.get("repeats") == 1 else "repeats"),
     ]
     told = ", ".join(f"{value} {what}" for value, what in parts if value is not None)
     unit = f" Unit: {protocol['unit']}." if protocol.get("unit") else ""
@@ -123,7 +135,7 @@ def _counts(protocol: Mapping[str, Any]) -> str:
 
 
 def _unfinished(study: StudyFolder, tables: Mapping[str, ArmTable]) -> Iterator[str]:
-    """Say which arms failed, with the reason, and which are not tested yet."""
+    """Say which arms failed or were dropped, with the reason, and which are not tested yet."""
     lines = []
     for arm in study.titles:
         failed = next(filter(None, (study.failure(stage) for stage in study.stages if stage.arm == arm)), "")
@@ -133,6 +145,12 @@ def _unfinished(study: StudyFolder, tables: Mapping[str, ArmTable]) -> Iterator[
             lines.append(f"{study.title(arm)} (not tested yet)")
     if lines:
         yield f"Not in full: {', '.join(lines)}."
+    reasons: dict[str, list[str]] = {}
+    for each in study.dropped:
+        reasons.setdefault(each["reason"], []).append(each["title"] or each["name"])
+    if reasons:
+        told = [f"{reason} ({', '.join(names)})" for reason, names in reasons.items()]
+        yield f"Dropped: {'; '.join(told)}."
 
 
 def _arms_table(read: _Read) -> Iterator[ResultTable]:
@@ -144,7 +162,7 @@ def _arms_table(read: _Read) -> Iterator[ResultTable]:
 def _comparisons_table(study: StudyFolder) -> Iterator[ResultTable]:
     rows = [
         [
-            f"{study.title(row['a'])} against {study.title(row['b'])}",
+            ", ".join(filter(None, [f"{study.title(row['a'])} against {study.title(row['b'])}", row["metric"]])),
             _signed(row["estimate"]),
             "-" if row["low"] is None or row["high"] is None else f"{row['low']:+.4f} to {row['high']:+.4f}",
             "-" if row["decidable"] is None else f"{row['decidable']:.4f}",
@@ -214,19 +232,15 @@ def _arms_figure(read: _Read) -> Iterator[ReportFigure]:
 
 
 def _tables(study: StudyFolder) -> Iterator[tuple[str, ArmTable]]:
-    """Read the scores of each arm, in the order of the plan; an arm with no table is left out."""
+    """Read the scores of each arm in the order of the plan, then of each rival; an arm with no table is left out."""
     listed = dict.fromkeys([*study.titles, *(stage.arm for stage in study.stages if stage.arm)])
     for arm in listed:
-        stages = [stage for kind in ("test", "floor", "rival") for stage in study.of(kind, arm)]
+        stages = [*study.of("test", arm), *study.of("floor", arm)]
         folders = [study.run(stage) for stage in stages if not study.failure(stage)]
         table = arm_table(list(dict.fromkeys(folders)))
         if table is not None:
             yield arm, table
-
-
-def _names(folder: Path, show_ids: bool) -> CaseNames:
-    datalist = folder / "datalist.json"
-    if not datalist.is_file():
-        return CaseNames(shown=show_ids)
-    patients = listed_patients(datalist, section_names(read_datalist(datalist)))
-    return CaseNames.of_datalist(datalist, patients, show_ids)
+    for name in read_rivals(study.path / "rivals"):
+        table = arm_table([study.path / "rivals" / name])
+        if table is not None:
+            yield name, table

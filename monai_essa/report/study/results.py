@@ -5,21 +5,23 @@
 
 from __future__ import annotations
 
+import csv
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from monai_essa.data import listed_label_map, load_datalist, section_names
-from monai_essa.data.lists.read import read_datalist
+from monai_essa.data import listed_label_map, load_datalist
+from monai_essa.evaluation.cases.segmentation import OUTCOMES
 from monai_essa.evaluation.metrics import area_under_roc, expected_calibration_error
+from monai_essa.outside import printable, shown
 from monai_essa.report.cases import ShownCase, case_figures, telling_cases
 from monai_essa.report.charts import figure_png
 from monai_essa.report.html import ReportFigure, ReportSection
 from monai_essa.report.study.figures import reliability_figure, roc_figure
 from monai_essa.report.study.folder import StudyFolder
-from monai_essa.report.study.scores import ArmTable, CaseNames, case_rows, class_probabilities
+from monai_essa.report.study.scores import ArmTable, CaseNames, case_rows, class_probabilities, tested_sections
 from monai_essa.report.tables import ResultTable
 
 __all__ = [
@@ -29,6 +31,8 @@ __all__ = [
     "picture_section",
     "probability_figures",
     "probability_section",
+    "shown_cases",
+    "structure_table",
 ]
 
 _MOST_ROWS = 200
@@ -47,7 +51,8 @@ def case_section(study: StudyFolder, tables: Mapping[str, ArmTable], arm: str, n
     table = case_table(tables[arm], names, classes, {study.title(name): tables[name] for name in tables if name != arm})
     told = f"{study.title(arm)}, the worst case first."
     kind = "names of files" if names.shown else "digests of patient and case, which only the data list can resolve"
-    return ReportSection("Case by case", [f"{told} Cases are called by {kind}."], [table])
+    shown_tables = [table, *structure_table(tables[arm])]
+    return ReportSection("Case by case", [f"{told} Cases are called by {kind}."], shown_tables)
 
 
 def case_table(
@@ -87,6 +92,40 @@ def case_table(
     return ResultTable(
         "Scores by case", ["case", *label, score, *several, *(f"{score}, {title}" for title in rivals)], cells, note
     )
+
+
+def structure_table(table: ArmTable) -> Iterator[ResultTable]:
+    """Summarise cases.csv of the runs by class: what was found, missed and added, surface Dice, HD95 and volumes.
+
+    Args:
+        table: scores of an arm or a run. Runs of earlier versions have no such file, and then there is no table.
+
+    Yields:
+        The table.
+    """
+    by_class: dict[str, list[dict[str, str]]] = {}
+    for run in table.runs:
+        for row in _structures(run.folder / "cases.csv"):
+            by_class.setdefault(printable(row["class"]), []).append(row)
+    if not by_class:
+        return
+    first = next(iter(by_class.values()))[0]
+    distance, volume = (next((name for name in first if name.startswith(start)), "") for start in ("hd95", "volume"))
+    rows = [
+        [
+            name,
+            *(str(sum(row["outcome"] == outcome for row in found)) for outcome in OUTCOMES),
+            *(_mean_of(found, column) for column in ("dice", "nsd", distance, volume, f"label_{volume}")),
+        ]
+        for name, found in by_class.items()
+    ]
+    units = [column.partition("_")[2] for column in (distance, volume)]
+    headers = ["class", *OUTCOMES, "Dice", "surface Dice", f"HD95, {units[0]}", f"volume, {units[1]}", "of the label"]
+    note = (
+        "Cases of all repeats. Found: in label and prediction; missed: in the label only; added: in the prediction "
+        "only; absent: in neither. A missed structure has no distance, so read HD95 with that count."
+    )
+    yield ResultTable("Structures", headers, rows, note)
 
 
 def picture_section(study: StudyFolder, table: ArmTable, arm: str, names: CaseNames) -> ReportSection:
@@ -142,7 +181,7 @@ def listed_labels_of(datalist: Path) -> dict[str, str]:
     if not datalist.is_file():
         return {}
     found = {}
-    for section in section_names(read_datalist(datalist)):
+    for section in tested_sections(datalist):
         for item in _labelled(datalist, section):
             image = item["image"][0] if isinstance(item["image"], list) else item["image"]
             found[os.path.abspath(image)] = str(item["label"])
@@ -201,6 +240,26 @@ def probability_figures(table: ArmTable) -> tuple[list[ReportFigure], str]:
     )
     sentence = f"{', '.join(numbers)}."
     return figures, f"{sentence[0].upper()}{sentence[1:]} No interval: these describe, the verdict decides."
+
+
+def _structures(path: Path) -> list[dict[str, str]]:
+    """Read the rows of cases.csv; [] without one."""
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    wanted = {"class", "outcome", "dice", "nsd"}
+    if any(not wanted <= row.keys() or None in row or None in row.values() for row in rows):
+        raise ValueError(f"{path}: expected the table of an evaluation, got other columns; score the run again")
+    return rows
+
+
+def _mean_of(rows: Sequence[Mapping[str, str]], column: str) -> str:
+    try:
+        values = [float(row[column]) for row in rows if row.get(column)]
+    except ValueError as error:
+        raise ValueError(f"cases.csv, column {column!r}: expected numbers, got {shown(str(error))}") from error
+    return _three(math.fsum(values) / len(values)) if values else "-"
 
 
 def _labelled(datalist: Path, section: str) -> Iterator[Mapping[str, Any]]:

@@ -14,12 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
+from monai_essa.data.lists.read import listed_patients, read_datalist, section_items
 from monai_essa.data.pairing.names import patient_of
 from monai_essa.evaluation.run_scores import DICE, RunScores, read_run
 from monai_essa.files import file_sha256, short_digest
 from monai_essa.outside import printable
 
-__all__ = ["ArmTable", "CaseNames", "arm_table", "case_rows", "class_probabilities"]
+__all__ = ["ArmTable", "CaseNames", "arm_table", "case_rows", "class_probabilities", "tested_sections"]
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,11 @@ class CaseNames:
     shown: bool = False
 
     @classmethod
-    def of_datalist(cls, datalist: Path, patients: Mapping[str, str], shown: bool) -> CaseNames:
-        """Return names whose salt is the content of a data list, which does not travel with a report."""
-        return cls(patients, file_sha256(datalist) if datalist.is_file() else "", shown)
+    def of_datalist(cls, datalist: Path | None, shown: bool) -> CaseNames:
+        """Return names by a data list, whose content is their salt since it does not travel with a report."""
+        if datalist is None or not datalist.is_file():
+            return cls(shown=shown)
+        return cls(listed_patients(datalist, tested_sections(datalist)), file_sha256(datalist), shown)
 
     def patient(self, case: str) -> str:
         """Return the patient of a case."""
@@ -90,6 +93,16 @@ class ArmTable:
         scored = sorted((case for case in means if not math.isnan(means[case])), key=lambda case: (means[case], case))
         rest = sorted(case for case in means if math.isnan(means[case]))
         return [*(scored if self.higher_is_better else reversed(scored)), *rest]
+
+
+def tested_sections(datalist: Path) -> list[str]:
+    """Return the sections of a data list that hold test cases, of a study or of a site; all that are not empty else.
+
+    Args:
+        datalist: the JSON file.
+    """
+    filled = [name for name, items in section_items(read_datalist(datalist)) if items]
+    return [name for name in filled if name.rpartition("#")[2] == "test"] or filled
 
 
 def arm_table(folders: Sequence[Path]) -> ArmTable | None:

@@ -15,7 +15,15 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from monai_essa.evaluation.baselines.rivals import masks_dice, rival_masks, rival_probabilities, write_dice_table
+from monai_essa.data.lists.fold_files import write_fold_file
+from monai_essa.evaluation.baselines.rivals import (
+    masks_dice,
+    read_rivals,
+    rival_masks,
+    rival_probabilities,
+    score_rival,
+    write_dice_table,
+)
 from monai_essa.evaluation.run_scores import BRIER, RunScores, read_run
 
 SHAPE = (6, 5, 4)
@@ -123,6 +131,42 @@ def test_cases_of_one_name_and_a_folder_that_is_none_are_refused(site: tuple[lis
         rival_masks(folder / "masks", [*cases, "/elsewhere/p1.nii.gz"], folder / "list.json", num_classes=3)
     with pytest.raises(FileNotFoundError, match="no such folder"):
         rival_masks(folder / "none", cases, folder / "list.json", num_classes=3)
+
+
+def test_a_rival_of_a_study_is_scored_before_anything_is_trained(site: tuple[list[str], Path]) -> None:
+    cases, folder = site
+    labels = {"background": 0, "front": 1, "back": 2}
+    assert not score_rival(folder / "masks", folder / "list.json", labels, folder / "rivals" / "nnunet")
+    found, blinded = read_rivals(folder / "rivals")["nnunet"]
+    assert dict(found.scores) == dict(rival_masks(folder / "masks", cases, folder / "list.json", 3).scores)
+    assert not blinded
+    write_fold_file(json.loads((folder / "list.json").read_text(encoding="utf-8")), folder / "masks", "csv")
+    assert score_rival(folder / "masks", folder / "list.json", labels, folder / "rivals" / "nnunet")
+    assert read_rivals(folder / "rivals")["nnunet"][1] and read_rivals(folder / "none") == {}
+    (folder / "list.json").write_text('{"test": [{"image": "p1.nii.gz", "label": "l.nii.gz"}]}', encoding="utf-8")
+    with pytest.raises(ValueError, match="expected tests such as repeat_1#fold_1#test"):
+        score_rival(folder / "masks", folder / "list.json", labels, folder / "rivals" / "nnunet")
+
+
+@pytest.mark.parametrize("text", ["{", '{"blinded": "yes"}', '{"blinded": true, "$x": 1}'])
+def test_a_damaged_rival_is_refused(text: str, site: tuple[list[str], Path]) -> None:
+    _, folder = site
+    score_rival(folder / "masks", folder / "list.json", {"a": 0, "b": 1, "c": 2}, folder / "rivals" / "x")
+    (folder / "rivals" / "x" / "rival.json").write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"rival\.json"):
+        read_rivals(folder / "rivals")
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_rival_of_a_classification_is_scored_by_its_table(several: bool, tmp_path: Path) -> None:
+    labels: list[Any] = [[1, 0], [1, 1]] if several else [0, 1]
+    items = [{"image": f"x{number}.png", "label": label} for number, label in enumerate(labels, start=1)]
+    (tmp_path / "list.json").write_text(json.dumps({"repeat_1": {"fold_1": {"test": items}}}), encoding="utf-8")
+    score_rival(table(tmp_path, ROWS), tmp_path / "list.json", {"yes": 1, "no": 0}, tmp_path / "rivals" / "other")
+    run, _ = read_rivals(tmp_path / "rivals")["other"]
+    assert run.classes == ("no", "yes") and list(run.truth.values())[0] == ("no",)
+    assert run.scores[str(tmp_path / "x1.png")] == pytest.approx(0.3**2)
+    assert run.probabilities[str(tmp_path / "x2.png")] == (0.1, 0.9)
 
 
 REFERENCE = RunScores(Path("run"), BRIER, {}, {"/a/x1.png": ("no",), "/a/x2.png": ("yes",)})

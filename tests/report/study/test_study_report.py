@@ -22,6 +22,8 @@ from monai_essa.report.study.costs import cost_section
 from monai_essa.report.study.details import adapter_table
 from monai_essa.report.study.folder import read_study
 from monai_essa.report.study.page import study_content
+from monai_essa.study.export import study_card_facts
+from monai_essa.study.outcome import write_verdict
 from tests.report.study.conftest import PATIENT
 
 Make = Callable[..., Path]
@@ -92,6 +94,34 @@ def test_the_verdict_is_that_of_the_file(fabricated_study: Make) -> None:
     assert row[0] == "SSA, then PEFT against PEFT" and row[-1] == "superior"
 
 
+@pytest.mark.parametrize(("mean", "warned"), [(0.95, True), (0.1, False)])
+def test_a_floor_that_is_ahead_of_what_is_exported_is_a_caution(
+    mean: float, warned: bool, fabricated_study: Make
+) -> None:
+    folder = fabricated_study("segmentation")
+    plan = plan_of(folder)
+    plan["arms"].append({"name": "floor_atlas", "title": "atlas vote", "kind": "floor"})
+    rewrite(folder, plan)
+    verdict = json.loads((folder / "verdict.json").read_text(encoding="utf-8"))
+    verdict["arms"].append({"name": "floor_atlas", "mean": mean, "low": None, "high": None, "n": 12})
+    (folder / "verdict.json").write_text(json.dumps(verdict), encoding="utf-8")
+    said = " ".join(section(study_content(folder), "Verdict").paragraphs)
+    assert ("Caution: atlas vote, which trains no network, has a better mean (0.950)" in said) is warned
+    assert (
+        any("has a better mean" in each for each in study_card_facts(read_study(folder), "ssa").performance) is warned
+    )
+
+
+def test_a_rival_stands_beside_the_arms_and_is_marked_if_not_blinded(fabricated_study: Make) -> None:
+    folder = fabricated_study("segmentation")
+    shutil.copytree(folder / "runs" / "1-no_ssa" / "test", folder / "rivals" / "nnU-Net" / "test")
+    (folder / "rivals" / "nnU-Net" / "rival.json").write_text('{"blinded": false}', encoding="utf-8")
+    write_verdict(folder)
+    verdict, _, cases, *_ = study_content(folder).sections
+    assert [row[0] for row in verdict.tables[0].rows] == ["SSA, then PEFT", "PEFT", "nnU-Net (not blinded)"]
+    assert cases.tables[0].headers[-1] == "mean Dice, nnU-Net" and cases.tables[0].rows[0][-1] != "-"
+
+
 def test_a_provisional_study_says_so_first(fabricated_study: Make) -> None:
     content = study_content(fabricated_study(provisional="a preset"))
     assert "rovisional: a preset" in section(content, "Verdict").paragraphs[0]
@@ -154,6 +184,21 @@ def test_a_study_that_has_not_begun_has_a_page(fabricated_study: Make) -> None:
     assert "There is no verdict yet." in text and "PEFT (not tested yet)" in text
 
 
+def test_a_study_without_labels_has_a_page(fabricated_study: Make) -> None:
+    folder = fabricated_study()
+    plan = plan_of(folder)
+    plan |= {
+        "arms": [],
+        "dropped": [],
+        "stages": [{"name": "01-ssa", "kind": "ssa", "arm": None, "repeat": 1, "fold": 1}],
+    }
+    plan["protocol"] |= {"design": "none", "sentences": ["No labels, so nothing is tested: SSA alone runs."]}
+    rewrite(folder, plan)
+    (folder / "verdict.json").unlink()
+    text = text_of(write_study_report(folder))
+    assert "SSA alone runs." in text and "No arm was planned" in text
+
+
 def test_text_of_a_plan_is_never_html(fabricated_study: Make) -> None:
     folder = fabricated_study()
     plan = plan_of(folder)
@@ -201,6 +246,7 @@ def test_a_verdict_of_a_later_version_may_say_more(fabricated_study: Make) -> No
     folder = fabricated_study()
     verdict = json.loads((folder / "verdict.json").read_text(encoding="utf-8"))
     verdict["arms"][0]["auc"] = 0.9
-    verdict["comparisons"][0]["p"] = None
+    verdict["comparisons"].append(verdict["comparisons"][0] | {"p": None, "metric": "AUC", "patients": None})
     (folder / "verdict.json").write_text(json.dumps(verdict), encoding="utf-8")
-    assert 'is superior to "PEFT"' in text_of(write_study_report(folder))
+    text = text_of(write_study_report(folder))
+    assert 'is superior to "PEFT"' in text and "SSA, then PEFT against PEFT, AUC" in text

@@ -8,27 +8,26 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 from ignite.engine import Engine, Events
 from monai.utils import ImageMetaKey
 from monai.utils.enums import CommonKeys as Keys
 
-from monai_essa.data.pairing.names import patient_of
+from monai_essa.data.pairing.names import patients_of
 from monai_essa.evaluation.bootstrap import Interval, bootstrap_interval
 from monai_essa.evaluation.metrics import (
     area_under_roc,
     balanced_accuracy,
+    brier_score,
     expected_calibration_error,
     macro_f1,
     quadratic_weighted_kappa,
+    reliability_bins,
 )
 from monai_essa.files import write_text_whole
 
@@ -47,7 +46,7 @@ def classification_intervals(
 ) -> dict[str, Interval]:
     """Compute the metrics of a classification with their 95 % bootstrap intervals over patients.
 
-    ``auc``, ``balanced_accuracy``, ``f1`` (of the second of two classes, otherwise the mean over classes),
+    ``auc``, ``balanced_accuracy``, ``f1`` (of the second of two classes, otherwise the mean over classes), ``brier``,
     ``expected_calibration_error`` and, if an image has one class, ``quadratic_weighted_kappa``. The class of the
     highest probability is predicted; with several classes for an image, those above 0.5.
 
@@ -68,7 +67,7 @@ def classification_intervals(
         >>> str(classification_intervals(probabilities, truth, resamples=100)["balanced_accuracy"])
         '0.640 (0.546 to 0.722)'
     """
-    metrics: dict[str, Callable[..., float]] = {"auc": area_under_roc} | (
+    metrics: dict[str, Callable[..., float]] = {"auc": area_under_roc, "brier": brier_score} | (
         _of_several_classes() if multi_label else _of_one_class(truth.shape[1])
     )
     draw = partial(bootstrap_interval, groups=patients, resamples=resamples, seed=seed)
@@ -82,7 +81,8 @@ class ClassificationReport:
     """Handler that writes ``predictions.csv`` and ``metrics.json`` when an evaluator completes.
 
     - ``predictions.csv``: image, label (several names are joined by ``+``) and a probability for each class;
-    - ``metrics.json``: each metric of :func:`~monai_essa.evaluation.classification_intervals`. Patients are those of
+    - ``metrics.json``: each metric of :func:`~monai_essa.evaluation.classification_intervals`, and the bins of
+      :func:`~monai_essa.evaluation.reliability_bins` under ``reliability``. Patients are those of
       ``patients``, or guessed from the names of files (:func:`monai_essa.data.patient_of`).
 
     It takes the evaluator's decollated output after postprocessing: ``image``, ``pred`` (C,) as probabilities and
@@ -126,9 +126,7 @@ class ClassificationReport:
         probabilities, truth = (np.stack([row[place] for row in self._rows]) for place in (1, 2))
         self.output_dir.mkdir(parents=True, exist_ok=True)
         write_text_whole(self.output_dir / "predictions.csv", self._table(images, probabilities, truth))
-        patients = [
-            self.patients.get(image, guess) for image, guess in zip(images, _guessed_patients(images), strict=True)
-        ]
+        patients = patients_of(images, self.patients)
         intervals = classification_intervals(
             probabilities, truth, self.multi_label, patients, resamples=self.resamples, seed=self.seed
         )
@@ -136,7 +134,11 @@ class ClassificationReport:
             "images": len(images),
             "patients": len(set(patients)),
             "interval": f"95 % studentised bootstrap over patients, {self.resamples} draws, seed {self.seed}",
-            "metrics": {name: _plain(interval) for name, interval in intervals.items()},
+            "metrics": {name: interval.plain() for name, interval in intervals.items()},
+            "reliability": [
+                {name: round(value, 6) for name, value in each.items()}
+                for each in reliability_bins(*_decisions(probabilities, truth, self.multi_label))
+            ],
         }
         write_text_whole(self.output_dir / "metrics.json", json.dumps(record, indent=2) + "\n")
 
@@ -166,7 +168,7 @@ def _of_one_class(num_classes: int) -> dict[str, Callable[..., float]]:
         "balanced_accuracy": lambda p, t: balanced_accuracy(predicted(p), t),
         "f1": lambda p, t: macro_f1(predicted(p)[:, scored], t[:, scored]),
         _KAPPA: lambda p, t: quadratic_weighted_kappa(p.argmax(1), t.argmax(1), num_classes),
-        "expected_calibration_error": lambda p, t: expected_calibration_error(p.max(1), p.argmax(1) == t.argmax(1)),
+        "expected_calibration_error": lambda p, t: expected_calibration_error(*_decisions(p, t, False)),
     }
 
 
@@ -177,19 +179,12 @@ def _of_several_classes() -> dict[str, Callable[..., float]]:
     return {
         "balanced_accuracy": lambda p, t: balanced_accuracy(both_ways((p > 0.5).astype(int)), both_ways(t)),
         "f1": lambda p, t: macro_f1((p > 0.5).astype(int), t),
-        "expected_calibration_error": lambda p, t: expected_calibration_error(np.maximum(p, 1 - p), (p > 0.5) == t),
+        "expected_calibration_error": lambda p, t: expected_calibration_error(*_decisions(p, t, True)),
     }
 
 
-def _guessed_patients(images: list[str]) -> list[str]:
-    folder = os.path.commonpath([os.path.dirname(image) for image in images])
-    return [patient_of(os.path.relpath(image, folder)) for image in images]
-
-
-def _plain(interval: Interval) -> dict[str, Any]:
-    """Return the fields of an interval; JSON has no NaN."""
-    ends = {name: getattr(interval, name) for name in ("value", "low", "high")}
-    plain = {name: None if math.isnan(value) else round(value, 6) for name, value in ends.items()}
-    return (
-        plain | {"undefined_draws": interval.undefined} | ({"no_interval": interval.reason} if interval.reason else {})
-    )
+def _decisions(probabilities: np.ndarray, truth: np.ndarray, multi_label: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Return the confidence of each decision, and whether it is right."""
+    if multi_label:
+        return np.maximum(probabilities, 1 - probabilities), (probabilities > 0.5) == truth
+    return probabilities.max(1), probabilities.argmax(1) == truth.argmax(1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from monai_essa.evaluation.classification import classification_intervals
+from monai_essa.evaluation.cases.classification import classification_intervals
 
 RNG = np.random.default_rng(0)
 TWO = RNG.dirichlet(np.ones(2), 60)
@@ -27,7 +27,8 @@ def test_of_two_classes_f1_is_that_of_the_second() -> None:
     assert scores["f1"] == pytest.approx(2 * both / (predicted.sum() + truth.sum()), abs=1e-6)
     accuracies = [np.mean(predicted[truth]), np.mean(~predicted[~truth])]
     assert scores["balanced_accuracy"] == pytest.approx(np.mean(accuracies), abs=1e-6)
-    assert len(scores) == 5
+    assert scores["brier"] == pytest.approx(np.mean((TWO[:, 1] - TRUTH[:, 1]) ** 2))
+    assert len(scores) == 6
 
 
 def test_of_several_classes_an_image_each_is_a_decision_of_its_own() -> None:
@@ -43,7 +44,7 @@ def test_of_several_classes_an_image_each_is_a_decision_of_its_own() -> None:
 
 def test_a_perfect_and_certain_classifier_has_perfect_scores() -> None:
     scores = values(TRUTH.astype(float), TRUTH)
-    assert scores.pop("expected_calibration_error") == 0
+    assert scores.pop("expected_calibration_error") == scores.pop("brier") == 0
     assert set(scores.values()) == {1.0}
 
 

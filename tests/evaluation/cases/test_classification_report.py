@@ -17,7 +17,7 @@ import torch
 from ignite.engine import Engine
 from monai.data import MetaTensor
 
-from monai_essa.evaluation.classification import ClassificationReport, classification_intervals
+from monai_essa.evaluation.cases.classification import ClassificationReport, classification_intervals
 
 LABELS = {"mass": 1, "normal": 0}
 PROBABILITIES = np.random.default_rng(0).dirichlet(np.ones(2), 60)
@@ -86,3 +86,10 @@ def test_several_classes_of_an_image_are_all_named_and_nan_is_null(tmp_path: Pat
     auc = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))["metrics"]["auc"]
     ends = {"value": None, "low": None, "high": None}
     assert auc == ends | {"undefined_draws": 0, "no_interval": "the metric is undefined"}
+
+
+def test_the_bins_of_a_reliability_diagram_are_written(tmp_path: Path) -> None:
+    run(ClassificationReport(tmp_path, LABELS, resamples=2))
+    bins = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))["reliability"]
+    assert sum(each["decisions"] for each in bins) == 60
+    assert all(each["low"] < each["confidence"] <= each["high"] for each in bins)
