@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 import yaml
 
+from monai_essa.evaluation.run_scores import read_run, site_scores
+from monai_essa.evaluation.verdict import compare_arms
 from monai_essa.study.outcome import study_verdict, write_verdict
 from tests.docs.shown_commands import ROOT
 
@@ -158,6 +160,20 @@ def test_folds_are_joined_and_every_patient_counts_once(study: Study) -> None:
         [each.estimate for each in whole.comparisons]
     )
     assert [row["n"] for row in parted.arms] == [PATIENTS] * len(GOOD)
+
+
+def test_compare_and_a_plain_computation_confirm_the_numbers(study: Study) -> None:
+    folder = study(folds=5, design="folds")
+    main = study_verdict(folder).comparisons[0]
+    arms = {arm: sorted((folder / "runs").glob(f"*-{arm}")) for arm in ("ssa", "no_ssa")}
+    site = site_scores({arm: [read_run(run) for run in runs] for arm, runs in arms.items()})
+    compared = compare_arms(*site.arms, comparisons=2)
+    assert (compared.estimate, compared.low, compared.high) == pytest.approx((main.estimate, main.low, main.high))
+    values: dict[str, list[float]] = {}
+    for arm, runs in arms.items():
+        tables = [(run / "test" / "dice_raw.csv").read_text(encoding="utf-8").splitlines()[1:] for run in runs]
+        values[arm] = [float(row.split(",")[1]) for table in tables for row in table]
+    assert main.estimate == pytest.approx(np.mean(values["ssa"]) - np.mean(values["no_ssa"]), abs=1e-9)
 
 
 def test_an_arm_that_failed_is_left_out_and_named(study: Study) -> None:
