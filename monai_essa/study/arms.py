@@ -236,7 +236,7 @@ class StudyDesign:
         return {"pretrained": self.pretrained if base is None else str(self._run(base) / "model.pt")}
 
     def _scratch(self) -> Network:
-        width = self.network.feature_size
+        width = 8 * max(1, round(self.network.feature_size / 8))  # of its group norms
         return Network("SegResNet", "segresnet", {"feature_size": width}, width, self.network.side)
 
     def _complete(self, bundle: str, network: Network, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What the demo's tests share: an MSD-style folder of small volumes, and a demo on it that has a plan only."""
+"""What the demo's tests share: an MSD-style folder of small volumes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,6 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-
-from monai_essa.demo.data import DemoData, ImageCard
-from monai_essa.demo.stages import DemoPlan, DemoSize
 
 LABELS = {"0": "background", "1": "anterior", "2": "posterior"}
 
@@ -44,15 +41,6 @@ def msd_folder(tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return make
-
-
-@pytest.fixture
-def plan(tmp_path: Path) -> DemoPlan:
-    """The default demo on a CT data set of the user's."""
-    names = {name: name for name in ("unlabeled", "training", "validation", "test")}
-    card = ImageCard((1.0, 1.0, 2.0), {"background": 0, "liver": 1}, in_channels=2, intensity="ct")
-    data = DemoData(tmp_path / "datalist.json", {"source": "unlabeled", **names}, card, ("Own scans.",), False)
-    return DemoPlan(data, DemoSize(), tmp_path / "my demo", seed=3)
 
 
 def _write_volume(path: Path, voxels: np.ndarray, affine: Any = None) -> Path:

@@ -27,8 +27,8 @@ from monai_essa.bundling.copy import BundleVariant, copy_bundle
 from monai_essa.bundling.folder import bundle_folder, make_label_folder
 from monai_essa.data import load_datalist
 from monai_essa.demo.cohort import CohortSize
-from monai_essa.demo.data import cohort_data
-from monai_essa.demo.stages import DemoPlan, DemoSize
+from monai_essa.demo.data import DemoData, cohort_data
+from monai_essa.demo.run import DemoSize, base_stage
 from monai_essa.study.stages import Stage, quiet_libraries, run_stage, write_stage
 from tests.label.conftest import serve_command, serving
 
@@ -37,36 +37,29 @@ CLASSES = {"gray matter": 1, "white matter": 2}
 FIT = {"max_epochs": 3, "samples_per_epoch": 20, "lr": 1.0e-3}
 
 
-def make_bundle(folder: Path, seed: int) -> tuple[Path, DemoPlan]:
+def make_bundle(folder: Path, seed: int) -> tuple[Path, DemoData]:
     """Trains the network that a reader is given."""
-    plan = DemoPlan(cohort_data(folder / "cohort", CohortSize(), seed), DemoSize(), folder, seed)
-    run_stage(write_stage(plan.pretraining(), folder))
-    fit = plan.segmentations()[1]
-    section = {"section": plan.data.sections["validation"]}
-    run_stage(
-        write_stage(
-            Stage(
-                "fit",
-                fit.title,
-                fit.bundle,
-                fit.configs,
-                fit.values | section | FIT | {"output_dir": str(folder / "fit")},
-            ),
-            folder,
-        )
-    )
-    keys = ("spacing", "img_size", "hidden_size", "mlp_dim", "num_heads", "feature_size", "labels")
-    values = {key: fit.values[key] for key in keys}
+    data, size = cohort_data(folder / "cohort", CohortSize(), seed), DemoSize()
+    base = base_stage(data, folder, size, seed)
+    run_stage(write_stage(base, folder))
+    values = {key: base.values[key] for key in ("spacing", "img_size", "hidden_size", "mlp_dim", "num_heads")}
+    values |= {"feature_size": size.feature_size, "labels": dict(data.card.labels)}
+    run = {"output_dir": str(folder / "fit"), "datalist": str(data.datalist), "seed": seed, "batch_size": 1}
+    section = dict.fromkeys(("section", "validation_section"), data.sections["validation"])
+    start = {"start": "encoder", "pretrained": str(folder / "base" / "model.pt"), "head_lr_factor": 5.0}
+    configs = ("train.yaml", "method_apla.yaml", "intensity_mr.yaml")
+    fit = Stage("fit", "fit", "essa_segmentation", configs, values | run | section | start | FIT)
+    run_stage(write_stage(fit, folder))
     variant = BundleVariant(MODEL, {"method": "apla", "intensity": "mr"}, values, folder / "fit")
-    return copy_bundle(bundle_folder("essa_segmentation"), folder, variant), plan
+    return copy_bundle(bundle_folder("essa_segmentation"), folder, variant), data
 
 
-def make_studies(folder: Path, plan: DemoPlan) -> dict[str, dict[str, Path]]:
+def make_studies(folder: Path, data: DemoData) -> dict[str, dict[str, Path]]:
     """Links every volume of scanner B but those two into one folder, and gives the labels by image id."""
     (folder / "studies").mkdir()
     labels: dict[str, dict[str, Path]] = {}
     for section, keys in (("unlabeled", ["image"]), ("training", ["image", "label"]), ("test", ["image", "label"])):
-        items = load_datalist(plan.data.datalist, plan.data.sections[section], keys=keys)
+        items = load_datalist(data.datalist, data.sections[section], keys=keys)
         for item in items:
             (folder / "studies" / Path(item["image"]).name).symlink_to(item["image"])
         names = [Path(item["image"]).name.removesuffix(".nii.gz") for item in items]
@@ -126,8 +119,8 @@ def run(folder: Path, seed: int) -> dict[str, Any]:
     """The whole loop for one seed, of the cohort and of the training of the bundle."""
     folder.mkdir(parents=True)
     with quiet_libraries():
-        bundle, plan = make_bundle(folder, seed)
-    labels = make_studies(folder, plan)
+        bundle, data = make_bundle(folder, seed)
+    labels = make_studies(folder, data)
     app = make_label_folder(folder / "app", [bundle])
     (folder / "server").mkdir()
     command = serve_command(app, folder / "studies")
