@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from monai_essa.pretext.distillation import DINOHead, DINOv2, DistillationSchedule, DistillationWeights
 from monai_essa.pretext.losses import (
     PatchReconstruction,
     gather_patches,
@@ -18,6 +19,10 @@ from monai_essa.pretext.masking import block_mask, expand_mask, masked_count, ra
 from monai_essa.pretext.simmim import SimMIM
 
 __all__ = [
+    "DINOHead",
+    "DINOv2",
+    "DistillationSchedule",
+    "DistillationWeights",
     "MAE",
     "MAEDecoder",
     "PatchReconstruction",
