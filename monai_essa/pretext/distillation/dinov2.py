@@ -31,6 +31,7 @@ from monai_essa.pretext.distillation.views import (
     encode_tokens,
     in_eval,
     token_width,
+    uncached_autocast,
 )
 
 __all__ = ["DINOv2", "DistillationWeights"]
@@ -156,27 +157,8 @@ class DINOv2(nn.Module):
         rows = first_of_each(patients, len(global_crops))
         if self.loss.koleo and self.training:
             check_patients(len(rows), _LEAST_GROUP, "KoLeo", "set its weight to 0")
-        views = global_crops.shape[1]
-        images = view_major(global_crops)  # (G * B, C, spatial...)
-        masks = self._masks(images, generator)
-        targets, patch_targets = self._targets(images, masks)
-
-        learning = self.schedule.prototypes_learn(self.step)
-        student = self._student()
-        seen: EncodedView = student(images, masks, self.mask_token, learning)
-        logits = [seen.image_logits.unflatten(0, (views, -1))]
-        if local_crops is not None:
-            local: EncodedView = student(view_major(local_crops), None, None, learning)
-            logits.append(local.image_logits.unflatten(0, (local_crops.shape[1], -1)))
-
-        parts = {"dino": image_token_loss(torch.cat(logits), targets.unflatten(0, (views, -1)))}
-        if masks is not None and seen.patch_logits is not None and patch_targets is not None:
-            parts["ibot"] = masked_token_loss(seen.patch_logits, patch_targets, masks.weights, len(images))
-        if self.loss.koleo and len(rows) >= _LEAST_GROUP:
-            groups = seen.image.unflatten(0, (views, -1))[:, rows]  # one view of a patient in each
-            parts["koleo"] = torch.stack([spread_loss(group) for group in groups]).sum()
-        if self.loss.gram:
-            parts["gram"] = gram_loss(seen.patches, self._base_tokens(images))
+        with uncached_autocast(global_crops.device):
+            parts = self._parts(global_crops, local_crops, rows, generator)
         total = torch.stack([getattr(self.loss, name) * part for name, part in parts.items()]).sum()
         return {"loss": total, **parts}
 
@@ -200,6 +182,32 @@ class DINOv2(nn.Module):
         """List what is trained beside the encoder: the head and the mask token."""
         return [parameter for name, parameter in self.named_parameters() if not name.startswith("encoder.")]
 
+    def _parts(
+        self, global_crops: Tensor, local_crops: Tensor | None, rows: list[int], generator: torch.Generator | None
+    ) -> dict[str, Tensor]:
+        views = global_crops.shape[1]
+        images = view_major(global_crops)  # (G * B, C, spatial...)
+        masks = self._masks(images, generator)
+        targets, patch_targets = self._targets(images, masks)
+
+        learning = self.schedule.prototypes_learn(self.step)
+        student = self._student()
+        seen: EncodedView = student(images, masks, self.mask_token, learning)
+        logits = [seen.image_logits.unflatten(0, (views, -1))]
+        if local_crops is not None:
+            local: EncodedView = student(view_major(local_crops), None, None, learning)
+            logits.append(local.image_logits.unflatten(0, (local_crops.shape[1], -1)))
+
+        parts = {"dino": image_token_loss(torch.cat(logits), targets.unflatten(0, (views, -1)))}
+        if masks is not None and seen.patch_logits is not None and patch_targets is not None:
+            parts["ibot"] = masked_token_loss(seen.patch_logits, patch_targets, masks.weights, len(images))
+        if self.loss.koleo and len(rows) >= _LEAST_GROUP:
+            groups = seen.image.unflatten(0, (views, -1))[:, rows]  # one view of a patient in each
+            parts["koleo"] = torch.stack([spread_loss(group) for group in groups]).sum()
+        if self.loss.gram:
+            parts["gram"] = gram_loss(seen.patches, self._base_tokens(images))
+        return parts
+
     def _student(self) -> ViewEncoder:
         return ViewEncoder(self.encoder, self.head)
 
@@ -217,12 +225,7 @@ class DINOv2(nn.Module):
 
     @torch.no_grad()
     def _base_tokens(self, images: Tensor) -> Tensor:
-        # Without the cache of autocast, which would take the base's tensors for those of the student afterwards.
-        kind = images.device.type
-        autocast = torch.autocast(
-            kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind), cache_enabled=False
-        )
-        with disable_adapter(self.encoder), in_eval(self.encoder), autocast:
+        with disable_adapter(self.encoder), in_eval(self.encoder):
             return encode_tokens(self.encoder, images)[1]
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
+import torch
 import torch.nn as nn
 from torch import Tensor
 
@@ -28,6 +29,7 @@ __all__ = [
     "encode_tokens",
     "in_eval",
     "token_width",
+    "uncached_autocast",
 ]
 
 EncoderView = TokenEncoder | DescribedTokens | FeatureMapEncoder
@@ -148,6 +150,25 @@ def cell_grid(view: EncoderView, images: Tensor) -> tuple[int, ...]:
 def token_width(view: EncoderView) -> int:
     """Return the width D of the final tokens."""
     return view.channels if isinstance(view, FeatureMapEncoder) else view.hidden_size
+
+
+def uncached_autocast(device: torch.device) -> torch.autocast:
+    """Return autocast as it is now, but for its cache of weights that it has cast.
+
+    The cache knows a tensor by its identity. Where a network runs several times in one step, it would hand the base's
+    values to the student after Gram's forward pass, and a recomputed block would cast what it took from the cache
+    before, which torch refuses.
+
+    Args:
+        device: where the step runs.
+
+    Example:
+        >>> with torch.autocast("cpu", torch.bfloat16), uncached_autocast(torch.device("cpu")):
+        ...     torch.is_autocast_cache_enabled(), torch.is_autocast_enabled("cpu")
+        (False, True)
+    """
+    kind = device.type
+    return torch.autocast(kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind), cache_enabled=False)
 
 
 @contextmanager

@@ -176,10 +176,11 @@ def test_lean_trains_student_and_teacher_to_the_same(recompute: str):
         torch.testing.assert_close(leaner.state_dict()[name], value, rtol=1e-4, atol=1e-5)
 
 
-def test_stored_frozen_weights_serve_student_and_teacher_under_autocast():
-    objective = lean(small(), frozen_dtype=torch.bfloat16)
+@pytest.mark.parametrize("recompute", ["none", "block"])
+def test_stored_frozen_weights_serve_student_and_teacher_under_autocast(recompute: str):
+    objective = lean(small(), recompute=recompute, frozen_dtype=torch.bfloat16)
     with torch.autocast("cpu", torch.bfloat16):
-        parts = objective(crops((16, 16)), generator=masks())
+        parts = objective(crops((16, 16)), crops((8, 8)), generator=masks())
     parts["loss"].backward()
     objective.after_step()
     assert all(torch.isfinite(part) for part in parts.values())
