@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         section_names,
         unlabelled_items,
     )
-    from monai_essa.data.lists.splits import hold_out, nth_patients, split_patients
+    from monai_essa.data.lists.splits import hold_out, nth_patients, numbered_items, split_patients
     from monai_essa.data.loading.cache import MappedDataset, cached_dataset
     from monai_essa.data.loading.keyed import KeyedDataset, KeyedSampler
     from monai_essa.data.pairing.names import patient_of
@@ -52,6 +52,7 @@ __all__ = [
     "make_datalist",
     "npz_items",
     "nth_patients",
+    "numbered_items",
     "patient_of",
     "read_volume",
     "section_names",

@@ -118,6 +118,7 @@ class DINOv2(nn.Module):
         super().__init__()
         view = encoder_view(encoder, anatomy=anatomy)
         _check_weights(loss, encoder, view)
+        self.settings = [schedule, head, loss, assignment]  # what makes it this objective
         self.schedule = schedule
         self.loss = loss
         self.encoder = encoder
