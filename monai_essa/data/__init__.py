@@ -85,6 +85,7 @@ _MODULE_OF = {
     "make_datalist": "lists.maker",
     "npz_items": "readers.npz",
     "nth_patients": "lists.splits",
+    "numbered_items": "lists.splits",
     "patient_of": "pairing.names",
     "read_volume": "readers.volume_file",
     "section_names": "lists.read",

@@ -213,6 +213,8 @@ def prepare_unlabelled_batch(
 def unlabelled_keys(weight_foreground: bool = True) -> list[str]:
     """Name the entries of an item that a self-supervised stage loads: the image and, if it counts, its foreground.
 
+    The numbers of image and patient are there for objectives of views; the items of others have none.
+
     Args:
         weight_foreground: patches count in the loss by their share of foreground.
 
@@ -221,7 +223,7 @@ def unlabelled_keys(weight_foreground: bool = True) -> list[str]:
 
     Example:
         >>> unlabelled_keys(), unlabelled_keys(weight_foreground=False)
-        (['image', 'foreground'], ['image'])
+        (['image', 'foreground', 'number', 'patient'], ['image', 'number', 'patient'])
     """
-    keys = [str(Keys.IMAGE), FOREGROUND]
-    return keys if switch("weight_foreground", weight_foreground) else keys[:1]
+    foreground = [FOREGROUND] if switch("weight_foreground", weight_foreground) else []
+    return [str(Keys.IMAGE), *foreground, "number", "patient"]

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from monai_essa.engines.views.batches import prepare_numbered_batch, prepare_views_batch
 from monai_essa.engines.views.collapse import CollapseAlarm, feature_rank, patch_tokens
-from monai_essa.engines.views.weight_decay import WeightDecaySchedule
+from monai_essa.engines.views.teacher import TeacherHandOver, WeightDecaySchedule
 
 __all__ = [
     "CollapseAlarm",
+    "TeacherHandOver",
     "WeightDecaySchedule",
     "feature_rank",
     "patch_tokens",

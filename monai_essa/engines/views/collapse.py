@@ -35,14 +35,15 @@ class CollapseAlarm:
     - the rank of their patch tokens (:func:`feature_rank`) with that before the first step: below a quarter of it the
       run stops;
     - the loss between views with that of a teacher that says the same of all images, :math:`\\ln K`: within 1 % of it
-      after the warm-up of the teacher's temperature the run stops.
+      after the warm-up of the teacher's temperature the run stops, if the teacher's targets are uniform too. The loss
+      alone begins there, with a head that has learned nothing yet.
 
     MONAI's EmbeddingCollapseMetric of these tokens, from 0 to 1, is logged beside the rank.
 
     Args:
         objective: a pretext objective with an ``encoder``; one with ``prototypes`` and a ``schedule`` has the second
             alarm.
-        images: held-out data set whose items have ``"image"``, views (V, C, spatial...) of one size.
+        images: held-out ``KeyedDataset`` whose items have ``"image"``, views (V, C, spatial...) of one size.
         tokens: how many patch tokens are compared, drawn once.
 
     Raises:
@@ -57,7 +58,7 @@ class CollapseAlarm:
         self.tokens = tokens
         self.first_rank: float | None = None
         self._crops: list[Tensor] = []
-        self._loss, self._count = 0.0, 0
+        self._sums, self._count = (0.0, 0.0), 0
 
     def attach(self, engine: Engine) -> None:
         """Attach to a MONAI trainer, after the handler that resumes."""
@@ -67,21 +68,21 @@ class CollapseAlarm:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the rank before the first step, and the losses of the current epoch."""
-        return {"first_rank": self.first_rank, "loss": self._loss, "count": self._count}
+        return {"first_rank": self.first_rank, "sums": self._sums, "count": self._count}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what :meth:`state_dict` returned."""
-        self.first_rank, self._loss, self._count = state["first_rank"], state["loss"], state["count"]
+        self.first_rank, self._sums, self._count = state["first_rank"], tuple(state["sums"]), state["count"]
 
     def _start(self, engine: Any) -> None:
-        self._crops = [self.images[number]["image"].as_subclass(Tensor) for number in range(len(self.images))]
+        self._crops = [self.images[0, number]["image"].as_subclass(Tensor) for number in range(len(self.images))]
         if self.first_rank is None:
             self.first_rank = feature_rank(self._tokens(engine))
 
     def _add(self, engine: Any) -> None:
         output = engine.state.output[0] if isinstance(engine.state.output, list) else engine.state.output
         if "dino" in output:
-            self._loss += float(output["dino"])
+            self._sums = self._sums[0] + float(output["dino"]), self._sums[1] + float(output["entropy"])
             self._count += 1
 
     def _check(self, engine: Any) -> None:
@@ -95,14 +96,15 @@ class CollapseAlarm:
                 f"of the {first:.1f} before; {_ADVICE}"
             )
         self._check_loss(engine)
-        self._loss, self._count = 0.0, 0
+        self._sums, self._count = (0.0, 0.0), 0
 
     def _check_loss(self, engine: Any) -> None:
         prototypes, schedule = (getattr(self.objective, name, None) for name in ("prototypes", "schedule"))
         if not isinstance(prototypes, int) or schedule is None or self._count == 0:
             return
-        loss, uniform = self._loss / self._count, math.log(prototypes)
-        if engine.state.iteration > schedule.warmup_steps and abs(loss - uniform) < _NEAR_UNIFORM * uniform:
+        (loss, entropy), uniform = (total / self._count for total in self._sums), math.log(prototypes)
+        near = max(abs(loss - uniform), abs(entropy - uniform)) < _NEAR_UNIFORM * uniform
+        if engine.state.iteration > schedule.warmup_steps and near:
             raise RuntimeError(
                 f"the loss between views in epoch {engine.state.epoch} is {loss:.3f}, within 1 % of ln({prototypes}) = "
                 f"{uniform:.3f}: the teacher says the same of every image; {_ADVICE}"

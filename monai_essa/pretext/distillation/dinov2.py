@@ -101,7 +101,7 @@ class DINOv2(nn.Module):
         >>> parts["loss"].backward()
         >>> objective.after_step()
         >>> sorted(parts)
-        ['dino', 'ibot', 'koleo', 'loss']
+        ['dino', 'entropy', 'ibot', 'koleo', 'loss']
     """
 
     step: Tensor
@@ -150,7 +150,8 @@ class DINOv2(nn.Module):
             generator: source of the masks; None uses the global one of the CPU.
 
         Returns:
-            ``loss``, a scalar, and those of its parts that count: ``dino``, ``ibot``, ``koleo``, ``gram``.
+            ``loss``, a scalar, those of its parts that count (``dino``, ``ibot``, ``koleo``, ``gram``), and the mean
+            ``entropy`` of the teacher's targets: ln(K) if it says the same of every image.
 
         Raises:
             ValueError: if the crops do not fit the encoder, or KoLeo has fewer than four patients while training.
@@ -159,9 +160,9 @@ class DINOv2(nn.Module):
         if self.loss.koleo and self.training:
             check_patients(len(rows), _LEAST_GROUP, "KoLeo", "set its weight to 0")
         with uncached_autocast(global_crops.device):
-            parts = self._parts(global_crops, local_crops, rows, generator)
+            parts, entropy = self._parts(global_crops, local_crops, rows, generator)
         total = torch.stack([getattr(self.loss, name) * part for name, part in parts.items()]).sum()
-        return {"loss": total, **parts}
+        return {"loss": total, **parts, "entropy": entropy}
 
     def after_step(self) -> None:
         """Move the teacher and the centres after a step of the optimizer, and count it."""
@@ -185,7 +186,7 @@ class DINOv2(nn.Module):
 
     def _parts(
         self, global_crops: Tensor, local_crops: Tensor | None, rows: list[int], generator: torch.Generator | None
-    ) -> dict[str, Tensor]:
+    ) -> tuple[dict[str, Tensor], Tensor]:
         views = global_crops.shape[1]
         images = view_major(global_crops)  # (G * B, C, spatial...)
         masks = self._masks(images, generator)
@@ -207,7 +208,7 @@ class DINOv2(nn.Module):
             parts["koleo"] = torch.stack([spread_loss(group) for group in groups]).sum()
         if self.loss.gram:
             parts["gram"] = gram_loss(seen.patches, self._base_tokens(images))
-        return parts
+        return parts, torch.special.entr(targets).sum(-1).mean()
 
     def _student(self) -> ViewEncoder:
         return ViewEncoder(self.encoder, self.head)

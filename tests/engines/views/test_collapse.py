@@ -12,14 +12,17 @@ from typing import Any
 import pytest
 import torch
 import torch.nn as nn
+from monai.data import Dataset
 from monai.engines import SupervisedTrainer
 from monai.networks.nets import ViT
+from monai.transforms import Compose
 
+from monai_essa.data import KeyedDataset
 from monai_essa.engines import TrainStep
 from monai_essa.engines.views import CollapseAlarm, feature_rank, patch_tokens
 from monai_essa.pretext import DINOHead, DINOv2, DistillationSchedule, DistillationWeights
 
-HEAD = DINOHead(prototypes=64, hidden_size=24, bottleneck=8)
+HEAD = DINOHead(prototypes=64, hidden_size=24, bottleneck=32)
 
 
 def objective(temperature: tuple[float, float] = (0.04, 0.07)) -> DINOv2:
@@ -29,12 +32,13 @@ def objective(temperature: tuple[float, float] = (0.04, 0.07)) -> DINOv2:
     return DINOv2(net, schedule, HEAD, DistillationWeights(ibot=0.0, koleo=0.0))
 
 
-def held_out(images: int = 4) -> list[dict[str, torch.Tensor]]:
+def held_out(images: int = 4) -> KeyedDataset:
     generator = torch.Generator().manual_seed(1)
-    return [{"image": torch.rand(2, 1, 16, 16, generator=generator)} for _ in range(images)]
+    items = [{"image": torch.rand(2, 1, 16, 16, generator=generator)} for _ in range(images)]
+    return KeyedDataset(Dataset(items, Compose([])))
 
 
-def trained(learner: DINOv2, alarm: CollapseAlarm, epochs: int = 2) -> None:
+def trained(learner: DINOv2, alarm: CollapseAlarm, epochs: int = 2, lr: float = 1e-3) -> None:
     step = TrainStep(learner)
     batches = [torch.rand(4, 2, 1, 16, 16, generator=torch.Generator().manual_seed(n)) for n in range(4)]
     SupervisedTrainer(
@@ -43,7 +47,7 @@ def trained(learner: DINOv2, alarm: CollapseAlarm, epochs: int = 2) -> None:
         train_data_loader=batches,
         prepare_batch=lambda batch, *_, **__: (batch,),
         network=learner,
-        optimizer=torch.optim.AdamW(learner.parameters(), lr=1e-3),
+        optimizer=torch.optim.AdamW(learner.parameters(), lr=lr),
         loss_function=None,
         iteration_update=step,
         train_handlers=[alarm],
@@ -62,7 +66,7 @@ def test_a_run_without_centring_at_temperature_one_stops_with_the_reason():
     learner = objective(temperature=(1.0, 1.0))
     learner.image_targets.momentum = 1.0  # the centre stays at 0
     with pytest.raises(RuntimeError, match=r"within 1 % of ln\(64\) = 4.159: .* smaller temperature for the teacher"):
-        trained(learner, CollapseAlarm(learner, held_out()))
+        trained(learner, CollapseAlarm(learner, held_out()), epochs=20, lr=1e-2)
 
 
 def test_features_that_lose_their_rank_stop_the_run():
@@ -81,7 +85,7 @@ def test_features_that_lose_their_rank_stop_the_run():
 def test_a_resumed_alarm_compares_with_the_first_start():
     learner = objective()
     alarm = CollapseAlarm(learner, held_out())
-    alarm.load_state_dict({"first_rank": 1000.0, "loss": 0.0, "count": 0})
+    alarm.load_state_dict({"first_rank": 1000.0, "sums": (0.0, 0.0), "count": 0})
     with pytest.raises(RuntimeError, match="below a quarter of the 1000.0 before"):
         trained(learner, alarm, epochs=1)
     assert alarm.state_dict()["first_rank"] == 1000.0
@@ -97,7 +101,7 @@ def test_the_rank_is_the_exponential_of_an_entropy():
 
 def test_the_tokens_are_those_of_the_same_patches_and_leave_the_network_as_it_is():
     net = ViT(1, 16, 4, 24, 32, 2, 2, spatial_dims=2, dropout_rate=0.5).train()
-    crops = [item["image"] for item in held_out()]
+    crops = [held_out()[0, number]["image"] for number in range(4)]
     one, again = (patch_tokens(net, crops, 100, "cpu") for _ in range(2))
     assert one.shape == (100, 24) and torch.equal(one, again) and net.training
 

@@ -1,19 +1,20 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The weight decay of self-distillation, which rises along a cosine."""
+"""What the trainer does for self-distillation: a weight decay that rises, and the hand-over of the teacher."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+import torch.nn as nn
 from ignite.engine import Engine, Events
 from torch.optim import Optimizer
 
 from monai_essa.pretext.distillation.schedules import cosine
 
-__all__ = ["WeightDecaySchedule"]
+__all__ = ["TeacherHandOver", "WeightDecaySchedule"]
 
 
 class WeightDecaySchedule:
@@ -59,3 +60,35 @@ class WeightDecaySchedule:
 
     def _set(self, engine: Any) -> None:
         self.set(engine.state.iteration - 1)
+
+
+class TeacherHandOver:
+    """Handler of the trainer that puts the teacher into the encoder when the training ends.
+
+    It is the teacher's backbone that the released ESSA code hands over. Attach it before the handlers that write
+    results. A checkpoint of the run is not affected: it was written before.
+
+    Args:
+        objective: an objective with ``hand_over``.
+
+    Raises:
+        TypeError: if the objective has no teacher.
+
+    Example:
+        >>> TeacherHandOver(nn.Identity())
+        Traceback (most recent call last):
+        TypeError: Identity has no teacher to hand over
+    """
+
+    def __init__(self, objective: nn.Module) -> None:
+        if not callable(getattr(objective, "hand_over", None)):
+            raise TypeError(f"{type(objective).__name__} has no teacher to hand over")
+        self.objective = objective
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a trainer."""
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Hand over."""
+        self.objective.hand_over()  # type: ignore[operator]
