@@ -23,6 +23,7 @@ __all__ = ["CollapseAlarm", "feature_rank", "patch_tokens"]
 _logger = logging.getLogger(__name__)
 _LEAST_RANK = 0.25  # of that before the training
 _NEAR_UNIFORM = 0.01
+_PATIENCE = 3  # epochs in a row: a head that has just begun passes through uniform targets too
 _TOKENS = 1024
 _ADVICE = "lower lr, raise the teacher's momentum, or take a smaller temperature for the teacher"
 
@@ -35,8 +36,8 @@ class CollapseAlarm:
     - the rank of their patch tokens (:func:`feature_rank`) with that before the first step: below a quarter of it the
       run stops;
     - the loss between views with that of a teacher that says the same of all images, :math:`\\ln K`: within 1 % of it
-      after the warm-up of the teacher's temperature the run stops, if the teacher's targets are uniform too. The loss
-      alone begins there, with a head that has learned nothing yet.
+      in three epochs in a row, after the warm-up of the teacher's temperature, the run stops, if the entropy of the
+      teacher's targets is there too. The loss alone begins there, with a head that has learned nothing yet.
 
     MONAI's EmbeddingCollapseMetric of these tokens, from 0 to 1, is logged beside the rank.
 
@@ -59,6 +60,7 @@ class CollapseAlarm:
         self.first_rank: float | None = None
         self._crops: list[Tensor] = []
         self._sums, self._count = (0.0, 0.0), 0
+        self._uniform_epochs = 0
 
     def attach(self, engine: Engine) -> None:
         """Attach to a MONAI trainer, after the handler that resumes."""
@@ -67,12 +69,18 @@ class CollapseAlarm:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._check)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the rank before the first step, and the losses of the current epoch."""
-        return {"first_rank": self.first_rank, "sums": self._sums, "count": self._count}
+        """Return the rank before the first step, the losses of this epoch and the epochs with uniform targets."""
+        return {
+            "first_rank": self.first_rank,
+            "sums": self._sums,
+            "count": self._count,
+            "uniform_epochs": self._uniform_epochs,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what :meth:`state_dict` returned."""
         self.first_rank, self._sums, self._count = state["first_rank"], tuple(state["sums"]), state["count"]
+        self._uniform_epochs = state["uniform_epochs"]
 
     def _start(self, engine: Any) -> None:
         self._crops = [self.images[0, number]["image"].as_subclass(Tensor) for number in range(len(self.images))]
@@ -104,7 +112,9 @@ class CollapseAlarm:
             return
         (loss, entropy), uniform = (total / self._count for total in self._sums), math.log(prototypes)
         near = max(abs(loss - uniform), abs(entropy - uniform)) < _NEAR_UNIFORM * uniform
-        if engine.state.iteration > schedule.warmup_steps and near:
+        counts = near and engine.state.iteration > schedule.warmup_steps
+        self._uniform_epochs = self._uniform_epochs + 1 if counts else 0
+        if self._uniform_epochs == _PATIENCE:
             raise RuntimeError(
                 f"the loss between views in epoch {engine.state.epoch} is {loss:.3f}, within 1 % of ln({prototypes}) = "
                 f"{uniform:.3f}: the teacher says the same of every image; {_ADVICE}"

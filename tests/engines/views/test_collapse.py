@@ -65,8 +65,10 @@ def test_a_healthy_run_goes_on():
 def test_a_run_without_centring_at_temperature_one_stops_with_the_reason():
     learner = objective(temperature=(1.0, 1.0))
     learner.image_targets.momentum = 1.0  # the centre stays at 0
+    alarm = CollapseAlarm(learner, held_out())
     with pytest.raises(RuntimeError, match=r"within 1 % of ln\(64\) = 4.159: .* smaller temperature for the teacher"):
-        trained(learner, CollapseAlarm(learner, held_out()), epochs=20, lr=1e-2)
+        trained(learner, alarm, epochs=20, lr=1e-2)
+    assert alarm.state_dict()["uniform_epochs"] == 3
 
 
 def test_features_that_lose_their_rank_stop_the_run():
@@ -85,7 +87,7 @@ def test_features_that_lose_their_rank_stop_the_run():
 def test_a_resumed_alarm_compares_with_the_first_start():
     learner = objective()
     alarm = CollapseAlarm(learner, held_out())
-    alarm.load_state_dict({"first_rank": 1000.0, "sums": (0.0, 0.0), "count": 0})
+    alarm.load_state_dict({"first_rank": 1000.0, "sums": (0.0, 0.0), "count": 0, "uniform_epochs": 0})
     with pytest.raises(RuntimeError, match="below a quarter of the 1000.0 before"):
         trained(learner, alarm, epochs=1)
     assert alarm.state_dict()["first_rank"] == 1000.0
