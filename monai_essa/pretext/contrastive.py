@@ -96,8 +96,10 @@ class Contrastive(nn.Module):
         if crops.dim() < 2 or crops.shape[1] != 2:
             raise ValueError(f"expected two views (B, 2, C, spatial...), got {tuple(crops.shape)}; set views: [2, 0]")
         rows = first_of_each(patients, len(crops))
-        least = _LEAST_PATIENTS if self.training else 2
-        check_patients(len(rows), least, self.loss, "take objective_diet.yaml, which compares no patients")
+        if self.training:
+            check_patients(len(rows), _LEAST_PATIENTS, self.loss, "take DIET, which compares no patients")
+        else:
+            check_patients(len(rows), 2, f"validation by {self.loss}", "hold out more scans (a lower hold_out)")
         images, _ = encode_tokens(self.encoder, view_major(crops[rows]))
         one, other = self.head(images).chunk(2)
         with torch.autocast(crops.device.type, enabled=False):  # exponentials and products over the batch

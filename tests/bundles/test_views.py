@@ -76,6 +76,17 @@ def test_an_objective_adapts_on_volumes(
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
+def test_an_objective_adapts_on_real_scans(
+    objective: str, hippocampus_tiny: Path, base: Path, run_bundle: RunBundle, tmp_path: Path
+) -> None:
+    """Ten scans of MR, of which two are held out, but with DIET, by which all learn."""
+    values = batch(objective) | {"dataset_dir": hippocampus_tiny, "pretrained": base, "output_dir": tmp_path / "run"}
+    run_bundle("essa_ssa", "train.yaml", objective, hold_out=5, **values)
+    assert [row["iteration"] for row in rows(tmp_path / "run")] == ([1, 2] if "contrastive" in objective else [2, 4])
+    assert (tmp_path / "run" / "model.pt").exists()
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
 def test_an_objective_adapts_on_pictures(objective: str, pictures: Path, run_bundle: RunBundle, tmp_path: Path) -> None:
     files = ("train.yaml", objective, "images_2d.yaml", "method_full.yaml")
     sizes = {"hidden_size": 48, "mlp_dim": 96, "num_heads": 4, "prototypes": 32}
