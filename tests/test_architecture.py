@@ -49,7 +49,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "methods": FLOOR | {"anatomy"},
     "adapters": FLOOR | {"anatomy", "methods", "__init__"},
     "weights": FLOOR | {"anatomy"},
-    "pretext": FLOOR | {"anatomy"},
+    "pretext": FLOOR | {"anatomy", "adapters"},  # Gram anchoring compares with the base under an adapter
     "data": FLOOR,
     "efficiency": NETWORKS,
     "cost": NETWORKS | {"efficiency", "engines"},  # a handler of the engine writes what a step costs

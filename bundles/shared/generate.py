@@ -4,7 +4,8 @@
 """Write the configs that bundles share: each text stands once in ``bundles/shared``, and each bundle has its copy.
 
 ``make bundles`` runs this file. The folder of a source says which bundles have it; essa_tpp's train.yaml is that of
-essa_ssa with the entries of ``tpp_over_ssa.yaml`` in the place of its own.
+essa_ssa with the entries of ``tpp_over_ssa.yaml`` in the place of its own. The objectives that compare views share
+``pretext_views/views.yaml``.
 """
 
 from __future__ import annotations
@@ -31,6 +32,12 @@ def generated() -> dict[Path, str]:
         for source in sorted((BUNDLES / "shared" / folder).iterdir()):
             text = _headed(source.read_text(encoding="utf-8"), source)
             texts |= {BUNDLES / owner / "configs" / source.name: text for owner in owners}
+    for source in sorted((BUNDLES / "shared" / "pretext_views").glob("objective_*.yaml")):
+        common = source.with_name("views.yaml")
+        text = source.read_text(encoding="utf-8") + common.read_text(encoding="utf-8")
+        texts |= {
+            BUNDLES / owner / "configs" / source.name: _headed(text, source, common) for owner in OWNERS["pretext"]
+        }
     return texts
 
 

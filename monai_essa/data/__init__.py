@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         section_names,
         unlabelled_items,
     )
-    from monai_essa.data.lists.splits import hold_out, nth_patients, split_patients
+    from monai_essa.data.lists.splits import hold_out, nth_patients, numbered_items, split_patients
     from monai_essa.data.loading.cache import MappedDataset, cached_dataset
     from monai_essa.data.loading.keyed import KeyedDataset, KeyedSampler
     from monai_essa.data.pairing.names import patient_of
@@ -52,6 +52,7 @@ __all__ = [
     "make_datalist",
     "npz_items",
     "nth_patients",
+    "numbered_items",
     "patient_of",
     "read_volume",
     "section_names",
@@ -84,6 +85,7 @@ _MODULE_OF = {
     "make_datalist": "lists.maker",
     "npz_items": "readers.npz",
     "nth_patients": "lists.splits",
+    "numbered_items": "lists.splits",
     "patient_of": "pairing.names",
     "read_volume": "readers.volume_file",
     "section_names": "lists.read",

@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 FOREGROUND = "foreground"
+_NOT_HEAD = ("encoder.", "teacher.")
 
 
 class Supervised(nn.Module):
@@ -94,7 +95,7 @@ class PretextHead:
     """Handler that writes the tensors an objective owns (mask token, decoder, head) when the trainer completes.
 
     Args:
-        objective: a pretext objective; what its ``encoder`` holds is left out.
+        objective: a pretext objective; what its ``encoder`` and a ``teacher`` hold is left out.
         path: the file, ``.safetensors``.
     """
 
@@ -110,7 +111,7 @@ class PretextHead:
         """Write the file under a temporary name, then rename it."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         state = self.objective.state_dict()
-        own = {name: state[name].detach().cpu().contiguous() for name in state if not name.startswith("encoder.")}
+        own = {name: state[name].detach().cpu().contiguous() for name in state if not name.startswith(_NOT_HEAD)}
         with written_whole(self.path) as temporary:
             temporary.write_bytes(save(own))  # save_file would make it readable for the owner alone
 
@@ -150,6 +151,9 @@ def start_pretext_head(objective: nn.Module, path: str | Path | None = None, fre
     if freeze:
         for parameter in objective.head_parameters():  # type: ignore[operator]
             parameter.requires_grad_(False)
+    restart = getattr(objective, "restart", None)
+    if restart is not None:  # its teacher is a copy of the head as it is now
+        restart()
     return objective
 
 
@@ -167,7 +171,7 @@ def load_pretext_head(objective: nn.Module, path: str | Path) -> nn.Module:
         theirs = load_file(path)
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged or no safetensors file ({error}); copy it again") from error
-    ours = {name: tensor for name, tensor in objective.state_dict().items() if not name.startswith("encoder.")}
+    ours = {name: tensor for name, tensor in objective.state_dict().items() if not name.startswith(_NOT_HEAD)}
     for name in sorted(ours.keys() | theirs.keys()):
         there, here = (tuple(head[name].shape) if name in head else "none" for head in (theirs, ours))
         if there != here:
@@ -209,6 +213,8 @@ def prepare_unlabelled_batch(
 def unlabelled_keys(weight_foreground: bool = True) -> list[str]:
     """Name the entries of an item that a self-supervised stage loads: the image and, if it counts, its foreground.
 
+    The numbers of image and patient are there for objectives of views; the items of others have none.
+
     Args:
         weight_foreground: patches count in the loss by their share of foreground.
 
@@ -217,7 +223,7 @@ def unlabelled_keys(weight_foreground: bool = True) -> list[str]:
 
     Example:
         >>> unlabelled_keys(), unlabelled_keys(weight_foreground=False)
-        (['image', 'foreground'], ['image'])
+        (['image', 'foreground', 'number', 'patient'], ['image', 'number', 'patient'])
     """
-    keys = [str(Keys.IMAGE), FOREGROUND]
-    return keys if switch("weight_foreground", weight_foreground) else keys[:1]
+    foreground = [FOREGROUND] if switch("weight_foreground", weight_foreground) else []
+    return [str(Keys.IMAGE), *foreground, "number", "patient"]

@@ -16,6 +16,7 @@ from monai.data import MetaTensor
 from monai.engines.utils import IterationEvents
 from monai.utils.enums import CommonKeys as Keys
 
+from monai_essa.anatomy.parts import unwrapped
 from monai_essa.data.loading.keyed import key
 from monai_essa.pretext.masked_prediction import plain_tensor
 
@@ -39,6 +40,8 @@ class TrainStep:
     - A loss or a gradient that is not finite ends the run before it reaches a weight. (Under loss scaling only the
       loss is checked: the scaler skips steps whose gradients overflow.)
     - After the optimizer step no gradient is left, so a checkpoint between two windows has none to keep.
+    - An objective with a method ``after_step`` has it called then, once a window: a teacher that is an average of the
+      student moves there, and nothing moves in a forward pass.
 
     Args:
         objective: module that computes the loss, on its device already.
@@ -169,6 +172,9 @@ class TrainStep:
         self.scaler.step(optimizer)
         self.scaler.update()
         optimizer.zero_grad(set_to_none=True)
+        after_step = getattr(unwrapped(self.objective), "after_step", None)
+        if after_step is not None:
+            after_step()
 
     def _divide_by_total_weight(self, parameters: list[nn.Parameter]) -> None:
         if len(self._weights) > 1:

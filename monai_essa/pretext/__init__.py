@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+from monai_essa.pretext.contrastive import Contrastive
+from monai_essa.pretext.diet import DIET
+from monai_essa.pretext.distillation import DINOHead, DINOv2, DistillationSchedule, DistillationWeights
 from monai_essa.pretext.losses import (
     PatchReconstruction,
     gather_patches,
@@ -18,7 +21,13 @@ from monai_essa.pretext.masking import block_mask, expand_mask, masked_count, ra
 from monai_essa.pretext.simmim import SimMIM
 
 __all__ = [
+    "DIET",
+    "DINOHead",
+    "DINOv2",
+    "DistillationSchedule",
+    "DistillationWeights",
     "MAE",
+    "Contrastive",
     "MAEDecoder",
     "PatchReconstruction",
     "SimMIM",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -74,6 +75,11 @@ class MaskedReconstruction(nn.Module):
         """
         images = plain_tensor(images)
         return reconstruction_parts(self.predict(images, generator), images, foreground, self.loss)
+
+    @property
+    def settings(self) -> list[Any]:
+        """What makes it this objective in the record of a run: the mask ratio and the loss."""
+        return [self.mask_ratio, self.loss]
 
     def predict(self, images: Tensor, generator: torch.Generator | None = None) -> MaskedPrediction:
         """Predict the masked patches of images (B, C, spatial...) as the loss sees them."""

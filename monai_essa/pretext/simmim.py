@@ -22,7 +22,7 @@ from monai_essa.pretext.losses import PatchReconstruction, gather_patches, unpat
 from monai_essa.pretext.masked_prediction import MaskedPrediction, MaskedReconstruction
 from monai_essa.pretext.masking import expand_mask, gather_cells, masked_count, random_mask, split_cells, units_of
 
-__all__ = ["FeatureMapHead", "OwnDecoderHead", "SimMIM", "TokenHead"]
+__all__ = ["FeatureMapHead", "OwnDecoderHead", "SimMIM", "TokenHead", "replaced_output"]
 
 _LOSS = PatchReconstruction("l1")
 _DEFAULT_UNIT = 16
@@ -99,7 +99,7 @@ class SimMIM(MaskedReconstruction):
             )
         blanked = images.masked_fill(hidden[:, None], 0)
         embedding_mask = expand_mask(mask, units_of(self.mask_unit, view.patch_size))
-        with _replaced_output(view.patch_embedding, embedding_mask, self.mask_token):
+        with replaced_output(view.patch_embedding, embedding_mask, self.mask_token):
             prediction = self.head(view, blanked, masked)
         return MaskedPrediction(prediction, masked, self.head.patch_size)
 
@@ -180,6 +180,28 @@ class OwnDecoderHead(nn.Module):
         return gather_patches(prediction, self.patch_size, masked)
 
 
+@contextmanager
+def replaced_output(embedding: nn.Module, mask: Tensor, token: Tensor) -> Iterator[None]:
+    """Replace what a module embeds of masked patches by a mask token, within the block.
+
+    Args:
+        embedding: module whose output is (B, N, D) or (B, D, grid...).
+        mask: boolean (B, grid...), True where masked.
+        token: the mask token (D).
+    """
+
+    def replace(_module: nn.Module, _inputs: tuple[Tensor, ...], embedded: Tensor) -> Tensor:
+        if embedded.dim() == 3:  # (B, N, D) from a perceptron embedding, else (B, D, grid...)
+            return torch.where(mask.flatten(1)[..., None], token.to(embedded.dtype), embedded)
+        return _put_token(embedded, mask, token)
+
+    handle = embedding.register_forward_hook(replace)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 def _unit(mask_unit: int | Sequence[int] | None, patch_size: tuple[int, ...]) -> tuple[int, ...]:
     if mask_unit is None:
         return tuple(patch * math.ceil(_DEFAULT_UNIT / patch) for patch in patch_size)
@@ -201,22 +223,6 @@ def _head(
 def _put_token(maps: Tensor, mask: Tensor, token: Tensor) -> Tensor:
     """Put the token (D) in place of the masked positions (B, spatial...) of maps (B, D, spatial...)."""
     return torch.where(mask[:, None], token.to(maps.dtype).unflatten(0, (-1, *[1] * (mask.dim() - 1))), maps)
-
-
-@contextmanager
-def _replaced_output(embedding: nn.Module, mask: Tensor, token: Tensor) -> Iterator[None]:
-    """Replace the masked patches (B, grid...) that the module embeds by the mask token (D) within the block."""
-
-    def replace(_module: nn.Module, _inputs: tuple[Tensor, ...], embedded: Tensor) -> Tensor:
-        if embedded.dim() == 3:  # (B, N, D) from a perceptron embedding, else (B, D, grid...)
-            return torch.where(mask.flatten(1)[..., None], token.to(embedded.dtype), embedded)
-        return _put_token(embedded, mask, token)
-
-    handle = embedding.register_forward_hook(replace)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def _decoder_features(network: nn.Module, images: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from typing import Any
 from monai_essa.data.pairing.names import patient_of
 from monai_essa.outside import Number
 
-__all__ = ["DEFAULT_SHARES", "hold_out", "nth_patients", "split_patients", "stratified_draw"]
+__all__ = ["DEFAULT_SHARES", "hold_out", "nth_patients", "numbered_items", "split_patients", "stratified_draw"]
 
 DEFAULT_SHARES: Mapping[str, float] = {"training": 0.7, "validation": 0.1, "testing": 0.2}
 
@@ -107,6 +107,32 @@ def nth_patients(
     pairs = list(zip(items, names, strict=True))
     rest = [item for item, name in pairs if name not in apart]
     return rest or list(items), [item for item, name in pairs if name in apart]
+
+
+def numbered_items(
+    items: Sequence[Mapping[str, Any]], patients: Mapping[str, str] = MappingProxyType({})
+) -> list[dict[str, Any]]:
+    """Give each item its number and that of its patient, for objectives that tell images or patients apart.
+
+    Args:
+        items: as in :func:`hold_out`.
+        patients: as in :func:`hold_out`.
+
+    Returns:
+        Copies of the items with ``number``, from 0, and ``patient``, the number of the patient in the order in which
+        the patients come first: no name of a patient goes into a batch.
+
+    Example:
+        >>> scans = [{"image": name} for name in ("p1_L.nii", "p1_R.nii", "p2_L.nii")]
+        >>> [(item["number"], item["patient"]) for item in numbered_items(scans)]
+        [(0, 0), (1, 0), (2, 1)]
+    """
+    names = [_patient(item, patients) for item in items]
+    places = {name: place for place, name in enumerate(dict.fromkeys(names))}
+    return [
+        {**item, "number": number, "patient": places[name]}
+        for number, (item, name) in enumerate(zip(items, names, strict=True))
+    ]
 
 
 def stratified_draw(items: Sequence[dict[str, Any]], limit: int, seed: int, where: str) -> list[dict[str, Any]]:

@@ -12,6 +12,8 @@ from monai_essa.data.transforms.foreground import (
     MarkForegroundd,
     foreground_threshold,
 )
+from monai_essa.data.transforms.multi_crop import MultiCropd
+from monai_essa.data.transforms.view_intensity import RandSpeckle, view_intensity
 
 __all__ = [
     "CheckVolumed",
@@ -20,5 +22,8 @@ __all__ = [
     "MapLabelIdsd",
     "MarkCropCentresd",
     "MarkForegroundd",
+    "MultiCropd",
+    "RandSpeckle",
     "foreground_threshold",
+    "view_intensity",
 ]
