@@ -31,6 +31,7 @@ ignite and MONAI:
 
 - ``ignite.handlers.Checkpoint.state_dict._saved``: which best checkpoints there are, kept over a resume.
 - ``monai.handlers.CheckpointSaver._key_metric_checkpoint``: the ignite handler in which MONAI keeps them.
+- ``monai.transforms.RandomizableTransform._do_transform``: whether a random transform acts this time.
 
 Python's ``argparse._SubParsersAction`` is the type of a family of commands; ``os._exit``, which is documented, ends a
 child whose parent is gone. The names of MONAI Label are tested where
@@ -52,6 +53,7 @@ import torch
 import torch.nn as nn
 from ignite.handlers import Checkpoint
 from monai.handlers import CheckpointSaver
+from monai.transforms import RandomizableTransform
 from torch.distributed.algorithms._checkpoint import checkpoint_wrapper
 from torch.distributed.fsdp import _common_utils as fsdp
 
@@ -77,6 +79,7 @@ PROBES: dict[str, Callable[[], bool]] = {
     ),
     "ignite.handlers.Checkpoint.state_dict._saved": lambda: list(best_checkpoint().state_dict()["_saved"]) == [],
     "monai.handlers.CheckpointSaver._key_metric_checkpoint": lambda: isinstance(best_checkpoint(), Checkpoint),
+    "monai.transforms.RandomizableTransform._do_transform": lambda: RandomizableTransform()._do_transform,
 }
 
 
