@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_essa.cli.arguments import Commands, add_command, config_values
-from monai_essa.outside import Number, shown
+from monai_essa.outside import Number, Text, shown
 
 __all__ = ["add_to"]
 
@@ -54,6 +54,18 @@ def add_to(commands: Commands) -> None:
         default="0.02",
         help="how much worse a simpler arm may be without consequence (default: %(default)s)",
     )
+    parser.add_argument(
+        "--rival",
+        action="append",
+        default=[],
+        metavar="NAME=PATH",
+        help="label maps, or a table of probabilities, of another tool for the tested patients; may be repeated",
+    )
+    parser.add_argument(
+        "--export-splits",
+        choices=("nnunet", "csv"),
+        help="plan only, and write who trains and who is tested, for a rival that shall be blinded",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of draws and trainings (default: %(default)s)")
     parser.add_argument("--transductive", action="store_true", help="let SSA see the scans of the tested patients too")
     parser.add_argument("--out", type=Path, default=Path("study"), metavar="DIR", help="(default: %(default)s)")
@@ -77,8 +89,9 @@ def _adapt(arguments: argparse.Namespace) -> int:
         study=StudyRequest(pretrained, hours, _values(arguments), arguments.seed),
         memory=bytes_of(arguments.memory) if arguments.memory else None,
         margin=margin,
+        rivals=dict(map(_rival, arguments.rival)),
     )
-    return run_study(request, arguments.out, arguments.dry_run)
+    return run_study(request, arguments.out, arguments.dry_run, arguments.export_splits)
 
 
 def _values(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -96,6 +109,13 @@ def _pretrained(given: str | None) -> str | None:
     if not Path(path).exists():
         raise FileNotFoundError(f"--pretrained {given}: no such file or folder; give a weight file or bundle:DIR")
     return f"{kind}{Path(path).absolute()}"
+
+
+def _rival(argument: str) -> tuple[str, Path]:
+    name, _, path = argument.partition("=")
+    if not path:
+        raise ValueError(f"--rival {shown(argument)}: expected NAME=PATH, as in nnunet=their_masks")
+    return Text(r"[A-Za-z0-9][A-Za-z0-9_-]*", longest=64).check(name, "the name of --rival"), Path(path)
 
 
 def _number(text: str, option: str, most: float) -> float:

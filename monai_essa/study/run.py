@@ -18,6 +18,9 @@ import filelock
 from tqdm import tqdm
 
 from monai_essa.data import check_datalist
+from monai_essa.data.lists.fold_files import write_fold_file
+from monai_essa.data.lists.read import read_datalist
+from monai_essa.evaluation.baselines.rivals import score_rival
 from monai_essa.files import write_text_whole
 from monai_essa.outside import Number, check_config_value, printable, shown
 from monai_essa.planning.choices import this_computer
@@ -38,7 +41,16 @@ _METRICS = {
     "segmentation": "mean Dice over the defined classes",
     "classification": "Brier score, mean over the classes",
 }
-_OURS = {"datalist.json", "stages", "logs", "runs", ".lock", "cache", "verdict.json"}  # before there is a plan
+_OURS = {
+    "datalist.json",
+    "stages",
+    "logs",
+    "runs",
+    ".lock",
+    "cache",
+    "rivals",
+    "verdict.json",
+}  # before there is a plan
 _SHOWN = 10  # lines of a long list
 _FIXED = {"output_dir", "datalist", "dataset_dir", "section", "validation_section", "pretrained", "adapter", "seed"}
 _FIXED |= {"start", "labels", "device", "bundle_root", "limit", "stage", "dry_run", "imports", "initialize", "run"}
@@ -57,6 +69,7 @@ class AdaptRequest:
         study: base, hours and values.
         memory: bytes to plan for; None for those of this computer.
         margin: how much worse a simpler arm may be without consequence.
+        rivals: label maps or tables of other tools for the tested patients, by name.
     """
 
     scans: Path
@@ -66,6 +79,7 @@ class AdaptRequest:
     study: StudyRequest = field(default_factory=StudyRequest)
     memory: int | None = None
     margin: float = 0.02
+    rivals: Mapping[str, Path] = field(default_factory=dict)
 
     def canonical(self) -> dict[str, Any]:
         """Return the request as plain values: an equal one goes on in the same folder."""
@@ -85,13 +99,14 @@ class AdaptRequest:
         }
 
 
-def run_study(request: AdaptRequest, folder: Path, dry_run: bool = False) -> int:
+def run_study(request: AdaptRequest, folder: Path, dry_run: bool = False, splits: str | None = None) -> int:
     """Plan a study, run what has not run yet, and write its costs and verdict.
 
     Args:
         request: of the user.
         folder: of the study; another request than the one that it holds is refused.
         dry_run: print the plan and write nothing.
+        splits: plan only, and write who trains and who is tested for another tool: ``nnunet`` or ``csv``.
 
     Returns:
         0, or 1 if no stage of an arm ended well.
@@ -113,6 +128,10 @@ def run_study(request: AdaptRequest, folder: Path, dry_run: bool = False) -> int
         if not (folder / PLAN).is_file():
             in_child(_prepare, request, folder)
         plan = read_plan(folder)
+        if splits is not None:
+            in_child(_write_splits, folder, splits)
+            return 0
+        in_child(_score_rivals, request.rivals, folder, plan)
         return _run(folder, plan)
 
 
@@ -131,6 +150,20 @@ def _run(folder: Path, plan: StudyPlan) -> int:
     if failures:
         _say([f"{len(failures)} stages failed; their output is in {folder / 'logs'}"])
     return 0 if exported is not None or not plan.arms else 1
+
+
+def _write_splits(folder: Path, form: str) -> None:
+    path = write_fold_file(read_datalist(folder / "datalist.json"), folder, form)
+    _say([f"splits: {path}", "next: train the other tool on them, then the same command with --rival NAME=PATH"])
+
+
+def _score_rivals(rivals: Mapping[str, Path], folder: Path, plan: StudyPlan) -> None:
+    """Score what other tools predicted, before anything is trained; a rival that was scored stays as it is."""
+    for name, path in rivals.items():
+        place = folder / "rivals" / name
+        if not (place / "rival.json").is_file():
+            blinded = score_rival(path, folder / "datalist.json", plan.images["labels"], place)
+            _say([f"rival {name}: {'blinded' if blinded else 'not blinded, without a copy of the splits'}"])
 
 
 def _reach(folder: Path) -> str | None:
@@ -353,8 +386,7 @@ def _draft_lines(draft: Draft) -> Iterator[str]:
     yield f"{count} stages{last}, about {draft.seconds / 3600:.2g} hours"
     if draft.memory is not None:
         yield f"memory: {draft.memory.peak / 1e9:.2f} GB for a step; disk: about {draft.disk / 1e9:.2g} GB for the runs"
-    if draft.provisional is not None:
-        yield f"provisional: {draft.provisional}"
+    yield from [f"provisional: {draft.provisional}"] if draft.provisional else []
     if not draft.arms:
         yield "no arms: without labels to test on there is SSA alone, and no verdict"
 

@@ -1,0 +1,61 @@
+# Copyright (c) The monai_essa authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""`adapt` hands its options to the study, and refuses what cannot be meant in one line before anything is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from monai_essa.study import run as run_module
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    called: list[Any] = []
+    monkeypatch.setattr(run_module, "run_study", lambda *given: called.append(given) or 0)
+    return called
+
+
+def test_the_options_are_handed_over(monai_essa, asked: list[Any]) -> None:
+    line = ["scans", "--labels", "masks", "--label-count", 10, "--hours", 0.5, "--margin", 0.01, "--seed", 3]
+    line += ["--memory", "12GB", "--rival", "nnunet=theirs", "--out", "here", "--dry-run", "batch_size=4"]
+    assert monai_essa("adapt", *line).code == 0
+    ((request, folder, dry_run, splits),) = asked
+    assert (request.scans, request.labels, folder, dry_run) == (Path("scans"), Path("masks"), Path("here"), True)
+    assert (request.split.label_count, request.split.seed, request.study.seed) == (10, 3, 3)
+    assert (request.study.hours, request.margin, request.memory) == (0.5, 0.01, 12 * 10**9)
+    assert splits is None
+    assert request.rivals == {"nnunet": Path("theirs")} and request.study.values == {"batch_size": 4}
+
+
+def test_values_may_stand_before_the_options_too(monai_essa, asked: list[Any]) -> None:
+    assert monai_essa("adapt", "scans", "lr=1.0e-3", "--hours", 1, "img_size=[32,32,32]").code == 0
+    assert asked[0][0].study.values == {"lr": 1.0e-3, "img_size": [32, 32, 32]}
+
+
+@pytest.mark.parametrize(
+    ("line", "error"),
+    [
+        (["--hours", "soon"], "--hours 'soon': expected a number, such as 0.5"),
+        (["--hours", "-1"], "--hours '-1': expected a number above 0"),
+        (["--margin", "7"], "--margin: expected a number from 0 to 1, got 7.0"),
+        (["--memory", "much"], "--memory much: expected an amount such as 12GB"),
+        (["--pretrained", "nowhere.pt"], "--pretrained nowhere.pt: no such file or folder"),
+        (["--rival", "nnunet"], "--rival 'nnunet': expected NAME=PATH"),
+        (["--rival", "../x=masks"], "the name of --rival: expected text"),
+        (["--label-count", "0"], "label_count: expected a whole number from 1"),
+        (["--unknown"], "'--unknown': expected an option of adapt, or KEY=VALUE"),
+        (["lr=$code"], "lr: text that begins with '$', '@' or '%' is code to MONAI"),
+        (["output_dir=x"], "'output_dir': the study sets this itself; leave it out"),
+        (["nothing=1"], "'nothing': expected a key of a train.yaml"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_in_a_line(monai_essa, line: list[str], error: str, tmp_path: Path) -> None:
+    result = monai_essa("adapt", "scans", "--out", tmp_path / "study", *line)
+    assert result.code == 1
+    assert result.err.startswith(f"monai-essa: {error}") and result.err.count("\n") == 1
+    assert not (tmp_path / "study").exists()
