@@ -53,7 +53,7 @@ import torch
 import torch.nn as nn
 from ignite.handlers import Checkpoint
 from monai.handlers import CheckpointSaver
-from monai.transforms import RandomizableTransform
+from monai.transforms import RandShiftIntensity
 from torch.distributed.algorithms._checkpoint import checkpoint_wrapper
 from torch.distributed.fsdp import _common_utils as fsdp
 
@@ -79,7 +79,7 @@ PROBES: dict[str, Callable[[], bool]] = {
     ),
     "ignite.handlers.Checkpoint.state_dict._saved": lambda: list(best_checkpoint().state_dict()["_saved"]) == [],
     "monai.handlers.CheckpointSaver._key_metric_checkpoint": lambda: isinstance(best_checkpoint(), Checkpoint),
-    "monai.transforms.RandomizableTransform._do_transform": lambda: RandomizableTransform()._do_transform,
+    "monai.transforms.RandomizableTransform._do_transform": lambda: RandShiftIntensity(1.0, prob=1.0)._do_transform,
 }
 
 
