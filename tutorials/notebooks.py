@@ -29,7 +29,7 @@ FOLDER = Path(__file__).resolve().parent
 LABEL = ("6_monai_label",)  # need the environment of `make test-label`
 _LICENCE = "# Copyright (c) The monai_essa authors"
 _KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
-_SECONDS_OF_A_CELL = 300
+_SECONDS_OF_A_CELL = 600
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # sums in one order, hence the same digits
 
 

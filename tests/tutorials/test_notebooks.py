@@ -18,6 +18,7 @@ import pytest
 FOLDER = Path(__file__).resolve().parents[2] / "tutorials"
 SCRIPTS = sorted(path.stem for path in FOLDER.glob("[0-9]*.py"))
 MACHINE_PATH = re.compile(r"(?<![\w.])/(home|tmp|root|work|Users|usr|opt)/")
+HOURS = "0.1"  # for the study of the quick start: its own 0.02 are too short where other tests run
 SECONDS = 1500  # 90 on two idle cores; here it ends what hangs, on slow machines too
 
 
@@ -54,7 +55,7 @@ def write_script(path, code):
 @pytest.mark.parametrize("stem", RUN_HERE)
 def test_script_runs_in_a_fresh_folder_without_data(stem, tmp_path):
     environment = {name: value for name, value in os.environ.items() if name != "DATA"}
-    environment |= {"MPLBACKEND": "Agg", "TMPDIR": str(tmp_path)}
+    environment |= {"MPLBACKEND": "Agg", "TMPDIR": str(tmp_path), "HOURS": HOURS}
     command = [sys.executable, str(FOLDER / f"{stem}.py")]
     done = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, encoding="utf-8", timeout=SECONDS, check=False
@@ -89,11 +90,14 @@ def test_tutorial_names_its_data_and_licence(stem):
     assert "not a medical device" in text
 
 
-def test_the_quick_start_adapts_trains_saves_and_merges_in_forty_lines():
-    sources = [cell.source for cell in committed("1_quick_start").cells if cell.cell_type == "code"]
-    (core,) = (source for source in sources if "plain = merge(network)" in source)
-    assert all(name in core for name in ("load_weights(", "adapt(", "optimizer.step()", "save_adapter("))
-    assert len([line for line in core.splitlines() if line.strip()]) <= 40
+def test_the_quick_start_is_one_command_that_goes_on_after_a_kill_and_what_it_exports_needs_no_monai_essa():
+    cells = [cell for cell in committed("1_quick_start").cells if cell.cell_type == "code"]
+    shown = {cell.source: "".join(output.get("text", "") for output in cell.outputs) for cell in cells}
+    (killed,) = (text for source, text in shown.items() if "process.kill()" in source)
+    (went_on,) = (text for source, text in shown.items() if "unchanged:" in source)
+    (used,) = (text for source, text in shown.items() if source.startswith("code = "))
+    assert killed.startswith("killed after") and "unchanged: True" in went_on
+    assert "All keys matched" in used and "monai_essa was imported: False" in used
 
 
 def test_execution_keeps_what_was_shown_and_drops_what_changes(tmp_path):
