@@ -36,6 +36,7 @@ __all__ = [
     "filled_classes",
     "image_facts",
     "map_classes",
+    "map_ids",
     "number_classes",
     "site_facts",
     "site_list",
@@ -235,9 +236,22 @@ def map_classes(maps: Sequence[str], label_map: Mapping[float, int], where: str)
     Raises:
         ValueError: if a map has no ids, or too high ones.
     """
-    found = (volume_facts(label, count_values=True).values for label in tqdm(maps, "reading labels", disable=None))
-    ids = sorted({int(mapped_id(value, label_map)) for values in found for value in values})
+    ids = map_ids(maps, label_map)
     return filled_classes(class_ids({f"class_{number}": number for number in ids}, f"{where}, the label maps"))
+
+
+def map_ids(maps: Sequence[str], label_map: Mapping[float, int]) -> list[int]:
+    """Return the ids that occur in label maps, in order.
+
+    Args:
+        maps: the files.
+        label_map: ids that voxel values stand for.
+
+    Raises:
+        ValueError: if a map has no ids.
+    """
+    found = (volume_facts(label, count_values=True).values for label in tqdm(maps, "reading labels", disable=None))
+    return sorted({int(mapped_id(value, label_map)) for values in found for value in values})
 
 
 def filled_classes(named: Mapping[str, int]) -> dict[str, int]:

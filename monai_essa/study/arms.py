@@ -241,7 +241,7 @@ class StudyDesign:
 
     def _complete(self, bundle: str, network: Network, values: Mapping[str, Any]) -> dict[str, Any]:
         """Put the values of images and network below those of a stage, and the user's above, as far as it has them."""
-        known = config_keys(bundle)
+        known = config_keys(bundle, network.overlay)
         shared = {_renamed(key, bundle): value for key, value in (self.images.values() | dict(network.values)).items()}
         fitting, wanted = (
             {key: value for key, value in source.items() if key.partition("#")[0] in known}
@@ -304,9 +304,16 @@ def _steps(stage: Stage) -> int:
 
 
 @cache
-def config_keys(bundle: str) -> frozenset[str]:
-    """Return the ids at the top of a bundle's train.yaml, which a user may set."""
-    return frozenset(ConfigParser.load_config_file(bundle_folder(bundle) / "configs" / "train.yaml"))
+def config_keys(bundle: str, overlays: tuple[str, ...] = ()) -> frozenset[str]:
+    """Return the ids at the top of a bundle's train.yaml and of overlays, which a user may set.
+
+    Args:
+        bundle: its name.
+        overlays: names of config files over train.yaml; one that the bundle lacks has none.
+    """
+    configs = bundle_folder(bundle) / "configs"
+    files = [configs / name for name in ("train.yaml", *overlays)]
+    return frozenset(key for file in files if file.is_file() for key in ConfigParser.load_config_file(file))
 
 
 def _renamed(key: str, bundle: str) -> str:

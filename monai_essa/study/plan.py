@@ -187,7 +187,8 @@ class _Fitting:
         on_cuda = self.around.computer.device == "cuda"  # where a small network does not show what a large one takes
         design, memory = self._first_that_fits(designs if on_cuda else designs[::-1])
         with tempfile.TemporaryDirectory() as place:
-            timings = measure(_in_small(design, self.around.parts, Path(place)), self.around.parts.design != "none")
+            small = _in_small(design, self.around, Path(place))
+            timings = measure(small, self.around.parts.design != "none")
         if on_cuda or len(designs) == 1:
             return design, timings, memory, list(design.network.notes)
         work, found = network_work(design), (design, timings, memory)
@@ -351,12 +352,14 @@ def _with_steps(design: StudyDesign, timings: Timings, steps: int) -> StudyDesig
     )
 
 
-def _in_small(design: StudyDesign, parts: Partition, place: Path) -> StudyDesign:
+def _in_small(design: StudyDesign, around: Surroundings, place: Path) -> StudyDesign:
     """Write a data list of a few scans, and return the design in its folder."""
+    parts, label_map = around.parts, around.site.label_map
     fold = parts.repeats[0][0]
     few = Fold(_few(fold.training), _few(fold.test), fold.unlabeled[:_FEW])
     sections = partition_sections(replace(parts, repeats=((few,),), refit=few))
-    write_text_whole(place / "datalist.json", json.dumps(sections))
+    about = {"label_map": {f"{value:g}": number for value, number in label_map.items()}} if label_map else {}
+    write_text_whole(place / "datalist.json", json.dumps(about | sections))
     return replace(design, folder=place, sizes={**design.sizes, "cache_dir": None})
 
 

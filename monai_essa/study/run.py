@@ -274,6 +274,8 @@ def _drafted(request: AdaptRequest, folder: Path, place: Path) -> tuple[SiteScan
     sections = partition_sections(parts)
     about: dict[str, Any] = {"labels": {str(number): name for name, number in site.classes.items()}}
     about["label_map"] = {f"{value:g}": number for value, number in site.label_map.items()}
+    if site.label_map:
+        _say([f"values of the label maps stand for ids: {about['label_map']}"])
     about = {key: value for key, value in about.items() if value}
     _check_data(site.scans, about)
     write_text_whole(place / "datalist.json", json.dumps(about | sections) + "\n")

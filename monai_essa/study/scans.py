@@ -18,7 +18,7 @@ from monai_essa.data.pairing.search import CaseRules, find_cases
 from monai_essa.data.pairing.studies import Case
 from monai_essa.data.readers.npz import is_npz_name
 from monai_essa.outside import Text, shown
-from monai_essa.planning.site import filled_classes, map_classes, number_classes
+from monai_essa.planning.site import filled_classes, map_ids, number_classes
 from monai_essa.study.splits import Scan
 
 __all__ = ["TASKS", "SiteScans", "read_site"]
@@ -116,7 +116,7 @@ def _from_list(path: Path) -> SiteScans:
         channels=channel_names(listed, str(path)),
         named=all(known for _, _, known in entries),
     )
-    return replace(site, classes=_classes(site, named, path))
+    return _named(site, named, path)
 
 
 def _items(section: str, items: Sequence[Any], path: Path) -> Iterator[tuple[Scan, bool]]:
@@ -169,7 +169,7 @@ def _from_folder(folder: Path, labels: Path | None) -> SiteScans:
         named=False,
         left_out=[str(line) for line in found.left_out],
     )
-    return replace(site, classes=_classes(site, named, folder))
+    return _named(site, named, folder)
 
 
 def _image(case: Case) -> Any:
@@ -188,16 +188,23 @@ def _task(scans: Sequence[Scan], where: Path) -> str | None:
     return None if not kinds else TASKS[0] if kinds.pop() else TASKS[1]
 
 
-def _classes(site: SiteScans, named: Mapping[str, int], where: Path) -> dict[str, int]:
+def _named(site: SiteScans, named: Mapping[str, int], where: Path) -> SiteScans:
+    """Give a site its classes: as they are named, else as they occur; ids far apart, as 0 and 255, are closed up."""
     labels = [scan.label for scan in site.scans if scan.label is not None]
     if not labels:
-        return {}
+        return site
     if site.task == "classification":
         counted = number_classes(labels, str(where))
-        return dict(named) if len(named) >= len(counted) else counted
+        return replace(site, classes=dict(named) if len(named) >= len(counted) else counted)
     if named:
-        return filled_classes(named)
-    return map_classes([str(label) for label in labels], site.label_map, str(where))
+        return replace(site, classes=filled_classes(named))
+    ids = map_ids([str(label) for label in labels], site.label_map)
+    kept = {number: place for place, number in enumerate([number for number in ids if number > 0], 1)}
+    closed: dict[float, int] = {number: place for number, place in kept.items() if number != place}
+    if site.label_map or max(ids) <= 2 * len(kept) or min(ids) < 0:
+        kept, closed = {number: number for number in ids}, {}
+    names = class_ids({f"class_{number}": place for number, place in kept.items()}, f"{where}, the label maps")
+    return replace(site, classes=filled_classes(names), label_map=closed or site.label_map)
 
 
 def _with_classes(scans: Sequence[Scan], cases: Sequence[Case], table: Path) -> tuple[list[Scan], dict[str, int]]:

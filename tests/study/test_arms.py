@@ -143,3 +143,9 @@ def test_a_given_base_is_not_made_again() -> None:
     assert {stage.values["pretrained"] for planned, stage in listed if planned.kind in ("ssa", "train")} == {
         "/weights.pt"
     }
+
+
+@pytest.mark.parametrize("kind", ["ssa", "full_ssa", "tpp"])
+def test_the_width_of_given_weights_reaches_the_stages_without_labels(kind: str) -> None:
+    """It is a key of the network's overlay there, and not of train.yaml."""
+    assert design(SEGRESNET).adaptation("s", kind, Place(1, 1), "b").values["feature_size"] == 8

@@ -119,3 +119,13 @@ def test_images_with_several_classes_have_lists(tmp_path: Path) -> None:
     path = _listed(tmp_path, training=[{"image": "a.nii", "label": [0, 1, 1]}, {"image": "b.nii", "label": [1, 0, 0]}])
     site = read_site(path)
     assert site.several and len(site.classes) == 3
+
+
+def test_gaps_between_the_ids_of_label_maps_are_closed(tmp_path: Path) -> None:
+    """A mask of a drawing program has 0 and 255, which are two classes and not 256."""
+    for number, voxels in enumerate(([0, 255, 255, 0], [0, 0, 7, 255])):
+        _write(tmp_path / "scans" / f"p{number}.nii.gz", np.arange(8.0).reshape(2, 2, 2))
+        _write(tmp_path / "labels" / f"p{number}.nii.gz", np.resize(voxels, (2, 2, 2)).astype(np.uint8))
+    site = read_site(tmp_path / "scans", tmp_path / "labels")
+    assert site.label_map == {7: 1, 255: 2}
+    assert site.classes == {"background": 0, "class_7": 1, "class_255": 2}
