@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from monai_essa.outside import check_config_value, shown
+from monai_essa.outside import ListOf, Number, check_config_value, shown
 from monai_essa.planning.choices import patch_choice, spacing_choice
 from monai_essa.planning.site import ImageFacts
 from monai_essa.weights.families import card_of
 from monai_essa.weights.family_files import WeightCheck, check_weights
 from monai_essa.weights.zoo_bundle import read_zoo_bundle
 
-__all__ = ["Images", "Network", "given_network", "images_for", "network_ladder"]
+__all__ = ["Images", "Network", "given_images", "given_network", "images_for", "network_ladder"]
 
 _KINDS = {"ViT": "vit", "SwinUNETR": "swin_unetr", "SegResNet": "segresnet"}
 _STEP = 16  # pixels that the side of a 2-D image is a multiple of
@@ -185,6 +185,25 @@ def images_for(task: str, facts: ImageFacts, network: Network, labels: Mapping[s
     further |= _patch(task, network, size) | _window(card)
     intensity = "ct" if "window" in card else facts.modality
     return Images(3, tuple(spacing), size, facts.channels, intensity, labels, several, further)
+
+
+def given_images(images: Images, values: Mapping[str, Any]) -> Images:
+    """Put the user's crop and spacing in the place of those that were chosen, so that a plan says what runs.
+
+    Args:
+        images: as they were chosen.
+        values: of the user, by key of the configs.
+
+    Raises:
+        ValueError: if ``img_size`` or ``spacing`` are not positive numbers for each axis.
+    """
+    if "img_size" in values:
+        sides = ListOf(Number(1, 4096, whole=True), longest=images.spatial_dims, shortest=images.spatial_dims)
+        images = replace(images, img_size=tuple(sides.check(values["img_size"], "img_size")))
+    if "spacing" in values and images.spacing is not None:
+        lengths = ListOf(Number(0.001, 1000), longest=3, shortest=3)
+        images = replace(images, spacing=tuple(map(float, lengths.check(values["spacing"], "spacing"))))
+    return images
 
 
 _SIZES: Sequence[tuple[str, dict[str, Any], int]] = (

@@ -33,6 +33,7 @@ from monai_essa.outside import (
     check_config_value,
     inside,
 )
+from monai_essa.study.arms import ARMS
 from monai_essa.study.stages import PLAN, PlannedStage, read_plan
 
 __all__ = ["SIMPLICITY", "study_verdict", "write_verdict"]
@@ -82,7 +83,8 @@ class _Plan:
 
     def titled(self, name: str) -> str:
         """Return the title of an arm in quotes."""
-        return next((f'"{arm["title"]}"' for arm in self.arms if arm["name"] == name), f'"{name}"')
+        titles = {arm.name: arm.title for arm in ARMS} | {arm["name"]: arm["title"] for arm in self.arms}
+        return f'"{titles.get(name, name)}"'
 
 
 def write_verdict(folder: str | Path) -> Path:
@@ -310,6 +312,9 @@ def _limits(plan: _Plan, left_out: Mapping[str, str]) -> list[str]:
     if plan.protocol["transductive"]:
         said.append("SSA also saw the scans of the tested patients, without their labels (transductive).")
     if left_out:
-        listed = "; ".join(f"{plan.titled(name)} ({reason})" for name, reason in left_out.items())
+        names: dict[str, list[str]] = {}
+        for name, reason in left_out.items():
+            names.setdefault(reason, []).append(plan.titled(name))
+        listed = "; ".join(f"{', '.join(titles)} ({reason})" for reason, titles in names.items())
         said.append(f"Left out: {listed}.")
     return said

@@ -18,7 +18,7 @@ from typing import Any
 
 from monai_essa.files import write_text_whole
 from monai_essa.planning.choices import Computer
-from monai_essa.planning.networks import Network, given_network, images_for, network_ladder
+from monai_essa.planning.networks import Network, given_images, given_network, images_for, network_ladder
 from monai_essa.planning.site import ImageFacts
 from monai_essa.study.arms import ARMS, CHECK_OF_RATES, Arm, StudyDesign, listed_stages, refit_stages
 from monai_essa.study.hours import STEPS, Memory, Work, default_sizes, fitting_sizes, measure, network_work
@@ -34,6 +34,7 @@ _CORE = 2  # arms that a study cannot do without
 _CHECKED_UNDER = 40  # labelled patients: no rate is searched, and a third of it is tried
 _USED = 0.9  # of the hours; the rest is for the verdict, the report and the other users of the computer
 _CACHE_SHARE = 0.25  # of the computer's memory
+_SIZES = {"hidden_size", "mlp_dim", "num_heads"}  # of a ViT; the ladder of networks differs in them
 _FEW = 3  # scans, or images of a class, that the times are measured on
 
 
@@ -268,12 +269,14 @@ class _Fitting:
         networks: Sequence[Network] = network_ladder(task, facts.spatial_dims)
         if self.request.pretrained is not None:
             networks = [given_network(self.request.pretrained)]
+        elif _SIZES & self.request.values.keys():
+            networks = [replace(networks[-1], name="a ViT of the given sizes")]
         return [self._design(task, network) for network in networks]
 
     def _design(self, task: str, network: Network) -> StudyDesign:
         site = self.around.site
         labels = site.classes or {"background": 0, "foreground": 1}
-        images = images_for(task, self.around.facts, network, labels, site.several)
+        images = given_images(images_for(task, self.around.facts, network, labels, site.several), self.request.values)
         voxels = math.prod(math.ceil(length) for length in self.around.facts.extent) * images.in_channels
         if images.spacing is not None:
             voxels = int(voxels / math.prod(images.spacing))
