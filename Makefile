@@ -2,6 +2,7 @@
 # make test-label        servers of MONAI Label, in an environment of their own (Python 3.10 to 3.12), likewise
 # make test-bases        real pretrained encoders and encoders of timm, in packages of their own
 # make test-all          all three, and the tests marked full: tutorials, full products, what the documentation shows
+# make test-resume       a study killed at twenty random moments ends with the same bits; make test kills it three times
 # make test-oldest       the contract test on the lowest MONAI that setup.cfg allows
 # make lint              ruff and mypy only
 # make fuzz [SEED=S]     hostile inputs of a new seed, or of S: 2,000 for each test of tests/fuzz, or FUZZ=N
@@ -30,13 +31,16 @@ BASES_ARGS ?= -n 2 --dist loadfile
 FUZZ ?= 2000
 SEED := $(shell date +%s)
 
-.PHONY: test test-all test-oldest test-label test-bases fuzz lint demo tutorials bundles docs clean
+.PHONY: test test-all test-resume test-oldest test-label test-bases fuzz lint demo tutorials bundles docs clean
 
 test: lint
 	$(BIN)/python -m pytest $(PYTEST_ARGS) -m "$(MARKS)" $(TESTS)
 
 test-all:
 	$(MAKE) test test-label test-bases MARKS=
+
+test-resume: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -m "" -k killed tests/study tests/bundles/test_resume.py
 
 # MONAI alone is the oldest: its blocks are what the contract depends on. Beside, not inside, the environment. Of the
 # contract the rows of two methods, whose layers are in every kind of network; what depends on peft or torch is left out.

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ import torch
 
 from monai_essa.study.run import run_study
 from monai_essa.study.stages import read_plan
-from tests.study.tiny import killed_at, run_apart, tiny_request
+from tests.study.tiny import killed_after, killed_at, run_apart, tiny_request
 
 runs_a_study = pytest.mark.slow(reason="the first of these tests runs a study of six stages")
 
@@ -108,6 +109,21 @@ def test_a_study_that_is_killed_three_times_goes_on_to_the_same_bits(
     assert run_apart(request, folder) == 0
 
     assert all(path.read_bytes() == content for path, content in kept.items()), "a stage ran twice"
+    for stage in (stage for stage in read_plan(finished).stages if stage.kind in ("base", "ssa", "train")):
+        _assert_equal_models(finished / "runs" / stage.run, folder / "runs" / stage.run)
+    assert (folder / "verdict.json").read_bytes() == (finished / "verdict.json").read_bytes()
+
+
+@pytest.mark.full  # twenty starts; `make test-resume`
+def test_a_study_that_is_killed_at_twenty_random_moments_ends_with_the_same_verdict(
+    finished: Path, hippocampus_tiny: Path, tmp_path: Path
+) -> None:
+    folder, request, moments = tmp_path / "study", tiny_request(hippocampus_tiny), random.Random(7)
+    kills = 0
+    while kills < 20 and killed_after(request, folder, moments.uniform(0.1, 4.0)):
+        kills += 1
+    assert run_apart(request, folder) == 0
+    assert kills >= 5, "it ended before it could be killed often"
     for stage in (stage for stage in read_plan(finished).stages if stage.kind in ("base", "ssa", "train")):
         _assert_equal_models(finished / "runs" / stage.run, folder / "runs" / stage.run)
     assert (folder / "verdict.json").read_bytes() == (finished / "verdict.json").read_bytes()

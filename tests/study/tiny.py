@@ -19,7 +19,7 @@ from monai_essa.study.run import AdaptRequest, run_study
 from monai_essa.study.splits import SplitRequest
 from monai_essa.study.stages import Timings
 
-__all__ = ["killed_at", "run_apart", "tiny_request"]
+__all__ = ["killed_after", "killed_at", "run_apart", "tiny_request"]
 
 VIT = Network("tiny", "vit", {"hidden_size": 24, "mlp_dim": 48, "num_heads": 4, "num_layers": 12}, 4, 32)
 TIMINGS = Timings(1.0, 0.1, 0.1, dict.fromkeys(("base", "ssa", "peft", "full", "scratch"), 0.1))
@@ -51,6 +51,16 @@ def killed_at(request: AdaptRequest, folder: Path, moment: Callable[[], bool]) -
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.join()
+
+
+def killed_after(request: AdaptRequest, folder: Path, seconds: float) -> bool:
+    """Run a study in a process of its own and kill that after some seconds; tell whether it still ran."""
+    process = _started(request, folder)
+    process.join(seconds)
+    runs = process.is_alive()
+    process.kill()
+    process.join()
+    return runs
 
 
 def _started(request: AdaptRequest, folder: Path) -> Any:
