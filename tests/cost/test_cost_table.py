@@ -36,7 +36,7 @@ def test_a_wrong_name_is_refused(name):
 
 
 def test_rows_are_full_training_and_each_method_under_each_recipe():
-    rows = cost_rows(CostWork("vit_s", size=16, batch=2), ["apla", "bitfit"], ["fast", "small"])
+    rows = cost_rows(CostWork("vit_s", size=32, batch=2), ["apla", "bitfit"], ["fast", "small"])
     names = [(row.method, row.recipe) for row in rows]
     assert names == [
         ("full, MONAI's own", "none"),
