@@ -44,13 +44,13 @@ class DemoSize:
         cohort: volumes per section, default 53 in total.
         hidden_size: width of the encoder, a multiple of 6, default 192.
         feature_size: width of the decoder at full resolution, default 8.
-        steps: of each training on labels and of SSA; the base takes twice as many, default 60.
+        steps: of each training on labels and of SSA; the base takes twice as many, default 40.
     """
 
     cohort: CohortSize = field(default_factory=CohortSize)
     hidden_size: int = 192
     feature_size: int = 8
-    steps: int = 60
+    steps: int = 40
 
 
 def run_demo(data: Path | None, output: Path, seed: int, size: DemoSize | None = None) -> int:
