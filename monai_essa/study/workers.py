@@ -27,6 +27,7 @@ from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from monai_essa.error_line import one_line
@@ -336,6 +337,9 @@ def _run(sending: Connection, log: Path | None, function: Callable[..., Any], ar
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, name="parent watch", daemon=True).start()
+    # torch replaces a pool of threads that it had before the fork at the first call, which fails for one of several
+    # threads that make this call at once, as those that fill a cache: it is made here, with the number as it is.
+    torch.set_num_threads(torch.get_num_threads())
     if log is not None:
         _write_to(log)
     try:
