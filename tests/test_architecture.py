@@ -55,7 +55,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cost": NETWORKS | {"efficiency", "engines"},  # a handler of the engine writes what a step costs
     "engines": NETWORKS | {"data", "__init__"},
     "evaluation": STAGES,
-    "report": STAGES | {"evaluation", "bundling"},
+    "report": STAGES | {"evaluation", "bundling", "planning"},
     "bundling": STAGES,
     "planning": STAGES | {"bundling"},
     "study": ANSWERS,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from monai_essa.evaluation.repeats import LEAST_PATIENTS, LEAST_REPEATS, ArmScores, mean_interval
+from monai_essa.evaluation.repeats import LEAST_PATIENTS, LEAST_REPEATS, ArmScores, interval_within, mean_interval
 
 __all__ = ["Chosen", "choose_arm", "name_in_advance"]
 
@@ -86,7 +86,7 @@ def choose_arm(arms: Sequence[ArmScores], margin: float, seed: int = 0) -> Chose
     uncorrected = float(scores[place].mean())
     mean = uncorrected if math.isnan(corrected) else corrected
     half = float(mean_interval(scores[place], _LEVEL)[1]) if scores.shape[2] >= LEAST_PATIENTS else math.nan
-    low, high = sorted((sign * (mean - half), sign * (mean + half)))
+    low, high = interval_within(arms[0].bounds, sign * mean, half)
     why = "it has the best mean" if place == best else f"it is simpler than {arms[best].name!r} and non-inferior to it"
     return Chosen(arms[place].name, sign * mean, low, high, sign * uncorrected, why)
 
@@ -110,7 +110,8 @@ def name_in_advance(arms: Sequence[ArmScores], wanted: Sequence[str]) -> Chosen:
     scores = found.scores[:, np.isfinite(found.scores).all(axis=0)].astype(float)
     mean = float(scores.mean()) if scores.size else math.nan
     half = float(mean_interval(scores, _LEVEL)[1]) if scores.shape[1] >= LEAST_PATIENTS else math.nan
-    return Chosen(found.name, mean, mean - half, mean + half, mean, "it was fixed before the scores were seen")
+    low, high = interval_within(found.bounds, mean, half)
+    return Chosen(found.name, mean, low, high, mean, "it was fixed before the scores were seen")
 
 
 def _choices(scores: np.ndarray, margin: float, shows: bool) -> np.ndarray:

@@ -9,6 +9,7 @@ test set, or fold by fold.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ __all__ = [
     "LEAST_PATIENTS",
     "LEAST_REPEATS",
     "ArmScores",
+    "interval_within",
     "mean_interval",
     "patients_to_decide",
     "spread",
@@ -42,6 +44,7 @@ class ArmScores:
         scores: (R, N), of R repeats of the training and N patients. A value that is not finite is undefined.
         patients: the N patients, each once.
         higher_is_better: whether a higher score is the better one.
+        bounds: the least and the greatest value of a score, at which the interval of a mean ends.
 
     Raises:
         ValueError: if the scores are not (R, N) with at least one of both, or a patient comes twice.
@@ -51,6 +54,7 @@ class ArmScores:
     scores: np.ndarray
     patients: Sequence[str]
     higher_is_better: bool = True
+    bounds: tuple[float, float] = (-math.inf, math.inf)
 
     def __post_init__(self) -> None:
         expected = f"expected (R, {len(self.patients)}) scores, a column for each patient"
@@ -59,6 +63,18 @@ class ArmScores:
         if len(set(self.patients)) != len(self.patients):
             twice = next(name for name in self.patients if list(self.patients).count(name) > 1)
             raise ValueError(f"arm {self.name!r}: patient {twice!r} comes twice; expected one score for each repeat")
+
+
+def interval_within(bounds: tuple[float, float], mean: float, half: float) -> tuple[float, float]:
+    """Return both ends of the interval of a mean, cut at the bounds of the score; NaN without a half width.
+
+    Example:
+        >>> interval_within((0.0, 1.0), 0.25, 0.5)
+        (0.0, 0.75)
+    """
+    if math.isnan(mean - half):
+        return math.nan, math.nan
+    return max(bounds[0], mean - half), min(bounds[1], mean + half)
 
 
 def spread(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

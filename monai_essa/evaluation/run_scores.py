@@ -26,6 +26,7 @@ DICE = "mean Dice over the defined classes"
 BRIER = "Brier score, mean over the classes"
 _TABLES = {"dice_raw.csv": DICE, "predictions.csv": BRIER}
 _SHARE = Number(0, 1)  # a Dice or a probability
+_BOUNDS = (0.0, 1.0)  # of both scores
 _SEED = Nullable(Number(-(2**63), 2**63 - 1, whole=True))
 _LARGEST = 64 << 20  # bytes of a table
 
@@ -241,7 +242,7 @@ def site_scores(
     owners = [named.get(case) or patient_of(case) for case in paths[0]]
     names, by_patient = _means(owners, scores)
     counts = iter(np.split(by_patient, len(arms)))
-    built = [ArmScores(name, next(counts), names, runs[0].metric == DICE) for name in arms]
+    built = [ArmScores(name, next(counts), names, runs[0].metric == DICE, _BOUNDS) for name in arms]
     return SiteScores(runs[0].metric, built, len(paths[0]), int(undefined.sum()), len(named), owners, arms)
 
 

@@ -12,7 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from monai_essa.evaluation.repeats import LEAST_PATIENTS, LEAST_REPEATS, ArmScores, mean_interval, patients_to_decide
+from monai_essa.evaluation.repeats import (
+    LEAST_PATIENTS,
+    LEAST_REPEATS,
+    ArmScores,
+    interval_within,
+    mean_interval,
+    patients_to_decide,
+)
 from monai_essa.outside import Choice
 
 __all__ = ["Comparison", "Primary", "Verdict", "arm_row", "compare_arms", "reach_verdict", "verdict_word"]
@@ -323,7 +330,7 @@ def arm_row(arm: ArmScores) -> dict[str, Any]:
     row["mean"] = float(scores.mean())
     if scores.shape[1] >= LEAST_PATIENTS:
         half = float(mean_interval(scores, _LEVEL)[1])
-        row |= {"low": row["mean"] - half, "high": row["mean"] + half}
+        row |= dict(zip(("low", "high"), interval_within(arm.bounds, row["mean"], half), strict=True))
     return row
 
 

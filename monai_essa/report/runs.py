@@ -116,10 +116,9 @@ def _result(read: Sequence[_Run], names: CaseNames) -> ReportSection:
 
 
 def _told(scored: Sequence[_Run], count: int) -> list[str]:
-    if not scored:
+    table = scored[0].table if scored else None
+    if table is None:
         return ["No run here has been scored on a test section: run evaluate.yaml to do so."]
-    table = scored[0].table
-    assert table is not None
     direction = "higher" if table.higher_is_better else "lower"
     text = [f"{table.metric[0].upper()}{table.metric[1:]}, {direction} is better."]
     if count > 1:
@@ -162,12 +161,10 @@ def _figure(scored: Sequence[_Run], names: CaseNames) -> Iterator[ReportFigure]:
 
 
 def _cases(read: Sequence[_Run], names: CaseNames) -> Iterator[ReportSection]:
-    scored = [run for run in read if run.table is not None]
-    if not scored:
+    first = next((run for run in read if run.table is not None), None)
+    if first is None or first.table is None:
         return
-    first, *rest = scored
-    assert first.table is not None
-    others = {run.name: run.table for run in rest if run.table is not None}
+    others = {run.name: run.table for run in read if run is not first and run.table is not None}
     tables = [case_table(first.table, names, first.classes(), others), *structure_table(first.table)]
     called = "names of files" if names.shown else "digests of patient and case"
     yield ReportSection("Case by case", [f"{first.name}, the worst case first. Cases are called by {called}."], tables)

@@ -16,8 +16,9 @@ from monai.bundle import ConfigParser
 
 from monai_essa.bundling.folder import bundle_folder
 from monai_essa.planning.networks import Images, Network
+from monai_essa.planning.study_plan import PlannedStage
 from monai_essa.study.splits import Fold, Partition
-from monai_essa.study.stages import PlannedStage, Stage, Timings
+from monai_essa.study.stages import Stage, Timings
 
 __all__ = [
     "ARMS",
@@ -29,6 +30,7 @@ __all__ = [
     "config_keys",
     "listed_stages",
     "refit_stages",
+    "training_steps",
 ]
 
 _COST = "train#handlers#2#_disabled_"  # CostFile: what a step takes is the same in each repeat
@@ -297,8 +299,8 @@ def refit_stages(
     return [(replace(planned, kind="refit"), stage) for planned, stage in listing.stages]
 
 
-def _steps(stage: Stage) -> int:
-    """Return the number of training steps of a stage that trains."""
+def training_steps(stage: Stage) -> int:
+    """Return the number of training steps of a stage that trains, with the user's values in it."""
     values = stage.values
     return int(values["max_epochs"]) * math.ceil(values["samples_per_epoch"] / values["batch_size"])
 
@@ -374,7 +376,7 @@ class _Listing:
         return f"{len(self.stages) + 1:02d}-r{place.repeat}f{place.fold}-{what}"
 
     def _add(self, kind: str, arm: str | None, place: Place, stage: Stage, needs: tuple[str, ...], scans: int) -> None:
-        seconds = round(self.timings.training(kind, arm, _steps(stage), scans), 1)
+        seconds = round(self.timings.training(kind, arm, training_steps(stage), scans), 1)
         listed = "ssa" if kind == "full_ssa" else kind
         row = PlannedStage(stage.name, listed, arm, place.repeat, place.fold, stage.name, needs, seconds)
         self.stages.append((row, stage))

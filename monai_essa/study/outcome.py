@@ -33,8 +33,8 @@ from monai_essa.outside import (
     check_config_value,
     inside,
 )
+from monai_essa.planning.study_plan import PLAN, PlannedStage, read_plan
 from monai_essa.study.arms import ARMS
-from monai_essa.study.stages import PLAN, PlannedStage, read_plan
 
 __all__ = ["SIMPLICITY", "study_verdict", "write_verdict"]
 
@@ -144,10 +144,7 @@ def study_verdict(folder: str | Path) -> Verdict:
 
 
 def _read_plan(folder: Path) -> _Plan:
-    path = folder / PLAN
-    if not path.is_file():
-        raise FileNotFoundError(f"{folder} holds no {PLAN}; give the folder of a study")
-    plan = read_plan(folder)
+    path, plan = folder / PLAN, read_plan(folder)
     protocol = check_config_value(dict(plan.protocol), f"{path}, field 'protocol'")
     known = {name: protocol[name] for name in _PROTOCOL if name in protocol}
     Record(_PROTOCOL).check(known, f"{path}, field 'protocol'")

@@ -20,15 +20,17 @@ from monai_essa.files import write_text_whole
 from monai_essa.planning.choices import Computer
 from monai_essa.planning.networks import Network, given_images, given_network, images_for, network_ladder
 from monai_essa.planning.site import ImageFacts
-from monai_essa.study.arms import ARMS, CHECK_OF_RATES, Arm, StudyDesign, listed_stages, refit_stages
+from monai_essa.planning.study_plan import PlannedStage
+from monai_essa.study.arms import ARMS, CHECK_OF_RATES, Arm, StudyDesign, listed_stages, refit_stages, training_steps
 from monai_essa.study.hours import STEPS, Memory, Work, default_sizes, fitting_sizes, measure, network_work
 from monai_essa.study.scans import SiteScans
 from monai_essa.study.splits import Fold, Partition, Scan, partition_sections
-from monai_essa.study.stages import PlannedStage, Stage, Timings, quiet_libraries
+from monai_essa.study.stages import Stage, Timings, quiet_libraries
 
 __all__ = ["Draft", "Preset", "StudyRequest", "Surroundings", "draft_study"]
 
 _LEAST_REPEATS = 3
+_LEAST_STEPS = 80  # on labels: the fewest of any study of ours; with fewer no network has learned
 _GOOD_STEPS = 240  # on labels: what docs/studies trained for
 _CORE = 2  # arms that a study cannot do without
 _CHECKED_UNDER = 40  # labelled patients: no rate is searched, and a third of it is tried
@@ -164,7 +166,7 @@ def draft_study(request: StudyRequest, around: Surroundings) -> Draft:
         return fitting.draft(design, timings, memory, ([], 1, steps), [], notes)
     chosen = fitting.option(design, timings, arms, begin)
     cut = [arm for arm in arms if arm not in chosen[0]]
-    dropped += [{"name": arm.name, "reason": f"{request.hours:g} hours are too short for it"} for arm in cut]
+    dropped += [{"name": arm.name, "reason": f"--hours {request.hours:g} is too short for it"} for arm in cut]
     return fitting.draft(design, timings, memory, chosen, dropped, notes)
 
 
@@ -260,6 +262,9 @@ class _Fitting:
         if provisional is None and arms and repeats < _LEAST_REPEATS:
             provisional = f"{repeats} repeat: the hours are too short for the {_LEAST_REPEATS} that a verdict needs"
         stages = listed_stages(design, timings, arms, parts)
+        taken = min((training_steps(stage) for planned, stage in stages if planned.kind == "train"), default=0)
+        if provisional is None and arms and taken < _LEAST_STEPS:
+            provisional = f"{taken} steps of training: a network that has learned needs {_LEAST_STEPS}; give more hours"
         stages += refit_stages(design, timings, arms, parts.refit) if arms else []
         return Draft(design, arms, dropped, parts, stages, memory, provisional, notes)
 

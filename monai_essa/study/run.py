@@ -25,6 +25,7 @@ from monai_essa.files import write_text_whole
 from monai_essa.outside import Number, check_config_value, printable, shown
 from monai_essa.planning.choices import this_computer
 from monai_essa.planning.site import image_facts
+from monai_essa.planning.study_plan import PLAN, PlannedStage, StudyPlan, read_plan, write_plan
 from monai_essa.report.study.page import write_study_report
 from monai_essa.study.arms import FLOORS, Arm, config_keys
 from monai_essa.study.export import export_study
@@ -32,7 +33,7 @@ from monai_essa.study.outcome import write_verdict
 from monai_essa.study.plan import Draft, StudyRequest, Surroundings, draft_study
 from monai_essa.study.scans import SiteScans, read_site
 from monai_essa.study.splits import Scan, SplitRequest, partition, partition_sections
-from monai_essa.study.stages import PLAN, PlannedStage, StudyPlan, quiet_libraries, read_plan, write_plan, write_stage
+from monai_essa.study.stages import quiet_libraries, write_stage
 from monai_essa.study.workers import in_child, run_stages, seconds_of, stopped_by_signals, write_cost
 
 __all__ = ["AdaptRequest", "run_study"]

@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
 
+from monai_essa.data.lists.class_labels import class_table
 from monai_essa.data.lists.fields import channel_names, check_item, class_ids
 from monai_essa.data.lists.read import listed_label_map, listed_path, read_datalist, section_items
 from monai_essa.data.pairing.names import patient_of, volume_stem
@@ -28,7 +28,6 @@ _LISTS = ("dataset.json", "datalist.json")
 _TEST = ("test", "testing")
 _FILE_COLUMNS = ("image", "file", "filename", "name", "path")
 _CLASS_COLUMNS = ("label", "class", "target")
-_LARGEST = 64 << 20  # bytes of a table
 _NAME = Text(longest=128)
 
 
@@ -233,22 +232,13 @@ def _names(case: Case) -> Iterator[str]:
 
 
 def _rows(table: Path) -> list[dict[str, str]]:
-    if table.stat().st_size > _LARGEST:
-        raise ValueError(f"{table}: expected a table of at most {_LARGEST >> 20} MB")
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            read = list(csv.DictReader(file))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{table}: expected a table with commas in UTF-8, got {error}") from error
+    read = class_table(table)
     header = {str(name).strip().lower(): name for name in (read[0] if read else {})}
     image, label = (next((header[n] for n in names if n in header), None) for names in (_FILE_COLUMNS, _CLASS_COLUMNS))
     if image is None or label is None:
         raise ValueError(f"{table}: expected a header with 'image' and 'label', got {shown(', '.join(header))}")
     columns = {"image": image, "label": label} | ({"patient": header["patient"]} if "patient" in header else {})
     return [
-        {
-            key: _NAME.check((row[column] or "").strip(), f"{table}, line {line}, {key}")
-            for key, column in columns.items()
-        }
+        {key: _NAME.check(row[column].strip(), f"{table}, line {line}, {key}") for key, column in columns.items()}
         for line, row in enumerate(read, start=2)
     ]

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The stages of a study: each is one run of a shipped bundle, in a file that also runs alone; the plan lists them."""
+"""The stages of a study: each is one run of a shipped bundle, in a file that also runs alone."""
 
 from __future__ import annotations
 
@@ -12,39 +12,20 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from monai.bundle import ConfigParser, ConfigWorkflow
 from ruamel.yaml.comments import CommentedMap
 
 from monai_essa.bundling.folder import bundle_folder
 from monai_essa.bundling.yaml_text import yaml_node, yaml_text
 from monai_essa.files import write_text_whole
-from monai_essa.outside import Choice, ListOf, Nullable, Number, Record, Text, check_config_value, printable, shown
+from monai_essa.outside import check_config_value, printable
 
-__all__ = [
-    "KINDS",
-    "PLAN",
-    "PlannedStage",
-    "Stage",
-    "StudyPlan",
-    "Timings",
-    "quiet_libraries",
-    "read_plan",
-    "run_stage",
-    "stage_command",
-    "stage_file",
-    "write_plan",
-    "write_stage",
-]
+__all__ = ["Stage", "Timings", "quiet_libraries", "run_stage", "stage_command", "stage_file", "write_stage"]
 
-PLAN = "plan.yaml"
-"""The file of a plan, in the folder of a study."""
-KINDS = ("base", "ssa", "tpp", "train", "test", "floor", "refit")
-"""What a stage does."""
 # The workflows of monai.bundle warn that no logging.conf is applied.
 _LEVELS = {
     "monai": logging.WARNING,
@@ -54,21 +35,6 @@ _LEVELS = {
     "ignite": logging.WARNING,
 }
 _STEP_OF = {"full": "full", "scratch": "scratch"}  # arms whose step is not that of the PEFT method
-_LARGEST = 16 << 20  # bytes of a plan
-_NAME = Text(r"[a-z0-9][a-z0-9_-]*", longest=100)
-_COUNT = Number(0, 1000, whole=True)
-_STAGE = Record(
-    {
-        "name": _NAME,
-        "kind": Choice(KINDS),
-        "arm": Nullable(_NAME),
-        "repeat": _COUNT,
-        "fold": _COUNT,
-        "run": _NAME,
-        "needs": ListOf(_NAME),
-        "seconds": Number(0, 1e9),
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -179,53 +145,6 @@ def quiet_libraries() -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class PlannedStage:
-    """A stage as the plan lists it.
-
-    Attributes:
-        name: of its file, its log and, if it trains, its run folder.
-        kind: one of :data:`KINDS`.
-        arm: that it belongs to; None if several start from it.
-        repeat: from 1 on; 0 for the refit.
-        fold: likewise.
-        run: name of the run folder that it fills or, as a test, scores.
-        needs: names of the stages that must have ended well.
-        seconds: that it was estimated to take.
-    """
-
-    name: str
-    kind: str
-    arm: str | None
-    repeat: int
-    fold: int
-    run: str
-    needs: tuple[str, ...]
-    seconds: float
-
-
-@dataclass(frozen=True)
-class StudyPlan:
-    """What was decided before the first stage, as plain values.
-
-    Attributes:
-        request: of the user, canonical: another one has another folder.
-        protocol: what the verdict is about; it is copied into verdict.json.
-        arms: ``name``, ``title`` and ``kind`` (``trained`` or ``floor``) of each.
-        dropped: ``name`` and ``reason`` of each arm that is left out.
-        stages: in the order in which they run.
-        images: spacing, size, intensities and labels.
-    """
-
-    request: Mapping[str, Any]
-    protocol: Mapping[str, Any]
-    arms: Sequence[Mapping[str, str]]
-    dropped: Sequence[Mapping[str, str]]
-    stages: Sequence[PlannedStage]
-    images: Mapping[str, Any]
-    version: int = field(default=1)
-
-
-@dataclass(frozen=True)
 class Timings:
     """Seconds on this computer.
 
@@ -271,55 +190,3 @@ class Timings:
     def testing(self, scans: int) -> float:
         """Return the seconds of a test."""
         return self.start + scans * self.test
-
-
-def write_plan(plan: StudyPlan, folder: Path) -> Path:
-    """Write the plan of a study, whole or not at all.
-
-    Args:
-        plan: plain values.
-        folder: of the study.
-
-    Returns:
-        The file.
-    """
-    content = asdict(plan)
-    content["stages"] = [{**stage, "needs": list(stage["needs"])} for stage in content["stages"]]
-    order = ["version", "request", "protocol", "arms", "dropped", "stages", "images"]
-    path = folder / PLAN
-    write_text_whole(path, yaml.safe_dump({key: content[key] for key in order}, sort_keys=False, allow_unicode=True))
-    return path
-
-
-def read_plan(folder: Path) -> StudyPlan:
-    """Read the plan of a study.
-
-    Args:
-        folder: of the study.
-
-    Raises:
-        FileNotFoundError: if there is none.
-        ValueError: if the file is damaged or of another version; the message says what to do.
-    """
-    path = folder / PLAN
-    if path.stat().st_size > _LARGEST:
-        raise ValueError(f"{path}: expected at most {_LARGEST >> 20} MB; restore the file")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        line = " ".join(str(error).split())
-        raise ValueError(f"{path}: expected the plan of a study, got {shown(line)}; restore the file") from error
-    if not isinstance(content, Mapping) or content.get("version") != 1:
-        raise ValueError(f"{path}: expected the plan of a study, version 1; restore the file or give another folder")
-    for key in ("request", "protocol", "images"):
-        if not isinstance(content.get(key), Mapping):
-            raise ValueError(f"{path}: expected a mapping under {key!r}, got {shown(content.get(key))}")
-    rows = ListOf(_STAGE).check(content.get("stages"), f"{path}, stages")
-    return StudyPlan(
-        request=content["request"],
-        protocol=content["protocol"],
-        arms=content.get("arms") or [],
-        dropped=content.get("dropped") or [],
-        stages=[PlannedStage(**{**row, "needs": tuple(row["needs"])}) for row in rows],
-        images=content["images"],
-    )

@@ -33,7 +33,8 @@ from tqdm import tqdm
 from monai_essa.error_line import one_line
 from monai_essa.files import write_text_whole
 from monai_essa.outside import printable, shown
-from monai_essa.study.stages import PlannedStage, StudyPlan, run_stage
+from monai_essa.planning.study_plan import PlannedStage, StudyPlan
+from monai_essa.study.stages import run_stage
 
 __all__ = [
     "ChildError",

@@ -12,6 +12,7 @@ import pytest
 
 from monai_essa.evaluation.choice import choose_arm, name_in_advance
 from monai_essa.evaluation.repeats import ArmScores, mean_interval
+from monai_essa.evaluation.verdict import arm_row
 
 
 def arms(gaps: list[float], patients: int = 30, repeats: int = 5, seed: int = 0, sign: float = 1.0) -> list[ArmScores]:
@@ -111,3 +112,15 @@ def test_candidates_of_other_patients_are_refused() -> None:
             choose_arm([one, other], 0.02)
     with pytest.raises(ValueError, match="the same patients and repeats"):
         choose_arm([], 0.02)
+
+
+def test_an_interval_ends_where_the_score_does() -> None:
+    """Three repeats that differ as much as here have an interval of a Dice below 0 and above 1."""
+    scores = np.array([[0.0], [0.5], [1.0]]) * np.linspace(0.8, 1.0, 8)
+    names = [f"p{number}" for number in range(8)]
+    free, bounded = (ArmScores("a", scores, names, bounds=ends) for ends in ((-math.inf, math.inf), (0.0, 1.0)))
+    for choose in (lambda arm: choose_arm([arm], 0.0), lambda arm: name_in_advance([arm], ["a"])):
+        wide, cut = choose(free), choose(bounded)
+        assert wide.low < 0 and wide.high > 1
+        assert (cut.mean, cut.low, cut.high) == (wide.mean, 0.0, 1.0)
+    assert (arm_row(bounded)["low"], arm_row(bounded)["high"]) == (0.0, 1.0)

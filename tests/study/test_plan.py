@@ -90,6 +90,14 @@ def test_a_single_repeat_is_provisional(draft) -> None:
     assert draft(1).provisional is None
 
 
+def test_steps_in_which_no_network_learns_are_provisional(draft) -> None:
+    for hours in (0.03, 0.05, 0.08, 0.1, 0.15, 0.3):
+        found = draft(hours)
+        few = len(found.parts.repeats) >= 3 and found.design.steps["train"] < 80
+        assert few == (found.provisional or "").startswith(f"{found.design.steps['train']} steps of training")
+    assert any((draft(hours).provisional or "").endswith("needs 80; give more hours") for hours in (0.05, 0.08, 0.1))
+
+
 def test_hours_that_are_too_short_are_refused_with_what_would_do(draft) -> None:
     with pytest.raises(
         ValueError, match=r"--hours 0.001 is too short: .* takes about .* minutes, .* give more --hours$"

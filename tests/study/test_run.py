@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from monai_essa.planning.study_plan import read_plan
 from monai_essa.study.run import run_study
-from monai_essa.study.stages import read_plan
 from tests.study.tiny import killed_after, killed_at, run_apart, tiny_request
 
 runs_a_study = pytest.mark.slow(reason="the first of these tests runs a study of six stages")

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from monai_essa.planning.study_plan import PlannedStage, StudyPlan
 from monai_essa.study import workers
-from monai_essa.study.stages import PlannedStage, StudyPlan
 from monai_essa.study.workers import ChildError, failure_of, in_child, run_stages, seconds_of, stopped_by_signals
 
 PLAN = StudyPlan({}, {}, [{"name": "ssa", "title": "SSA, then PEFT", "kind": "trained"}], [], [], {})

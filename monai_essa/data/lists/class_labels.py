@@ -1,11 +1,11 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-
 """The class labels of a classification: read from a datalist or an NPZ file, checked, counted."""
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from monai_essa.outside import shown, switch
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["check_every_class", "class_weights", "classification_items", "label_type"]
+__all__ = ["check_every_class", "class_table", "class_weights", "classification_items", "label_type"]
 
 Item = Mapping[str, Any]
 
@@ -134,6 +134,28 @@ def class_weights(items: Sequence[Item], num_classes: int) -> torch.Tensor:
     if isinstance(items[0]["label"], list):
         return (len(items) - counts) / counts
     return len(items) / (num_classes * counts)
+
+
+def class_table(path: Path, largest: int = 64 << 20) -> list[dict[str, str]]:
+    """Read a table of classes or of their probabilities, a row for each image, as somebody else has written it.
+
+    Args:
+        path: a CSV file in UTF-8 with a header.
+        largest: bytes that it may have.
+
+    Returns:
+        The rows by the names of the columns, as text; a value that a row lacks is empty.
+
+    Raises:
+        ValueError: if it is too large, or no table.
+    """
+    if path.stat().st_size > largest:
+        raise ValueError(f"{path}: expected a table of at most {largest >> 20} MB")
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            return list(csv.DictReader(file, restval=""))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: expected a table with commas in UTF-8, got {error}") from error
 
 
 def _check_labels(items: Sequence[Any], num_classes: int, label_type: type, section: str) -> None:

@@ -18,6 +18,7 @@ import torch
 from monai.transforms import LoadImage
 from torch import Tensor
 
+from monai_essa.data.lists.class_labels import class_table
 from monai_essa.data.lists.fields import check_item
 from monai_essa.data.lists.fold_files import holds_fold_file
 from monai_essa.data.lists.read import listed_label_map, listed_path, read_datalist, section_items
@@ -35,7 +36,6 @@ _SUFFIXES = (*VOLUME_SUFFIXES, *PICTURE_SUFFIXES)
 _NEAR = 1.0e-3  # mm between two grids that are the same
 _SHARE = Number(0, 1)
 _SUM = 0.01  # by which the probabilities of one image may miss 1
-_LARGEST = 64 << 20  # bytes of a table
 
 
 def score_rival(path: Path, datalist: Path, labels: Mapping[str, int], output: Path) -> bool:
@@ -191,13 +191,7 @@ def rival_probabilities(table: Path, reference: RunScores, classes: Sequence[str
     """
     if not table.is_file():
         raise FileNotFoundError(f"{table}: no such file; expected a table with the columns image, {', '.join(classes)}")
-    if table.stat().st_size > _LARGEST:
-        raise ValueError(f"{table}: expected at most {_LARGEST >> 20} MB")
-    try:
-        with table.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{table}: expected a table with commas in UTF-8, got {error}") from error
+    rows = class_table(table)
     lacking = [name for name in ("image", *classes) if not rows or rows[0].get(name) is None]
     if lacking:
         raise ValueError(f"{table}: expected a column {shown(lacking[0])}; the classes are {', '.join(classes)}")

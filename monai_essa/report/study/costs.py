@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from monai_essa.outside import Nullable, Number
+from monai_essa.planning.study_plan import PlannedStage
 from monai_essa.report.charts import figure_png
 from monai_essa.report.html import ReportFigure, ReportSection
 from monai_essa.report.study.figures import cost_figure
-from monai_essa.report.study.folder import StudyFolder, StudyStage, read_json
+from monai_essa.report.study.folder import StudyFolder, read_json
 from monai_essa.report.study.scores import ArmTable
 from monai_essa.report.tables import ResultTable
 
@@ -101,7 +102,7 @@ def arm_cost(study: StudyFolder, arm: str) -> ArmCost:
     )
 
 
-def _with_needs(stage: StudyStage, by_name: Mapping[str, StudyStage]) -> Iterator[StudyStage]:
+def _with_needs(stage: PlannedStage, by_name: Mapping[str, PlannedStage]) -> Iterator[PlannedStage]:
     """Yield a stage and all before it, each once."""
     waiting, seen = [stage.name], set()
     while waiting:

@@ -20,10 +20,11 @@ from monai_essa.adapters.file import read_adapter
 from monai_essa.adapters.record import methods_text
 from monai_essa.licence import ORIGIN, licence_line
 from monai_essa.outside import printable
+from monai_essa.planning.study_plan import PlannedStage
 from monai_essa.report.charts import figure_png, loss_curves, read_loss_log
 from monai_essa.report.html import ReportFigure, ReportSection
 from monai_essa.report.model_card import run_record
-from monai_essa.report.study.folder import StudyFolder, StudyStage
+from monai_essa.report.study.folder import StudyFolder
 from monai_essa.report.tables import ResultTable
 
 __all__ = [
@@ -246,19 +247,19 @@ def _difference(study: StudyFolder, arm: str | None) -> ReportSection:
     return ReportSection(title, [f"{study.title(arm or '')}, first repeat.", *sentences], tables)
 
 
-def _first(study: StudyFolder, kind: str) -> list[StudyStage]:
+def _first(study: StudyFolder, kind: str) -> list[PlannedStage]:
     """Return the first stage of a kind for each arm."""
-    first: dict[str | None, StudyStage] = {}
+    first: dict[str | None, PlannedStage] = {}
     for stage in study.of(kind):
         first.setdefault(stage.arm, stage)
     return list(first.values())
 
 
-def _before(study: StudyFolder) -> list[StudyStage]:
+def _before(study: StudyFolder) -> list[PlannedStage]:
     return [stage for kind in ("base", "ssa", "tpp") for stage in _first(study, kind)]
 
 
-def _named(study: StudyFolder, stage: StudyStage) -> str:
+def _named(study: StudyFolder, stage: PlannedStage) -> str:
     kinds = {"base": "pre-training of the base", "ssa": "SSA", "tpp": "TPP"}
     if stage.kind == "ssa" and stage.arm == "full_ssa":
         return "full-parameter SSA"

@@ -16,28 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from monai_essa.data.lists.fields import class_ids
 from monai_essa.outside import NAME, Check, Choice, Flag, ListOf, MapOf, Nullable, Number, Text, inside, shown
+from monai_essa.planning.study_plan import PLAN, PlannedStage, read_plan
 
-__all__ = ["StudyFolder", "StudyStage", "read_json", "read_study"]
+__all__ = ["StudyFolder", "read_json", "read_study"]
 
 _LINE = Text(longest=20_000)
 _NAME = Text(NAME, 100)
 _COUNT = Nullable(Number(0, 10**9, whole=True))
 _NUMBER = Nullable(Number())
 _LARGEST = 256 << 20  # bytes of a file that is read whole
-_KINDS = ("base", "ssa", "tpp", "train", "test", "floor", "refit")
-_STAGE: dict[str, Check] = {
-    "name": _NAME,
-    "kind": Choice(_KINDS),
-    "arm": Nullable(_NAME),
-    "repeat": _COUNT,
-    "fold": _COUNT,
-    "run": Nullable(_NAME),
-    "needs": ListOf(_NAME, longest=1000),
-}
 _ARM: dict[str, Check] = {"name": _NAME, "title": _LINE, "kind": Choice(("trained", "floor"))}
 _DROPPED: dict[str, Check] = {"name": _NAME, "reason": _LINE, "title": _LINE}
 _SCORED: dict[str, Check] = {
@@ -53,29 +42,6 @@ _COMPARED: dict[str, Check] = {
     **dict.fromkeys(("patients_needed", "repeats", "undefined"), _COUNT),
     "differences": ListOf(Number()),
 }
-
-
-@dataclass(frozen=True)
-class StudyStage:
-    """One stage of the plan.
-
-    Attributes:
-        name: as in ``stages/NAME.yaml``.
-        kind: ``base``, ``ssa``, ``tpp``, ``train``, ``test``, ``floor`` or ``refit``.
-        arm: that it belongs to; None if several share it.
-        repeat: number of the repeat.
-        fold: number of the fold.
-        run: name of its folder in ``runs``.
-        needs: names of the stages before it.
-    """
-
-    name: str
-    kind: str
-    arm: str | None
-    repeat: int
-    fold: int
-    run: str
-    needs: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -102,7 +68,7 @@ class StudyFolder:
     titles: Mapping[str, str]
     floors: frozenset[str]
     dropped: tuple[Mapping[str, str], ...]
-    stages: tuple[StudyStage, ...]
+    stages: tuple[PlannedStage, ...]
     images: Mapping[str, Any]
     request: Mapping[str, Any]
     arms: tuple[Mapping[str, Any], ...] = ()
@@ -121,24 +87,24 @@ class StudyFolder:
         found = self.images.get("labels")
         return tuple(sorted(found, key=found.__getitem__)) if isinstance(found, Mapping) else ()
 
-    def run(self, stage: StudyStage) -> Path:
+    def run(self, stage: PlannedStage) -> Path:
         """Return the run folder of a stage."""
         return inside(self.path / "runs", stage.run, f"{self.path / 'plan.yaml'}, run of {stage.name}")
 
-    def seconds(self, stage: StudyStage) -> float | None:
+    def seconds(self, stage: PlannedStage) -> float | None:
         """Return how long a finished stage took; None if it did not end well."""
         done = self.path / "stages" / f"{stage.name}.done"
         found = read_json(done).get("seconds") if done.is_file() else None
         return None if found is None else float(Number(0, 1e9).check(found, f"{done}, field 'seconds'"))
 
-    def failure(self, stage: StudyStage) -> str:
+    def failure(self, stage: PlannedStage) -> str:
         """Return the one line that says why a stage failed; empty if it did not fail."""
         file = self.path / "stages" / f"{stage.name}.failed"
         if not file.is_file():
             return ""
         return file.read_text(encoding="utf-8", errors="replace").strip().partition("\n")[0][:500] or "no reason given"
 
-    def of(self, kind: str, arm: str | None = None) -> list[StudyStage]:
+    def of(self, kind: str, arm: str | None = None) -> list[PlannedStage]:
         """Return the stages of a kind, of one arm or of all."""
         return [stage for stage in self.stages if stage.kind == kind and arm in (None, stage.arm)]
 
@@ -171,24 +137,21 @@ def read_study(folder: Path) -> StudyFolder:
         FileNotFoundError: if the folder has no plan.yaml.
         ValueError: if a file is damaged, or a value in it has another type or range than declared.
     """
-    path = folder / "plan.yaml"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; expected the folder of a study of monai-essa adapt")
-    plan = _plan(path)
+    path, plan = folder / PLAN, read_plan(folder)
     verdict_file = folder / "verdict.json"
     verdict = read_json(verdict_file) if verdict_file.is_file() else {}
-    arms, where = _rows(plan, "arms", _ARM, str(path)), f"{verdict_file}, "
+    arms, where = _rows(plan.arms, _ARM, f"{path}, arms"), f"{verdict_file}, "
     return StudyFolder(
         path=folder,
-        protocol=_plain_map(plan.get("protocol"), f"{path}, protocol"),
+        protocol=_plain_map(plan.protocol, f"{path}, protocol"),
         titles={each["name"]: each["title"] for each in arms},
         floors=frozenset(each["name"] for each in arms if each["kind"] == "floor"),
-        dropped=tuple(_rows(plan, "dropped", _DROPPED, str(path))),
-        stages=tuple(_stage(row) for row in _rows(plan, "stages", _STAGE, str(path))),
-        images=_images(plan.get("images"), f"{path}, images"),
-        request=_plain_map(plan.get("request"), f"{path}, request"),
-        arms=tuple(_rows(verdict, "arms", _SCORED, where)),
-        comparisons=tuple(_rows(verdict, "comparisons", _COMPARED, where)),
+        dropped=tuple(_rows(plan.dropped, _DROPPED, f"{path}, dropped")),
+        stages=tuple(plan.stages),
+        images=_images(plan.images, f"{path}, images"),
+        request=_plain_map(plan.request, f"{path}, request"),
+        arms=tuple(_rows(verdict.get("arms") or [], _SCORED, f"{where}arms")),
+        comparisons=tuple(_rows(verdict.get("comparisons") or [], _COMPARED, f"{where}comparisons")),
         exported=_plain_map(verdict["exported"], f"{where}exported") if verdict.get("exported") else None,
         sentence=_LINE.check(verdict.get("sentence", ""), f"{where}sentence"),
     )
@@ -210,29 +173,17 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _plan(path: Path) -> dict[str, Any]:
-    _check_size(path)
-    try:
-        plan = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        line = str(error).partition("\n")[0]
-        raise ValueError(f"{path}: expected the plan of a study, got {line}; restore the file") from error
-    if not isinstance(plan, dict):
-        raise ValueError(f"{path}: expected the plan of a study, got {shown(plan)}; restore the file")
-    return plan
-
-
 def _check_size(path: Path) -> None:
     if path.stat().st_size > _LARGEST:
         raise ValueError(f"{path}: expected at most {_LARGEST >> 20} MB, got {path.stat().st_size >> 20} MB")
 
 
-def _rows(record: Mapping[str, Any], key: str, fields: Mapping[str, Check], where: str) -> list[dict[str, Any]]:
+def _rows(given: Any, fields: Mapping[str, Check], where: str) -> list[dict[str, Any]]:
     """Return the known fields of each row of a list; a later version may write more of them."""
-    rows = ListOf(MapOf(_Anything()), longest=100_000).check(record.get(key) or [], f"{where} {key}")
+    rows = ListOf(MapOf(_Anything()), longest=100_000).check(given, where)
     return [
         {
-            name: check.check(row.get(name, _EMPTY.get(name)), f"{where} {key}[{number}].{name}")
+            name: check.check(row.get(name, _EMPTY.get(name)), f"{where}[{number}].{name}")
             for name, check in fields.items()
         }
         for number, row in enumerate(rows)
@@ -248,19 +199,7 @@ class _Anything:
         return value
 
 
-_EMPTY: dict[str, Any] = {"needs": [], "title": "", "kind": "trained", "differences": []}
-
-
-def _stage(row: Mapping[str, Any]) -> StudyStage:
-    return StudyStage(
-        name=row["name"],
-        kind=row["kind"],
-        arm=row["arm"],
-        repeat=row["repeat"] or 1,
-        fold=row["fold"] or 1,
-        run=row["run"] or row["name"],
-        needs=tuple(row["needs"]),
-    )
+_EMPTY: dict[str, Any] = {"title": "", "kind": "trained", "differences": []}
 
 
 def _images(value: Any, where: str) -> dict[str, Any]:

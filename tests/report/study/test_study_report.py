@@ -190,7 +190,7 @@ def test_a_study_without_labels_has_a_page(fabricated_study: Make) -> None:
     plan |= {
         "arms": [],
         "dropped": [],
-        "stages": [{"name": "01-ssa", "kind": "ssa", "arm": None, "repeat": 1, "fold": 1}],
+        "stages": [plan["stages"][1] | {"name": "01-ssa", "kind": "ssa", "arm": None, "run": "01-ssa", "needs": []}],
     }
     plan["protocol"] |= {"design": "none", "sentences": ["No labels, so nothing is tested: SSA alone runs."]}
     rewrite(folder, plan)
