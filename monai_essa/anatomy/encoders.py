@@ -366,7 +366,8 @@ def _view_described(network: nn.Module) -> DescribedTokens | FeatureMapEncoder:
 
 
 def _described_maps(network: nn.Module, images: Tensor) -> list[Tensor]:
-    maps = getattr(encoder_trunk(network), vars(network)[DESCRIPTION].output.method)(images)
+    trunk = encoder_trunk(network)  # its class is asked: in a classifier its own forward makes tokens of these maps
+    maps = getattr(type(trunk), vars(network)[DESCRIPTION].output.method)(trunk, images)
     return list(maps) if isinstance(maps, (list, tuple)) else [maps]
 
 

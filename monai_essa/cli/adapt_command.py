@@ -41,6 +41,12 @@ def add_to(commands: Commands) -> None:
         metavar="BASE",
         help="a weight file, family:NAME, or bundle:DIR (default: a base is pre-trained on the scans)",
     )
+    parser.add_argument(
+        "--overlay",
+        type=Path,
+        metavar="FILE",
+        help="a config over those of every stage: values, transforms, or the encoder of BASE where MONAI lacks it",
+    )
     parser.add_argument("--memory", metavar="SIZE", help="of the card, as 12GB (default: what this computer has)")
     parser.add_argument("--hours", default="8", metavar="HOURS", help="for everything (default: %(default)s)")
     parser.add_argument(
@@ -77,16 +83,19 @@ def _adapt(arguments: argparse.Namespace) -> int:
     pretrained = _pretrained(arguments.pretrained)
     hours, margin = _number(arguments.hours, "--hours", _MOST_HOURS), _number(arguments.margin, "--margin", 1)
     from monai_essa.planning.choices import bytes_of
+    from monai_essa.planning.overlay import read_overlay
     from monai_essa.study.plan import StudyRequest
     from monai_essa.study.run import AdaptRequest, run_study
     from monai_essa.study.splits import SplitRequest
 
+    overlay = None if arguments.overlay is None else read_overlay(arguments.overlay)
+    values = {**({} if overlay is None else overlay.values), **_values(arguments)}
     request = AdaptRequest(
         scans=arguments.scans,
         labels=arguments.labels,
         task=arguments.task,
         split=SplitRequest(arguments.label_count, seed=arguments.seed, transductive=arguments.transductive),
-        study=StudyRequest(pretrained, hours, _values(arguments), arguments.seed),
+        study=StudyRequest(pretrained, hours, values, arguments.seed, overlay=overlay),
         memory=bytes_of(arguments.memory) if arguments.memory else None,
         margin=margin,
         rivals=dict(map(_rival, arguments.rival)),

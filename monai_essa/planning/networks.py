@@ -34,12 +34,14 @@ class Network:
 
     Attributes:
         name: for people, such as ``ViT-S``.
-        kind: ``vit``, ``swin_unetr``, ``swin_unetr_v2`` or ``segresnet``.
+        kind: ``vit``, ``swin_unetr``, ``swin_unetr_v2`` or ``segresnet``; of an encoder that a user's overlay builds,
+            ``described``, or ``described_cnn`` without attention.
         values: sizes of the encoder, by key of the configs.
         feature_size: width of the decoder, and of the network that learns from scratch.
         side: the longest side of a crop, in voxels.
         card: values of the configs that the weights ask for, such as their orientation.
         notes: lines about what no tensor of the weights tells.
+        in_channels: that an encoder of the user reads; None: those of the images.
     """
 
     name: str
@@ -49,11 +51,12 @@ class Network:
     side: int
     card: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    in_channels: int | None = None
 
     @property
     def method(self) -> str:
         """Return the PEFT method that fits it: APLA needs attention, and a CNN has none."""
-        return "lora_conv" if self.kind == "segresnet" else "apla"
+        return "lora_conv" if self.kind in ("segresnet", "described_cnn") else "apla"
 
     @property
     def adds_tensors(self) -> bool:
@@ -62,8 +65,13 @@ class Network:
 
     @property
     def overlay(self) -> tuple[str, ...]:
-        """Return the overlay that builds it, none where it is the default of all bundles."""
-        return () if self.kind == "vit" else (f"network_{self.kind}.yaml",)
+        """Return the overlay that builds it, none where it is the default of all bundles or an overlay of the user."""
+        return () if self.kind == "vit" or self.described else (f"network_{self.kind}.yaml",)
+
+    @property
+    def described(self) -> bool:
+        """Tell whether an overlay of the user builds it."""
+        return self.kind.startswith("described")
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ from monai.bundle import ConfigParser
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from monai_essa.adapters.adapted import adaptation_of
+from monai_essa.anatomy import encoder_view
+from monai_essa.anatomy.described.description import described
 from monai_essa.bundling.folder import bundle_folder
 from monai_essa.bundling.yaml_text import commented, yaml_node, yaml_text
 from monai_essa.cost.meter import StepCost, step_cost
@@ -351,7 +353,7 @@ def _plain(values: Choices) -> dict[str, Any]:
 
 def _inputs(parser: ConfigParser, batch: int) -> list[torch.Tensor]:
     """Return what an objective is called with: images, and labels or the mask of the foreground."""
-    channels, sides = parser.get_parsed_content("in_channels"), parser.get_parsed_content("img_size")
+    channels, sides = _image_channels(parser), parser.get_parsed_content("img_size")
     images = torch.empty(batch, channels, *sides, device="meta")
     if "encoder_def" in parser:
         classes, several = len(parser.get_parsed_content("labels")), parser.get_parsed_content("multi_label")
@@ -362,6 +364,16 @@ def _inputs(parser: ConfigParser, batch: int) -> list[torch.Tensor]:
     if not parser.get_parsed_content("weight_foreground"):
         return [images]
     return [images, torch.empty(batch, 1, *sides, device="meta", dtype=torch.bool)]
+
+
+def _image_channels(parser: ConfigParser) -> int:
+    """Return the channels that the network of a config reads.
+
+    A described encoder knows its own, which a transform of the images may have made of theirs.
+    """
+    encoder = parser.get_parsed_content("encoder_def" if "encoder_def" in parser else "network_def")
+    view: Any = encoder_view(encoder) if described(encoder) is not None else None
+    return int(parser.get_parsed_content("in_channels") if view is None else view.in_channels)
 
 
 def _kept_bytes(parser: ConfigParser) -> int:

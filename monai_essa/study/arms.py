@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -115,6 +115,7 @@ class StudyDesign:
         values: the user's, over those of every stage whose bundle has the key.
         folder: of the study, absolute.
         seed: of the study.
+        overlays: the user's config by name of the bundle that it lies over.
     """
 
     task: str
@@ -126,6 +127,7 @@ class StudyDesign:
     values: Mapping[str, Any]
     folder: Path
     seed: int = 0
+    overlays: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def bundle(self) -> str:
@@ -173,12 +175,15 @@ class StudyDesign:
         values = self._complete(self.bundle, network, self._own(name, place) | values)
         if scratch:
             values["feature_size"] = network.feature_size  # the user's is that of the network of the other arms
+            values |= {} if network.in_channels is None else {"encoder_def#in_channels": network.in_channels}
         if arm.slower:
             values["lr"] /= _DIVISOR
         if arm.name == "no_ssa_longer":
             values["max_epochs"] += math.ceil(values["max_epochs"] * self.sizes["ssa_share"])
         last = (*overlay, *(("loss_bce.yaml",) if self.images.several else ()), *self.images.intensity_overlay)
-        configs = ("train.yaml", *network.overlay, *self.images.flat_overlay, *last, "last_epoch.yaml")
+        own = self._users(self.bundle)
+        last += (*own, *(network.overlay if scratch and own else ()), "last_epoch.yaml")  # not its encoder from scratch
+        configs = ("train.yaml", *network.overlay, *self.images.flat_overlay, *last)
         return Stage(name, f"{arm.title}: training", self.bundle, configs, values)
 
     def test(self, name: str, training: Stage, place: Place) -> Stage:
@@ -222,7 +227,12 @@ class StudyDesign:
         values = self._complete(stage.bundle, self.network, own | dict(stage.values))
         values["val_interval"] = values["max_epochs"]
         overlays = (*self.network.overlay, *self.images.flat_overlay, *stage.configs, *self.images.intensity_overlay)
-        return replace(stage, configs=("train.yaml", *overlays), values=values)
+        last = (*(("objective_simmim.yaml",) if self.network.described else ()), *self._users(stage.bundle))
+        return replace(stage, configs=("train.yaml", *overlays, *last), values=values)
+
+    def _users(self, bundle: str) -> tuple[str, ...]:
+        """Return the user's overlay of a bundle, which comes after all that the study chooses."""
+        return (self.overlays[bundle],) if bundle in self.overlays else ()
 
     def _begin(self, arm: Arm, method: str, before: Mapping[str, str]) -> tuple[tuple[str, ...], dict[str, Any]]:
         """Let an arm start at the base, at an adapter on it, or at an encoder that an earlier stage has merged."""
@@ -239,7 +249,10 @@ class StudyDesign:
 
     def _scratch(self) -> Network:
         width = 8 * max(1, round(self.network.feature_size / 8))  # of its group norms
-        return Network("SegResNet", "segresnet", {"feature_size": width}, width, self.network.side)
+        channels = self.network.in_channels
+        return Network(
+            "SegResNet", "segresnet", {"feature_size": width}, width, self.network.side, in_channels=channels
+        )
 
     def _complete(self, bundle: str, network: Network, values: Mapping[str, Any]) -> dict[str, Any]:
         """Put the values of images and network below those of a stage, and the user's above, as far as it has them."""

@@ -28,6 +28,11 @@ from monai_essa.report.study.folder import StudyFolder, read_study
 __all__ = ["export_study", "study_card_facts"]
 
 _ADAPTER = "adapter.safetensors"
+_WITHOUT_BUNDLE = (
+    "`model.pt` holds the merged weights of the network that `overlay.yaml` builds over `train.yaml` of the bundle "
+    "essa_{task}. The overlay names code of its own, which has to be on the path of Python; a bundle for MONAI alone "
+    "cannot hold it."
+)
 
 
 def export_study(folder: Path, arm: str, run: Path, permission: str | None = None) -> Path:
@@ -38,6 +43,9 @@ def export_study(folder: Path, arm: str, run: Path, permission: str | None = Non
     - ``adapter.safetensors``, and the same as a folder for the Hugging Face hub, ``hub``;
     - ``README.md``: the model card;
     - ``report.html``, if the study has one.
+
+    A study with an overlay of the user has no such bundle, since its configs name code that a bundle does not hold:
+    ``model.pt`` and ``overlay.yaml`` are there instead, and the model card says how they belong together.
 
     Where the licence of the base forbids to share modified weights and there is no permission, the bundle and the
     folder for the hub are left out; the model card says so.
@@ -68,14 +76,26 @@ def export_study(folder: Path, arm: str, run: Path, permission: str | None = Non
             card = model_card(header, facts)
             write_text_whole(partial / "README.md", f"{card}\n## Not exported\n\n{refusal}\n")
         else:
-            task = study.protocol["task"]
-            variant = BundleVariant(f"adapted_{task}", run=run, permission=permission)
-            copy_bundle(bundle_folder(f"essa_{task}"), partial, variant)
             export_hub(run, partial / "hub", facts)
             shutil.copyfile(partial / "hub" / "README.md", partial / "README.md")
+            _add_network(study, run, partial, permission)
         if (folder / "report.html").is_file():
             shutil.copyfile(folder / "report.html", partial / "report.html")
     return target
+
+
+def _add_network(study: StudyFolder, run: Path, export: Path, permission: str | None) -> None:
+    """Add the whole network: a bundle, or its weights with the overlay that says how it is built."""
+    task = study.protocol["task"]
+    overlay = study.path / "overlays" / f"essa_{task}.yaml"
+    if not overlay.is_file():
+        variant = BundleVariant(f"adapted_{task}", run=run, permission=permission)
+        copy_bundle(bundle_folder(f"essa_{task}"), export, variant)
+        return
+    shutil.copyfile(run / "model.pt", export / "model.pt")
+    shutil.copyfile(overlay, export / "overlay.yaml")
+    card = (export / "README.md").read_text(encoding="utf-8")
+    write_text_whole(export / "README.md", f"{card}\n## The whole network\n\n{_WITHOUT_BUNDLE.format(task=task)}\n")
 
 
 def study_card_facts(study: StudyFolder, arm: str, permission: str | None = None) -> CardFacts:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -66,8 +67,9 @@ class Memory:
 
 
 def default_sizes(design: StudyDesign) -> dict[str, Any]:
-    """Return the batches and the recipe of a task where memory does not matter."""
-    batch, pretext = _BATCHES[design.task, design.images.spatial_dims]
+    """Return the batches, the user's if there is one, and the recipe of a task where memory does not matter."""
+    own = design.values.get("batch_size")  # of every stage, whose steps are counted in it
+    batch, pretext = (own, own) if isinstance(own, int) else _BATCHES[design.task, design.images.spatial_dims]
     return {"pretext_batch": pretext, "batch": batch, "lean": "fast"}
 
 
@@ -107,7 +109,7 @@ def network_work(design: StudyDesign) -> Work:
         design: with its sizes.
     """
     base, training = _with_every_parameter(design)
-    return Work(*(_forward_flops(stage) for stage in (base, training)))
+    return Work(*(_forward_flops(stage, design) for stage in (base, training)))
 
 
 def measure(design: StudyDesign, labelled: bool = True) -> Timings:
@@ -139,7 +141,8 @@ def measure(design: StudyDesign, labelled: bool = True) -> Timings:
     step["peft"] = _step_seconds(training)
     step["full"] = _FULL_SHARE * step["peft"]
     scratch = design.training("scratch", _arm("scratch"), _PLACE, before)
-    step["scratch"] = step["peft"] * max(_LEAST_SHARE, _forward_flops(scratch) / _forward_flops(training))
+    share = _forward_flops(scratch, design) / _forward_flops(training, design)
+    step["scratch"] = step["peft"] * max(_LEAST_SHARE, share)
 
     scan, scans = _scan_seconds(training)
     start = max(_LEAST_START, _run(design, training) - scans * scan - _FEW * step["peft"])
@@ -173,12 +176,15 @@ def _memory(design: StudyDesign) -> Memory:
     return Memory(max(cost.peak_bytes for cost in costs), costs[1].weight_bytes)
 
 
-def _forward_flops(stage: Stage) -> int:
+def _forward_flops(stage: Stage, design: StudyDesign) -> int:
     parser = _parser(stage)
+    channels = design.network.in_channels or parser.get_parsed_content("in_channels")
     sides = parser.get_parsed_content("img_size")
+    # The constructor of an encoder that is not MONAI's may read the values of its tensors, which a meta tensor lacks.
+    with nullcontext() if design.network.described else torch.device("meta"):
+        network = parser.get_parsed_content("network_def").eval().to("meta")
     with torch.device("meta"), torch.no_grad(), flop_counter() as counter:
-        network = parser.get_parsed_content("network_def").eval()
-        network(torch.empty(1, parser.get_parsed_content("in_channels"), *sides))
+        network(torch.empty(1, channels, *sides))
     return int(counter.get_total_flops()) * int(stage.values["batch_size"])
 
 

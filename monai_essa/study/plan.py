@@ -19,6 +19,7 @@ from typing import Any
 from monai_essa.files import write_text_whole
 from monai_essa.planning.choices import Computer
 from monai_essa.planning.networks import Network, given_images, given_network, images_for, network_ladder
+from monai_essa.planning.overlay import Overlay, described_network
 from monai_essa.planning.site import ImageFacts
 from monai_essa.planning.study_plan import PlannedStage
 from monai_essa.study.arms import ARMS, CHECK_OF_RATES, Arm, StudyDesign, listed_stages, refit_stages, training_steps
@@ -69,6 +70,7 @@ class StudyRequest:
         values: over those of the plan, by key of the configs.
         seed: of the draws and the trainings.
         preset: a size that is fixed beforehand, instead of what fits the hours.
+        overlay: a config over those of every stage, whose plain values are among ``values``.
     """
 
     pretrained: str | None = None
@@ -76,6 +78,7 @@ class StudyRequest:
     values: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
     preset: Preset | None = None
+    overlay: Overlay | None = None
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,7 @@ class Surroundings:
         facts: of the scans.
         computer: that trains.
         folder: of the study, absolute.
+        overlays: the user's config by name of the bundle that it lies over.
     """
 
     site: SiteScans
@@ -95,6 +99,7 @@ class Surroundings:
     facts: ImageFacts
     computer: Computer
     folder: Path
+    overlays: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -272,7 +277,9 @@ class _Fitting:
         """Return a design for each network in question, from large to small."""
         task, facts = self.around.site.task or "segmentation", self.around.facts
         networks: Sequence[Network] = network_ladder(task, facts.spatial_dims)
-        if self.request.pretrained is not None:
+        if self.request.overlay is not None and self.request.overlay.describes:
+            networks = [described_network(self.request.overlay, self.request.values)]
+        elif self.request.pretrained is not None:
             networks = [given_network(self.request.pretrained)]
         elif _SIZES & self.request.values.keys():
             networks = [replace(networks[-1], name="a ViT of the given sizes")]
@@ -297,6 +304,7 @@ class _Fitting:
             values=self.request.values,
             folder=self.around.folder,
             seed=self.request.seed,
+            overlays=self.around.overlays,
         )
 
     def _first_that_fits(self, designs: Sequence[StudyDesign]) -> tuple[StudyDesign, Memory]:

@@ -24,6 +24,7 @@ from monai_essa.evaluation.baselines.rivals import score_rival
 from monai_essa.files import write_text_whole
 from monai_essa.outside import Number, check_config_value, printable, shown
 from monai_essa.planning.choices import this_computer
+from monai_essa.planning.overlay import write_overlays
 from monai_essa.planning.site import image_facts
 from monai_essa.planning.study_plan import PLAN, PlannedStage, StudyPlan, read_plan, write_plan
 from monai_essa.report.study.page import write_study_report
@@ -49,6 +50,7 @@ _OURS = {
     "runs",
     ".lock",
     "cache",
+    "overlays",
     "rivals",
     "verdict.json",
 }  # before there is a plan
@@ -97,7 +99,7 @@ class AdaptRequest:
             "repeats": self.split.repeats,
             "seed": self.split.seed,
             "values": json.loads(json.dumps(dict(self.study.values))),
-        }
+        } | ({} if self.study.overlay is None else {"overlay": self.study.overlay.canonical()})
 
 
 def run_study(request: AdaptRequest, folder: Path, dry_run: bool = False, splits: str | None = None) -> int:
@@ -118,7 +120,7 @@ def run_study(request: AdaptRequest, folder: Path, dry_run: bool = False, splits
         ValueError: if the folder holds the study of another request.
     """
     Number(0, 1).check(request.margin, "--margin")
-    _check_values(request.study.values)
+    _check_values(request.study)
     folder = folder.absolute()
     if dry_run:
         in_child(_show_draft, request, folder)
@@ -201,16 +203,30 @@ def _hand_over(folder: Path, arm: str | None, run: str | None) -> None:
         _say([f"adapted: {file}"])
 
 
-def _check_values(values: Mapping[str, Any]) -> None:
+def _check_values(study: StudyRequest) -> None:
     """Refuse values that no config has, that the study itself sets, or that would be code in a config."""
     known = set().union(*(config_keys(f"essa_{name}") for name in ("ssa", "tpp", "segmentation", "classification")))
-    for key, value in values.items():
-        first = key.partition("#")[0]
+    for key in (*study.values, *(() if study.overlay is None else study.overlay.parts)):
+        first = key.removeprefix("+").partition("#")[0]
         if first in _FIXED:
             raise ValueError(f"{shown(key)}: the study sets this itself; leave it out")
         if first not in known:
             raise ValueError(f"{shown(key)}: expected a key of a train.yaml, such as batch_size")
+    for key, value in study.values.items():
         check_config_value(value, key)
+
+
+def _written_overlays(study: StudyRequest, task: str, folder: Path) -> dict[str, str]:
+    """Write what the user's overlay puts over each bundle; return the files by the names of the bundles."""
+    if study.overlay is None:
+        return {}
+    if study.overlay.describes and task != "classification":
+        raise ValueError(
+            f"{study.overlay.name} describes an encoder, which has no decoder for a {task}; give --task classification "
+            "with classes as labels, or weights of one of MONAI's networks"
+        )
+    known = {bundle: config_keys(bundle) for bundle in ("essa_ssa", "essa_tpp", f"essa_{task}")}
+    return write_overlays(study.overlay, known, folder / "overlays")
 
 
 def _check_folder(folder: Path, request: AdaptRequest) -> None:
@@ -283,7 +299,8 @@ def _drafted(request: AdaptRequest, folder: Path, place: Path) -> tuple[SiteScan
     _say(parts.sentences)
     facts = image_facts([scan.image for scan in site.scans], site.channels, str(request.scans))
     computer = this_computer(folder, request.memory)
-    return site, draft_study(request.study, Surroundings(site, parts, facts, computer, folder))
+    overlays = _written_overlays(request.study, site.task or "segmentation", place)
+    return site, draft_study(request.study, Surroundings(site, parts, facts, computer, folder, overlays))
 
 
 def _class_count(site: SiteScans) -> int | None:

@@ -28,10 +28,11 @@ from monai.networks.nets import (
 )
 
 from monai_essa import adapt, load_adapter, load_weights, merge, save_adapter
-from monai_essa.anatomy import classification_network, keep_grid, kept_grid
+from monai_essa.anatomy import classification_network, encoder_view, keep_grid, kept_grid
 from monai_essa.anatomy.parts import encoder_prefix
 from monai_essa.engines import supervised_network
 from monai_essa.methods import APLA, FullTuning, LoRA
+from tests.anatomy.own_encoders import OwnMaps, maps_anatomy
 
 Build = Callable[[], nn.Module]
 
@@ -99,6 +100,15 @@ def test_logits_are_those_of_the_pooled_tokens(name: str, pooling: str) -> None:
         expected = classifier.head(classifier.head_norm(pooled))
     torch.testing.assert_close(outputs(classifier, name), expected, atol=1e-5, rtol=1e-5)
     assert expected.shape == (2, 3) and expected.std() > 0
+
+
+def test_a_described_encoder_of_feature_maps_is_classified_by_the_mean_of_its_last_map() -> None:
+    encoder, x = OwnMaps().eval(), torch.randn(2, 1, 16, 16)
+    with torch.no_grad():
+        tokens = encoder(x).flatten(2).mT
+        classifier = classification_network(encoder, 3, anatomy=maps_anatomy()).eval()
+        torch.testing.assert_close(classifier(x), classifier.head(classifier.head_norm(tokens.mean(1))))
+        torch.testing.assert_close(encoder_view(classifier.encoder).features(x)[-1].flatten(2).mT, tokens)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -37,6 +37,22 @@ def test_values_may_stand_before_the_options_too(monai_essa, asked: list[Any]) -
     assert asked[0][0].study.values == {"lr": 1.0e-3, "img_size": [32, 32, 32]}
 
 
+def test_the_values_of_an_overlay_lie_below_those_of_the_line(monai_essa, asked: list[Any], tmp_path: Path) -> None:
+    overlay = tmp_path / "own.yaml"
+    overlay.write_text("img_size: [64, 64]\nbatch_size: 8\n", encoding="utf-8")
+    assert monai_essa("adapt", "scans", "--overlay", overlay, "batch_size=4").code == 0
+    study = asked[0][0].study
+    assert study.values == {"img_size": [64, 64], "batch_size": 4}
+    assert study.overlay.parts == {} and asked[0][0].canonical()["overlay"]["batch_size"] == 8
+
+
+def test_an_overlay_with_what_the_study_sets_is_refused_in_a_line(monai_essa, tmp_path: Path) -> None:
+    for text, error in (("output_dir: x", "'output_dir': the study"), ("x: {_target_: a.b}", "'x': expected a key")):
+        (tmp_path / "own.yaml").write_text(text, encoding="utf-8")
+        result = monai_essa("adapt", "scans", "--overlay", tmp_path / "own.yaml", "--out", tmp_path / "study")
+        assert result.code == 1 and result.err.startswith(f"monai-essa: {error}")
+
+
 @pytest.mark.parametrize(
     ("line", "error"),
     [

@@ -145,6 +145,22 @@ def test_a_given_base_is_not_made_again() -> None:
     }
 
 
+def test_the_users_overlay_wins_in_every_stage_and_the_network_from_scratch_keeps_its_own_encoder() -> None:
+    described = Network("own", "described", {}, 16, 64, in_channels=3)
+    images = Images(2, None, (64, 64), 1, None, {"no": 0, "yes": 1})
+    files = {"essa_ssa": "/o/ssa.yaml", "essa_classification": "/o/task.yaml"}
+    of = replace(design(described, "classification"), images=images, pretrained="/w.pt", overlays=files)
+    for stage in (of.adaptation("s", "ssa", Place(1, 1), None), of.adaptation("f", "full_ssa", Place(1, 1), None)):
+        assert stage.configs[-2:] == ("objective_simmim.yaml", "/o/ssa.yaml")
+    for name in ("ssa", "no_ssa", "full", "head", "full_ssa"):
+        assert training(name, of).configs[-2:] == ("/o/task.yaml", "last_epoch.yaml")
+    scratch = training("scratch", of)
+    assert scratch.configs[-3:] == ("/o/task.yaml", "network_segresnet.yaml", "last_epoch.yaml")
+    assert scratch.values["encoder_def#in_channels"] == 3 and scratch.values["in_channels"] == 1
+    tested = of.test("x-test", training("ssa", of), Place(1, 1))
+    assert tested.configs[-2:] == ("/o/task.yaml", "evaluate.yaml")
+
+
 @pytest.mark.parametrize("kind", ["ssa", "full_ssa", "tpp"])
 def test_the_width_of_given_weights_reaches_the_stages_without_labels(kind: str) -> None:
     """It is a key of the network's overlay there, and not of train.yaml."""

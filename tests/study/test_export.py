@@ -73,6 +73,23 @@ def test_the_card_states_the_corrected_performance(study: Path) -> None:
     assert "Estimated on 12 tested patients over 3 repeats of the training (one fixed test set)." in card
 
 
+def test_with_an_overlay_of_the_user_the_weights_come_with_it_instead_of_a_bundle(study: Path) -> None:
+    (study / "overlays").mkdir()
+    (study / "overlays" / "essa_segmentation.yaml").write_text("lr: 1.0e-3\n", encoding="utf-8")
+    run = study / "runs" / "refit"
+    export = export_study(study, "ssa", run)
+    assert {path.name for path in export.iterdir()} == {
+        "README.md",
+        "adapter.safetensors",
+        "hub",
+        "model.pt",
+        "overlay.yaml",
+    }
+    assert (export / "model.pt").read_bytes() == (run / "model.pt").read_bytes()
+    card = (export / "README.md").read_text(encoding="utf-8")
+    assert "network that `overlay.yaml` builds over `train.yaml` of the bundle essa_segmentation" in card
+
+
 def test_an_arm_that_the_verdict_does_not_export_is_refused(study: Path) -> None:
     with pytest.raises(ValueError, match="expected the exported arm 'ssa', got 'no_ssa'"):
         export_study(study, "no_ssa", study / "runs" / "refit")
