@@ -33,6 +33,7 @@ __all__ = [
     "training_steps",
 ]
 
+_HELD_OUT = 10  # hold_out of the self-supervised bundles: the scans of each tenth patient are for validation
 _COST = "train#handlers#2#_disabled_"  # CostFile: what a step takes is the same in each repeat
 _DIVISOR = 3.0  # of the learning rates, for the arms that check them
 _PRETEXT_RATE = {2: 1.5e-3, 3: 1.0e-3}  # of every parameter from nothing, by dimension: docs/studies
@@ -389,7 +390,11 @@ class _Listing:
         return f"{len(self.stages) + 1:02d}-r{place.repeat}f{place.fold}-{what}"
 
     def _add(self, kind: str, arm: str | None, place: Place, stage: Stage, needs: tuple[str, ...], scans: int) -> None:
-        seconds = round(self.timings.training(kind, arm, training_steps(stage), scans), 1)
+        drawn = training_steps(stage) * int(stage.values["batch_size"])
+        if drawn < scans:  # a cache would load scans that no step sees
+            stage = replace(stage, values={"cache_rate": 0.0, **stage.values})
+        loaded = min(scans, drawn + scans // _HELD_OUT)
+        seconds = round(self.timings.training(kind, arm, training_steps(stage), loaded), 1)
         listed = "ssa" if kind == "full_ssa" else kind
         row = PlannedStage(stage.name, listed, arm, place.repeat, place.fold, stage.name, needs, seconds)
         self.stages.append((row, stage))

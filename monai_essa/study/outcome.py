@@ -138,7 +138,8 @@ def study_verdict(folder: str | Path) -> Verdict:
     chosen = _chosen(plan, site.arms)
     exported = None if chosen is None else _plain_choice(chosen, plan)
     helps, said = _whether_ssa_helps(plan, verdict)
-    said += [*_said_of_others(plan, verdict), *_said_of_export(plan, chosen, site), *_limits(plan, left_out)]
+    said += [*_said_of_others(plan, verdict), *_said_of_export(plan, chosen, site), *_caution(plan, chosen, site.arms)]
+    said += _limits(plan, left_out)
     rows = [{**row, **_about(plan, row["name"])} for row in verdict.arms]
     return replace(verdict, arms=rows, exported=exported, helps=helps, sentence=" ".join(said), left_out=left_out)
 
@@ -302,6 +303,20 @@ def _said_of_export(plan: _Plan, chosen: Chosen | None, site: SiteScores) -> lis
     for name in SIMPLICITY:
         why = why.replace(f"'{name}'", plan.titled(name))
     return [f"Exported is {plan.titled(chosen.name)}: {why}.{number}"]
+
+
+def _caution(plan: _Plan, chosen: Chosen | None, arms: Sequence[ArmScores]) -> list[str]:
+    """Say that a closed form is ahead of what is exported; nothing if none is."""
+    floors = {each["name"] for each in plan.arms if each["kind"] == "floor"}
+    means = {arm.name: arm_row(arm)["mean"] for arm in arms if arm.name in floors and chosen is not None}
+    sign = 1 if all(arm.higher_is_better for arm in arms) else -1
+    best = max(means, key=lambda name: sign * means[name], default=None)
+    if chosen is None or best is None or not sign * means[best] > sign * chosen.uncorrected:
+        return []
+    return [
+        f"Caution: {plan.titled(best)}, which trains no network, has a better mean ({means[best]:.4f}) than what is "
+        "exported. The networks have not learned enough to be of use: give them more hours or labels, or a better base."
+    ]
 
 
 def _limits(plan: _Plan, left_out: Mapping[str, str]) -> list[str]:

@@ -231,6 +231,12 @@ def test_a_floor_and_a_check_are_never_exported(study: Study) -> None:
     assert verdict.exported["mean"] < verdict.exported["uncorrected"] + 0.01
 
 
+@pytest.mark.parametrize(("floor", "warned"), [(0.85, True), (0.6, False)])
+def test_a_floor_that_is_ahead_of_what_is_exported_is_a_caution(floor: float, warned: bool, study: Study) -> None:
+    sentence = study_verdict(study({**GOOD, "floor_atlas": floor})).sentence
+    assert ('Caution: "atlas vote", which trains no network, has a better mean (0.8' in sentence) is warned
+
+
 def test_a_simpler_arm_that_is_shown_non_inferior_is_exported(study: Study) -> None:
     verdict = study_verdict(study({"ssa": 0.7, "no_ssa": 0.7, "full": 0.7}, margin=0.05))
     assert verdict.exported is not None and verdict.exported["name"] == "no_ssa"

@@ -91,7 +91,7 @@ def _verdict(read: _Read) -> ReportSection:
     study = read.study
     said = study.sentence or "There is no verdict yet."
     first = " ".join([*_provisional(study), said])
-    paragraphs = [first, *_caution(read), *_context(study), *_unfinished(study, read.tables)]
+    paragraphs = [first, *_context(study), *_unfinished(study, read.tables)]
     tables = [*_arms_table(read), *_comparisons_table(study)]
     return ReportSection("Verdict", paragraphs, tables, list(_arms_figure(read)))
 
@@ -100,17 +100,6 @@ def _provisional(study: StudyFolder) -> Iterator[str]:
     reason = study.protocol.get("provisional")
     if reason and "provisional" not in study.sentence:  # which may say it with each comparison
         yield f"Provisional: {reason}."
-
-
-def _caution(read: _Read) -> Iterator[str]:
-    if read.tables:
-        ahead = read.study.floor_ahead(next(iter(read.tables.values())).higher_is_better)
-        if ahead is not None:
-            yield (
-                f"Caution: {ahead[0]}, which trains no network, has a better mean ({ahead[1]:.3f}) than what is "
-                "exported. The networks have not learned enough to be of use: give them more hours or labels, or a "
-                "better base."
-            )
 
 
 def _context(study: StudyFolder) -> Iterator[str]:
