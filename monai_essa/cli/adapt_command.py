@@ -84,9 +84,9 @@ def _adapt(arguments: argparse.Namespace) -> int:
     hours, margin = _number(arguments.hours, "--hours", _MOST_HOURS), _number(arguments.margin, "--margin", 1)
     from monai_essa.planning.choices import bytes_of
     from monai_essa.planning.overlay import read_overlay
-    from monai_essa.study.plan import StudyRequest
-    from monai_essa.study.run import AdaptRequest, run_study
+    from monai_essa.study.run import run_study
     from monai_essa.study.splits import SplitRequest
+    from monai_essa.study.terms.request import AdaptRequest, StudyRequest
 
     overlay = None if arguments.overlay is None else read_overlay(arguments.overlay)
     values = {**({} if overlay is None else overlay.values), **_values(arguments)}

@@ -20,10 +20,10 @@ from monai_essa.demo.cohort import CohortSize
 from monai_essa.demo.data import DemoData, cohort_data, own_data
 from monai_essa.files import write_text_whole
 from monai_essa.planning.networks import Network
-from monai_essa.study.plan import Preset, StudyRequest
-from monai_essa.study.run import AdaptRequest, run_study
+from monai_essa.study.run import run_study
 from monai_essa.study.splits import SplitRequest
 from monai_essa.study.stages import Stage, Timings, quiet_libraries, run_stage, write_stage
+from monai_essa.study.terms.request import AdaptRequest, Preset, StudyRequest
 from monai_essa.study.workers import in_child
 
 __all__ = ["DemoSize", "base_stage", "demo_network", "run_demo"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from monai_essa.evaluation.bootstrap import Interval, bootstrap_interval
 from monai_essa.evaluation.cases.classification import ClassificationReport, classification_intervals
 from monai_essa.evaluation.cases.segmentation import CaseScores, SegmentationReport, score_structure
+from monai_essa.evaluation.comparison import Comparison, Primary, verdict_word
 from monai_essa.evaluation.metrics import (
     DefinedDice,
     area_under_roc,
@@ -23,7 +24,7 @@ from monai_essa.evaluation.probe import ProbeResult, probe_features
 from monai_essa.evaluation.probe_scans import Crops, probe_networks, scan_crops
 from monai_essa.evaluation.repeats import ArmScores, mean_interval
 from monai_essa.evaluation.run_scores import RunScores, SiteScores, joined_folds, read_run, site_scores
-from monai_essa.evaluation.verdict import Comparison, Primary, Verdict, compare_arms, reach_verdict, verdict_word
+from monai_essa.evaluation.verdict import Verdict, compare_arms, reach_verdict
 
 __all__ = [
     "ArmScores",

@@ -9,14 +9,16 @@ are on scales of their own, so the AUC of each repeat is computed within the rep
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
+from dataclasses import replace
 
 import numpy as np
 from scipy.stats import rankdata
 
-from monai_essa.evaluation.repeats import student_half_width
+from monai_essa.evaluation.comparison import DESCRIPTION, NON_INFERIORITY, Comparison, Primary, verdict_word
+from monai_essa.evaluation.repeats import LEAST_REPEATS, student_half_width
 from monai_essa.evaluation.run_scores import BRIER, RunScores, SiteScores, case_paths
-from monai_essa.evaluation.verdict import Comparison
 
 __all__ = ["LEAST_OF_CLASS", "auc_comparison", "why_no_auc"]
 
@@ -46,7 +48,15 @@ def why_no_auc(site: SiteScores) -> str:
     return "" if fewest >= LEAST_OF_CLASS else f"a class has {fewest} test patients, and an AUC needs {LEAST_OF_CLASS}"
 
 
-def auc_comparison(site: SiteScores, a: str, b: str, level: float = 0.95, seed: int = 0) -> Comparison:
+def auc_comparison(
+    site: SiteScores,
+    a: str,
+    b: str,
+    level: float = 0.95,
+    seed: int = 0,
+    primary: Primary | None = None,
+    margin: float = 0.0,
+) -> Comparison:
     r"""Estimate by how much the AUC of one procedure exceeds that of another, each class against the others.
 
     With :math:`d_r` the difference in repeat r, the variance of its mean over R repeats is the variance of that mean
@@ -60,9 +70,12 @@ def auc_comparison(site: SiteScores, a: str, b: str, level: float = 0.95, seed: 
         b: name of the second.
         level: of the interval.
         seed: of the draws.
+        primary: the question that is decided, fixed before the first run; None describes.
+        margin: of a question of non-inferiority.
 
     Returns:
-        The comparison, for description: with ``metric`` ``"AUC"`` and without a word. A higher AUC is better.
+        The comparison, with ``metric`` ``"AUC"``; a higher AUC is better. It has a word if it is primary and there are
+        3 repeats or more.
 
     Raises:
         ValueError: if the AUC is not compared here, as :func:`why_no_auc` says.
@@ -70,16 +83,12 @@ def auc_comparison(site: SiteScores, a: str, b: str, level: float = 0.95, seed: 
     reason = why_no_auc(site)
     if reason:
         raise ValueError(f"the AUC of {a!r} and {b!r} is not compared: {reason}")
-    first, second = (np.stack([_probabilities(site, run) for run in site.runs[name]]) for name in (a, b))  # (R, M, C)
-    weights, truth = _drawn_weights(site, np.random.default_rng(seed)), _truth(site)  # (draws, M), (M,)
-    classes = [(first[:, :, k], second[:, :, k], truth == k) for k in range(first.shape[2])]
-    by_repeat = np.mean([_aucs(one, there) - _aucs(other, there) for one, other, there in classes], axis=0)
-    by_draw = np.mean([_drawn_difference(*each, weights) for each in classes], axis=0)
+    by_repeat, of_patients = _differences(site, a, b, seed)
     repeats, fewest = len(by_repeat), min(Counter(_classes_of_patients(site).values()).values())
-    terms = [by_draw.var(ddof=1), by_repeat.var(ddof=1) / repeats if repeats > 1 else 0.0]
+    terms = [of_patients, by_repeat.var(ddof=1) / repeats if repeats > 1 else 0.0]
     half = float(student_half_width(terms, [fewest - 1, max(1, repeats - 1)], level))
     estimate = float(by_repeat.mean())
-    return Comparison(
+    described = Comparison(
         a,
         b,
         estimate,
@@ -89,9 +98,31 @@ def auc_comparison(site: SiteScores, a: str, b: str, level: float = 0.95, seed: 
         decidable=half,
         level=level,
         repeats=repeats,
-        question="description",
+        question=DESCRIPTION,
         metric="AUC",
     )
+    return described if primary is None else _decided(described, primary, margin)
+
+
+def _decided(found: Comparison, primary: Primary, margin: float) -> Comparison:
+    """Give a comparison its question, and the word that follows from its interval."""
+    own = margin if primary.question == NON_INFERIORITY else 0.0
+    asked = replace(found, question=primary.question, margin=own)
+    if math.isnan(found.low):
+        return replace(asked, reason="the differences do not vary between patients and repeats")
+    if found.repeats < LEAST_REPEATS:
+        return replace(asked, reason=f"provisional: {found.repeats} repeats, and a verdict needs {LEAST_REPEATS}")
+    return replace(asked, word=verdict_word(found.low, found.high, own), reason="")
+
+
+def _differences(site: SiteScores, a: str, b: str, seed: int) -> tuple[np.ndarray, float]:
+    """Return the difference of AUC of each repeat, and the variance of their mean over draws of the patients."""
+    first, second = (np.stack([_probabilities(site, run) for run in site.runs[name]]) for name in (a, b))  # (R, M, C)
+    weights, truth = _drawn_weights(site, np.random.default_rng(seed)), _truth(site)  # (draws, M), (M,)
+    classes = [(first[:, :, k], second[:, :, k], truth == k) for k in range(first.shape[2])]
+    by_repeat = np.mean([_aucs(one, there) - _aucs(other, there) for one, other, there in classes], axis=0)
+    by_draw = np.mean([_drawn_difference(*each, weights) for each in classes], axis=0)
+    return by_repeat, float(by_draw.var(ddof=1))
 
 
 def _classes_of_patients(site: SiteScores) -> dict[str, tuple[str, ...]]:

@@ -12,6 +12,15 @@ from typing import Any
 
 import numpy as np
 
+from monai_essa.evaluation.comparison import (
+    DESCRIPTION,
+    LEVEL,
+    NON_INFERIORITY,
+    Comparison,
+    Primary,
+    check_margin,
+    verdict_word,
+)
 from monai_essa.evaluation.repeats import (
     LEAST_PATIENTS,
     LEAST_REPEATS,
@@ -20,116 +29,10 @@ from monai_essa.evaluation.repeats import (
     mean_interval,
     patients_to_decide,
 )
-from monai_essa.outside import Choice
 
-__all__ = ["Comparison", "Primary", "Verdict", "arm_row", "compare_arms", "reach_verdict", "verdict_word"]
+__all__ = ["Verdict", "arm_row", "compare_arms", "reach_verdict"]
 
-_LEVEL = 0.95
 _VERSION = 1  # of the JSON
-SUPERIORITY = "superiority"
-NON_INFERIORITY = "non-inferiority"
-_DESCRIPTION = "description"
-
-
-@dataclass(frozen=True)
-class Primary:
-    """A comparison that is decided, named before the first run.
-
-    Args:
-        a: name of the first procedure.
-        b: name of the second.
-        question: ``"superiority"``, whether the first is better, which knows no margin; or ``"non-inferiority"``,
-            whether it is at least not worse by the margin.
-
-    Raises:
-        ValueError: if the question is another one, or both are the same procedure.
-    """
-
-    a: str
-    b: str
-    question: str = NON_INFERIORITY
-
-    def __post_init__(self) -> None:
-        Choice((SUPERIORITY, NON_INFERIORITY)).check(self.question, f"the question of {self.a!r} against {self.b!r}")
-        if self.a == self.b:
-            raise ValueError(f"expected two procedures to compare, got {self.a!r} twice")
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What two procedures differ by, on a new patient, over training draws and seeds.
-
-    Attributes:
-        a: name of the first procedure.
-        b: name of the second.
-        estimate: the mean paired difference; above 0 if the first is better, also where a lower score is better. NaN if
-            no patient has a score in both.
-        low: lower end of its interval; NaN without one.
-        high: upper end.
-        word: ``"superior"``, ``"non-inferior"``, ``"inferior"`` or ``"not decided"`` (:func:`verdict_word`); empty if
-            there is no verdict.
-        reason: why there is no verdict; empty if there is one.
-        decidable: the smallest difference that is decidable here, half the width of the interval.
-        patients_needed: about how many patients would decide what is not decided, with the variances as they are here;
-            None if no number would, as where the spread of the repeats alone is too large.
-        margin: how much worse than the second the first may be and still be non-inferior.
-        level: of the interval.
-        repeats: R.
-        undefined: how many patients are left out, since they have no defined score in one of the arms or repeats.
-        differences: of each patient that is compared, the mean over the repeats.
-        question: as of :class:`Primary`; ``"description"`` if the comparison is not decided but only shown.
-        metric: what is compared, where it is not the score of the study.
-    """
-
-    a: str
-    b: str
-    estimate: float
-    low: float = math.nan
-    high: float = math.nan
-    word: str = ""
-    reason: str = ""
-    decidable: float = math.nan
-    patients_needed: int | None = None
-    margin: float = 0.0
-    level: float = _LEVEL
-    repeats: int = 1
-    undefined: int = 0
-    differences: tuple[float, ...] = ()
-    question: str = NON_INFERIORITY
-    metric: str = ""
-
-    def __str__(self) -> str:
-        if math.isnan(self.estimate):
-            return f"{self.a} against {self.b}: no verdict ({self.reason})"
-        return "; ".join([f"{self._outcome()}: {self._numbers()}", *self._what_would_decide()])
-
-    def _outcome(self) -> str:
-        if self.question == _DESCRIPTION:
-            return f"{self.a} against {self.b}, for description" + (f", in {self.metric}" if self.metric else "")
-        if not self.word:
-            return f"{self.a} against {self.b}: no verdict ({self.reason})"
-        if self.word == "not decided":
-            return f"{self.a} against {self.b} is not decided"
-        within = f" within the margin of {self.margin:g}" if self.word == "non-inferior" else ""
-        return f"{self.a} is {self.word} to {self.b}{within}"
-
-    def _numbers(self) -> str:
-        numbers = f"{'ahead' if self.estimate >= 0 else 'behind'} by {abs(self.estimate):.4f} on average"
-        if not math.isnan(self.low):
-            return f"{numbers}, {100 * self.level:.4g} % interval {self.low:+.4f} to {self.high:+.4f}"
-        if len(self.differences) >= LEAST_PATIENTS:
-            return numbers
-        return f"{numbers} (by patient: {', '.join(f'{value:+.4f}' for value in self.differences)})"
-
-    def _what_would_decide(self) -> list[str]:
-        if math.isnan(self.low) or self.question == _DESCRIPTION:
-            return []
-        smallest = [f"the smallest difference decidable here is {self.decidable:.4f}"]
-        if self.word != "not decided":
-            return smallest
-        if self.patients_needed is None:
-            return [*smallest, "no number of patients would decide it with repeats that vary as these do"]
-        return [*smallest, f"about {self.patients_needed:,} patients would decide it"]
 
 
 @dataclass(frozen=True)
@@ -158,7 +61,7 @@ class Verdict:
     @property
     def primary(self) -> list[Comparison]:
         """Return the comparisons that are decided."""
-        return [each for each in self.comparisons if each.question != _DESCRIPTION]
+        return [each for each in self.comparisons if each.question != DESCRIPTION]
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON; what is not a number is None.
@@ -180,39 +83,6 @@ class Verdict:
             "sentence": self.sentence,
             "left_out": _plain(dict(self.left_out)),
         }
-
-
-def verdict_word(low: float, high: float, margin: float = 0.0) -> str:
-    """Return the word for the interval of a difference that is above 0 if the first procedure is better.
-
-    The first of these that holds:
-
-    - ``"superior"``: the interval is above 0.
-    - ``"non-inferior"``: it is above ``-margin``. It may lie below 0, where the first is shown to be worse by less than
-      what was agreed to matter.
-    - ``"inferior"``: it is below 0, and reaches to ``-margin`` or beyond: a loss is shown, and not shown to be small.
-    - ``"not decided"``.
-
-    Args:
-        low: lower end.
-        high: upper end.
-        margin: at least 0; with 0 nothing is non-inferior.
-
-    Raises:
-        ValueError: if the margin is negative or not finite, or the ends are not in order.
-
-    Example:
-        >>> verdict_word(-0.01, 0.03, margin=0.02), verdict_word(-0.03, 0.03, margin=0.02)
-        ('non-inferior', 'not decided')
-    """
-    _check_margin(margin)
-    if not low <= high:
-        raise ValueError(f"expected an interval with low <= high, got {low} to {high}")
-    if low > 0:
-        return "superior"
-    if low > -margin:
-        return "non-inferior"
-    return "inferior" if high < 0 else "not decided"
 
 
 def compare_arms(a: ArmScores, b: ArmScores, margin: float = 0.0, comparisons: int = 1) -> Comparison:
@@ -245,7 +115,7 @@ def compare_arms(a: ArmScores, b: ArmScores, margin: float = 0.0, comparisons: i
         >>> compare_arms(adapted, plain).word
         'superior'
     """
-    _check_margin(margin)
+    check_margin(margin)
     if comparisons < 1:
         raise ValueError(f"comparisons: expected at least 1, got {comparisons}")
     _check_alike(a, b)
@@ -263,6 +133,7 @@ def reach_verdict(
     primaries: Sequence[Primary] | None = None,
     described: Sequence[tuple[str, str]] | None = None,
     provisional: str = "",
+    further: int = 0,
 ) -> Verdict:
     """Decide the primary comparisons, and describe others.
 
@@ -277,6 +148,7 @@ def reach_verdict(
         described: further pairs of procedures; default: the first procedure with each other one. A pair that is a
             primary comparison, or lacks a procedure, is left out.
         provisional: why no comparison has a verdict; empty if they have.
+        further: how many primary comparisons of another metric the same study decides.
 
     Returns:
         The verdict; the intervals of the primary comparisons hold together at 95 %. A comparison that only describes
@@ -302,15 +174,16 @@ def reach_verdict(
     pairs = {(each.a, each.b) for each in asked}
     if len(pairs) < len(asked):
         raise ValueError("a primary comparison comes twice; expected each pair of procedures once")
+    count = len(asked) + further
     fixed = {
         "margin": margin,
-        "comparisons": len(asked),
-        "level": 1 - 0.05 / max(1, len(asked)),
+        "comparisons": count,
+        "level": 1 - 0.05 / max(1, count),
         "repeats": len(first.scores),
         "higher_is_better": first.higher_is_better,
     }
     there = [each for each in asked if each.a in by_name and each.b in by_name]
-    decided = [_decided(by_name[each.a], by_name[each.b], each, margin, len(asked)) for each in there]
+    decided = [_decided(by_name[each.a], by_name[each.b], each, margin, count) for each in there]
     decided = [_withheld(each, f"provisional: {provisional}") if provisional else each for each in decided]
     shown = [(first.name, other.name) for other in others] if described is None else described
     shown = [pair for pair in shown if pair not in pairs and by_name.keys() >= set(pair)]
@@ -329,7 +202,7 @@ def arm_row(arm: ArmScores) -> dict[str, Any]:
         return row
     row["mean"] = float(scores.mean())
     if scores.shape[1] >= LEAST_PATIENTS:
-        half = float(mean_interval(scores, _LEVEL)[1])
+        half = float(mean_interval(scores, LEVEL)[1])
         row |= dict(zip(("low", "high"), interval_within(arm.bounds, row["mean"], half), strict=True))
     return row
 
@@ -340,7 +213,7 @@ def _decided(a: ArmScores, b: ArmScores, primary: Primary, margin: float, compar
 
 
 def _described(a: ArmScores, b: ArmScores, margin: float) -> Comparison:
-    found = replace(compare_arms(a, b, margin), question=_DESCRIPTION)
+    found = replace(compare_arms(a, b, margin), question=DESCRIPTION)
     return found if found.reason else _withheld(found, "not a primary comparison")
 
 
@@ -380,11 +253,6 @@ def _nearest(estimate: float, margin: float) -> float:
 
 def _repeats(number: int) -> str:
     return f"{number} repeat{'' if number == 1 else 's'} of the training"
-
-
-def _check_margin(margin: float) -> None:
-    if not 0 <= margin < math.inf:
-        raise ValueError(f"margin: expected a number of at least 0, got {margin}")
 
 
 def _check_alike(a: ArmScores, b: ArmScores) -> None:

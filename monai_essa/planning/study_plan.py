@@ -19,7 +19,7 @@ __all__ = ["KINDS", "PLAN", "PlannedStage", "StudyPlan", "read_plan", "write_pla
 
 PLAN = "plan.yaml"
 """The file of a plan, in the folder of a study."""
-KINDS = ("base", "ssa", "tpp", "train", "test", "floor", "refit")
+KINDS = ("base", "ssa", "tpp", "trial", "trial_test", "train", "test", "floor", "refit")
 """What a stage does."""
 _LARGEST = 16 << 20  # bytes of a plan
 _NAME = Text(r"[a-z0-9][a-z0-9_-]*", longest=100)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -16,24 +16,10 @@ from monai.bundle import ConfigParser
 
 from monai_essa.bundling.folder import bundle_folder
 from monai_essa.planning.networks import Images, Network
-from monai_essa.planning.study_plan import PlannedStage
-from monai_essa.study.splits import Fold, Partition
-from monai_essa.study.stages import Stage, Timings
+from monai_essa.study.stages import Stage
 
-__all__ = [
-    "ARMS",
-    "CHECK_OF_RATES",
-    "FLOORS",
-    "Arm",
-    "Place",
-    "StudyDesign",
-    "config_keys",
-    "listed_stages",
-    "refit_stages",
-    "training_steps",
-]
+__all__ = ["ARMS", "CHECK_OF_RATES", "FLOORS", "Arm", "Place", "StudyDesign", "config_keys"]
 
-_HELD_OUT = 10  # hold_out of the self-supervised bundles: the scans of each tenth patient are for validation
 _COST = "train#handlers#2#_disabled_"  # CostFile: what a step takes is the same in each repeat
 _DIVISOR = 3.0  # of the learning rates, for the arms that check them
 _PRETEXT_RATE = {2: 1.5e-3, 3: 1.0e-3}  # of every parameter from nothing, by dimension: docs/studies
@@ -62,13 +48,13 @@ class Arm:
 ARMS: tuple[Arm, ...] = (
     Arm("ssa", "SSA, then PEFT", "ssa"),
     Arm("no_ssa", "PEFT"),
+    Arm("scratch", "from scratch"),
     Arm("full", "full fine-tuning"),
     Arm("no_ssa_longer", "PEFT, with SSA's time too"),
     Arm("ssa_third", "SSA, then PEFT, at a third of the rate", "ssa", slower=True),
     Arm("no_ssa_third", "PEFT, at a third of the rate", slower=True),
     Arm("tpp", "TPP, then PEFT", "tpp"),
     Arm("head", "head (or decoder) alone"),
-    Arm("scratch", "from scratch"),
     Arm("full_ssa", "full-parameter SSA, then PEFT", "full_ssa"),
 )
 """In the order of importance: if the hours are short, arms are dropped from the end."""
@@ -266,59 +252,6 @@ class StudyDesign:
         return fitting | dict(values) | wanted
 
 
-def listed_stages(
-    design: StudyDesign, timings: Timings, arms: Sequence[Arm], parts: Partition
-) -> list[tuple[PlannedStage, Stage]]:
-    """List the stages of a study repeat by repeat, so that one that is stopped has whole repeats.
-
-    Args:
-        design: of the stages.
-        timings: of this computer.
-        arms: that take part; without any, the base and SSA alone.
-        parts: how the patients are parted.
-
-    Returns:
-        Each stage as the plan lists it, with what it runs.
-    """
-    listing = _Listing(design, timings)
-    for repeat, folds in enumerate(parts.repeats, 1):
-        shared: dict[str, str] = {}
-        for number, fold in enumerate(folds, 1):
-            place = Place(repeat, number)
-            if number == 1 or parts.ssa_by_fold:
-                shared = listing.add_before([arm.before for arm in arms if arm.before] or ["ssa"], place, fold)
-            for arm in arms:
-                listing.add_arm(arm, place, fold, shared)
-            if arms:
-                listing.add_floors(place, fold, shared)
-    return listing.stages
-
-
-def refit_stages(
-    design: StudyDesign, timings: Timings, arms: Sequence[Arm], everything: Fold
-) -> list[tuple[PlannedStage, Stage]]:
-    """List what trains each arm once more on all labels; only the stages of the exported arm will run.
-
-    Args:
-        design: of the stages.
-        timings: of this computer.
-        arms: that may be exported: not those that check the rates.
-        everything: all scans.
-    """
-    listing, place = _Listing(design, timings), Place(0, 0)
-    arms = [arm for arm in arms if not arm.slower]
-    before = listing.add_before([arm.before for arm in arms if arm.before], place, everything)
-    for arm in arms:
-        listing.add_arm(arm, place, everything, before)
-    return [(replace(planned, kind="refit"), stage) for planned, stage in listing.stages]
-
-
-def training_steps(stage: Stage) -> int:
-    """Return the number of training steps of a stage that trains, with the user's values in it."""
-    values = stage.values
-    return int(values["max_epochs"]) * math.ceil(values["samples_per_epoch"] / values["batch_size"])
-
-
 @cache
 def config_keys(bundle: str, overlays: tuple[str, ...] = ()) -> frozenset[str]:
     """Return the ids at the top of a bundle's train.yaml and of overlays, which a user may set.
@@ -335,66 +268,3 @@ def config_keys(bundle: str, overlays: tuple[str, ...] = ()) -> frozenset[str]:
 def _renamed(key: str, bundle: str) -> str:
     """Return a key of the network as the bundle has it: a classification has its encoder under another name."""
     return key.replace("network_def#", "encoder_def#") if bundle == "essa_classification" else key
-
-
-class _Listing:
-    """A list of stages that grows, each with a number in its name."""
-
-    def __init__(self, design: StudyDesign, timings: Timings) -> None:
-        self.design = design
-        self.timings = timings
-        self.stages: list[tuple[PlannedStage, Stage]] = []
-
-    def add_before(self, kinds: Sequence[str], place: Place, fold: Fold) -> dict[str, str]:
-        """Add the base and the self-supervised stages; return their names by kind."""
-        names: dict[str, str] = {}
-        if self.design.pretrained is None:
-            names["base"] = self._name(place, "base")
-            self._add("base", None, place, self.design.base(names["base"], place), (), len(fold.unlabeled))
-        for kind in dict.fromkeys(kinds):
-            name = self._name(place, kind.replace("_", "-"))
-            stage = self.design.adaptation(name, kind, place, names.get("base"))
-            needs = tuple(names[each] for each in ("base",) if each in names)
-            self._add(kind, kind if kind == "full_ssa" else None, place, stage, needs, len(fold.unlabeled))
-            names[kind] = name
-        return names
-
-    def add_arm(self, arm: Arm, place: Place, fold: Fold, before: Mapping[str, str]) -> None:
-        """Add the training and the test of an arm."""
-        used = (
-            () if arm.name == "scratch" else tuple(before[key] for key in ("base", arm.before or "") if key in before)
-        )
-        name = self._name(place, f"{arm.name}-train".replace("_", "-"))
-        training = self.design.training(name, arm, place, before)
-        self._add("train", arm.name, place, training, used, len(fold.training))
-        if fold.test:
-            test = self.design.test(self._name(place, f"{arm.name}-test".replace("_", "-")), training, place)
-            seconds = self.timings.testing(len(fold.test))
-            row = PlannedStage(test.name, "test", arm.name, place.repeat, place.fold, name, (name,), round(seconds, 1))
-            self.stages.append((row, test))
-
-    def add_floors(self, place: Place, fold: Fold, before: Mapping[str, str]) -> None:
-        """Add the floors of a fold, on the images of the arm that starts at the base."""
-        start = next(arm for arm in ARMS if arm.name == "no_ssa")
-        for floor in FLOORS[self.design.task]:
-            name = self._name(place, floor.name.replace("_", "-"))
-            stage = self.design.floor(name, floor, self.design.training(name, start, place, before), place)
-            needs = (before["base"],) if floor.before in before else ()
-            seconds = self.timings.testing(len(fold.test)) + self.timings.scan * len(fold.training)
-            row = PlannedStage(name, "floor", floor.name, place.repeat, place.fold, name, needs, round(seconds, 1))
-            self.stages.append((row, stage))
-
-    def _name(self, place: Place, what: str) -> str:
-        if not place.repeat:
-            return f"refit-{what}"
-        return f"{len(self.stages) + 1:02d}-r{place.repeat}f{place.fold}-{what}"
-
-    def _add(self, kind: str, arm: str | None, place: Place, stage: Stage, needs: tuple[str, ...], scans: int) -> None:
-        drawn = training_steps(stage) * int(stage.values["batch_size"])
-        if drawn < scans:  # a cache would load scans that no step sees
-            stage = replace(stage, values={"cache_rate": 0.0, **stage.values})
-        loaded = min(scans, drawn + scans // _HELD_OUT)
-        seconds = round(self.timings.training(kind, arm, training_steps(stage), loaded), 1)
-        listed = "ssa" if kind == "full_ssa" else kind
-        row = PlannedStage(stage.name, listed, arm, place.repeat, place.fold, stage.name, needs, seconds)
-        self.stages.append((row, stage))

@@ -16,9 +16,10 @@ from monai_essa.data.lists.read import listed_patients, read_datalist, section_i
 from monai_essa.evaluation.auc_difference import auc_comparison, why_no_auc
 from monai_essa.evaluation.baselines.rivals import read_rivals
 from monai_essa.evaluation.choice import Chosen, choose_arm, name_in_advance
+from monai_essa.evaluation.comparison import Comparison, Primary
 from monai_essa.evaluation.repeats import ArmScores
 from monai_essa.evaluation.run_scores import DICE, RunScores, SiteScores, joined_folds, read_run, site_scores
-from monai_essa.evaluation.verdict import Comparison, Primary, Verdict, arm_row, reach_verdict
+from monai_essa.evaluation.verdict import Verdict, arm_row, reach_verdict
 from monai_essa.files import write_text_whole
 from monai_essa.outside import (
     NAME,
@@ -35,6 +36,7 @@ from monai_essa.outside import (
 )
 from monai_essa.planning.study_plan import PLAN, PlannedStage, read_plan
 from monai_essa.study.arms import ARMS
+from monai_essa.study.terms.trials import TriedRates, tried_rates
 
 __all__ = ["SIMPLICITY", "study_verdict", "write_verdict"]
 
@@ -53,7 +55,9 @@ _PROTOCOL: dict[str, Check] = {
     "margin": Number(0, 1),
     "metric": _LINE,
     "primaries": ListOf(ListOf(_ID, longest=3, shortest=3), longest=20),
+    "primaries_in_auc": ListOf(ListOf(_ID, longest=3, shortest=3), longest=20),
     "rate_check": Choice(("thirds", "tuned", "none")),
+    "rates": Text(r".*", longest=1000),
     "provisional": Nullable(_LINE),
     "transductive": Flag(),
     "base": _LINE,
@@ -140,7 +144,8 @@ def study_verdict(folder: str | Path) -> Verdict:
     helps, said = _whether_ssa_helps(plan, verdict)
     said += [*_said_of_others(plan, verdict), *_said_of_export(plan, chosen, site), *_caution(plan, chosen, site.arms)]
     said += _limits(plan, left_out)
-    rows = [{**row, **_about(plan, row["name"])} for row in verdict.arms]
+    rates = tried_rates(plan.folder, plan.stages)
+    rows = [{**row, **_about(plan, row["name"]), **_rate(rates.get(row["name"]))} for row in verdict.arms]
     return replace(verdict, arms=rows, exported=exported, helps=helps, sentence=" ".join(said), left_out=left_out)
 
 
@@ -220,10 +225,24 @@ def _compared(plan: _Plan, site: SiteScores) -> Verdict:
         return Verdict(protocol, [arm_row(site.arms[0])])
     pairs = [(names[0], name) for name in names[1:] if name not in _CHECKS]
     pairs += [pair for pair in (("no_ssa_longer", "no_ssa"), _CHECKS) if pair not in pairs]
-    provisional = plan.protocol["provisional"] or ""
-    verdict = reach_verdict(site.arms, plan.protocol["margin"], protocol, primaries, pairs, provisional)
-    in_auc = [] if why_no_auc(site) else [auc_comparison(site, each.a, each.b) for each in verdict.primary]
-    return replace(verdict, comparisons=[*verdict.comparisons, *in_auc])
+    provisional, further = plan.protocol["provisional"] or "", len(plan.protocol.get("primaries_in_auc", []))
+    verdict = reach_verdict(site.arms, plan.protocol["margin"], protocol, primaries, pairs, provisional, further)
+    return replace(verdict, comparisons=[*verdict.comparisons, *_in_auc(plan, site, verdict)])
+
+
+def _in_auc(plan: _Plan, site: SiteScores, verdict: Verdict) -> list[Comparison]:
+    """Compare in AUC: decide what the protocol has fixed, and describe the other primary pairs."""
+    if why_no_auc(site):
+        return []
+    fixed = {(a, b): Primary(a, b, question) for a, b, question in plan.protocol.get("primaries_in_auc", [])}
+    found = []
+    for each in verdict.primary:
+        asked = fixed.get((each.a, each.b))
+        level, margin = (verdict.protocol["level"] if asked else 0.95), plan.protocol["margin"]
+        one = auc_comparison(site, each.a, each.b, level, primary=asked, margin=margin)
+        withheld = asked is not None and plan.protocol["provisional"]
+        found.append(replace(one, word="", reason=f"provisional: {withheld}") if withheld else one)
+    return found
 
 
 def _about(plan: _Plan, name: str) -> dict[str, Any]:
@@ -232,6 +251,10 @@ def _about(plan: _Plan, name: str) -> dict[str, Any]:
     if own is not None:
         return own
     return {"title": name, "kind": "rival", "blinded": read_rivals(plan.folder / "rivals")[name][1]}
+
+
+def _rate(tried: TriedRates | None) -> dict[str, Any]:
+    return {} if tried is None else {"rate": tried.multiplier, "tried": list(tried.scores)}
 
 
 def _chosen(plan: _Plan, arms: Sequence[ArmScores]) -> Chosen | None:
@@ -320,7 +343,7 @@ def _caution(plan: _Plan, chosen: Chosen | None, arms: Sequence[ArmScores]) -> l
 
 
 def _limits(plan: _Plan, left_out: Mapping[str, str]) -> list[str]:
-    said = [f"The base: {plan.protocol['base']}."]
+    said = [f"The base: {plan.protocol['base']}.", *filter(None, [plan.protocol.get("rates")])]
     if plan.protocol["transductive"]:
         said.append("SSA also saw the scans of the tested patients, without their labels (transductive).")
     if left_out:

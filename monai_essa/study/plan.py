@@ -12,133 +12,31 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stderr
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from monai_essa.files import write_text_whole
-from monai_essa.planning.choices import Computer
 from monai_essa.planning.networks import Network, given_images, given_network, images_for, network_ladder
-from monai_essa.planning.overlay import Overlay, described_network
-from monai_essa.planning.site import ImageFacts
-from monai_essa.planning.study_plan import PlannedStage
-from monai_essa.study.arms import ARMS, CHECK_OF_RATES, Arm, StudyDesign, listed_stages, refit_stages, training_steps
+from monai_essa.planning.overlay import described_network
+from monai_essa.study.arms import ARMS, CHECK_OF_RATES, Arm, StudyDesign
 from monai_essa.study.hours import STEPS, Memory, Work, default_sizes, fitting_sizes, measure, network_work
-from monai_essa.study.scans import SiteScans
-from monai_essa.study.splits import Fold, Partition, Scan, partition_sections
-from monai_essa.study.stages import Stage, Timings, quiet_libraries
+from monai_essa.study.splits import TRIED_FROM, Fold, Partition, Scan, partition_sections
+from monai_essa.study.stages import Timings, quiet_libraries
+from monai_essa.study.terms.draft import Draft, Surroundings
+from monai_essa.study.terms.listing import MULTIPLIERS, listed_stages, refit_stages, training_steps
+from monai_essa.study.terms.request import Preset, StudyRequest
 
-__all__ = ["Draft", "Preset", "StudyRequest", "Surroundings", "draft_study"]
+__all__ = ["draft_study"]
 
 _LEAST_REPEATS = 3
-_LEAST_STEPS = 80  # on labels: the fewest of any study of ours; with fewer no network has learned
+# On labels: the fewest with which a network of docs/studies has learned. A UNETR may know one of two classes after 120.
+_LEAST_STEPS = {"segmentation": 240, "classification": 80}
 _GOOD_STEPS = 240  # on labels: what docs/studies trained for
 _CORE = 2  # arms that a study cannot do without
-_CHECKED_UNDER = 40  # labelled patients: no rate is searched, and a third of it is tried
 _USED = 0.9  # of the hours; the rest is for the verdict, the report and the other users of the computer
 _CACHE_SHARE = 0.25  # of the computer's memory
 _SIZES = {"hidden_size", "mlp_dim", "num_heads"}  # of a ViT; the ladder of networks differs in them
 _FEW = 3  # scans, or images of a class, that the times are measured on
-
-
-@dataclass(frozen=True)
-class Preset:
-    """A study whose size is fixed beforehand, such as the demo's.
-
-    Attributes:
-        arms: names of :data:`monai_essa.study.arms.ARMS`.
-        steps: on labels.
-        network: that all arms share.
-        timings: about what its stages take.
-        reason: why its result is provisional.
-    """
-
-    arms: Sequence[str]
-    steps: int
-    network: Network
-    timings: Timings
-    reason: str
-
-
-@dataclass(frozen=True)
-class StudyRequest:
-    """What a user asks of a study, beside its scans.
-
-    Attributes:
-        pretrained: the base: a file, ``family:NAME`` or ``bundle:DIR``; None makes one here.
-        hours: for everything.
-        values: over those of the plan, by key of the configs.
-        seed: of the draws and the trainings.
-        preset: a size that is fixed beforehand, instead of what fits the hours.
-        overlay: a config over those of every stage, whose plain values are among ``values``.
-    """
-
-    pretrained: str | None = None
-    hours: float = 8.0
-    values: Mapping[str, Any] = field(default_factory=dict)
-    seed: int = 0
-    preset: Preset | None = None
-    overlay: Overlay | None = None
-
-
-@dataclass(frozen=True)
-class Surroundings:
-    """What a plan is made for.
-
-    Attributes:
-        site: the scans and labels.
-        parts: how the patients are parted.
-        facts: of the scans.
-        computer: that trains.
-        folder: of the study, absolute.
-        overlays: the user's config by name of the bundle that it lies over.
-    """
-
-    site: SiteScans
-    parts: Partition
-    facts: ImageFacts
-    computer: Computer
-    folder: Path
-    overlays: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Draft:
-    """A study that fits.
-
-    Attributes:
-        design: of its stages.
-        arms: that remain.
-        dropped: ``name`` and ``reason`` of the others.
-        parts: with the repeats that fit.
-        stages: as the plan lists them, each with what it runs.
-        memory: of a step; None where it was not measured.
-        provisional: why no word may be said; None if one may.
-        notes: lines about what was refused.
-    """
-
-    design: StudyDesign
-    arms: Sequence[Arm]
-    dropped: Sequence[Mapping[str, str]]
-    parts: Partition
-    stages: Sequence[tuple[PlannedStage, Stage]]
-    memory: Memory | None
-    provisional: str | None
-    notes: Sequence[str]
-
-    @property
-    def seconds(self) -> float:
-        """Return the seconds of all stages, the refit of one arm among them."""
-        refits = [planned.seconds for planned, _ in self.stages if planned.kind == "refit"]
-        others = sum(planned.seconds for planned, _ in self.stages if planned.kind != "refit")
-        return others + 3 * max(refits, default=0.0)  # base, SSA and training at most
-
-    @property
-    def disk(self) -> float:
-        """Return the bytes that the trainings leave: model.pt, an adapter of that size at most, a resume file."""
-        weights = 0 if self.memory is None else self.memory.weights
-        trainings = sum(planned.kind not in ("test", "floor", "refit") for planned, _ in self.stages)
-        return (2.0 * trainings + 6.0) * weights
 
 
 def draft_study(request: StudyRequest, around: Surroundings) -> Draft:
@@ -167,12 +65,30 @@ def draft_study(request: StudyRequest, around: Surroundings) -> Draft:
         design, timings, memory, notes = fitting.network(begin)
     arms, dropped = _applicable(design, around)
     if around.parts.design == "none":
-        steps = fitting.most_steps(design, timings, (), 1, begin)
-        return fitting.draft(design, timings, memory, ([], 1, steps), [], notes)
+        steps = fitting.most_steps(design, timings, _Extent((), 1, 0), begin)
+        return fitting.draft(design, timings, memory, _Extent((), 1, steps), [], notes)
     chosen = fitting.option(design, timings, arms, begin)
-    cut = [arm for arm in arms if arm not in chosen[0]]
+    cut = [arm for arm in arms if arm not in chosen.arms]
     dropped += [{"name": arm.name, "reason": f"--hours {request.hours:g} is too short for it"} for arm in cut]
-    return fitting.draft(design, timings, memory, chosen, dropped, notes)
+    draft = fitting.draft(design, timings, memory, chosen, dropped, notes)
+    return replace(draft, rates=_said_of_rates(request, around, chosen))
+
+
+@dataclass(frozen=True)
+class _Extent:
+    """How much of a study is done.
+
+    Attributes:
+        arms: that remain.
+        repeats: of the study.
+        steps: on labels.
+        trials: whether learning rates are tried.
+    """
+
+    arms: Sequence[Arm]
+    repeats: int
+    steps: int
+    trials: bool = False
 
 
 class _Fitting:
@@ -187,7 +103,8 @@ class _Fitting:
         design = self._design(self.around.site.task or "segmentation", preset.network)
         design = replace(design, sizes={**design.sizes, **default_sizes(design)})
         arms = [arm for arm in ARMS if arm.name in preset.arms]
-        return self.draft(design, preset.timings, None, (arms, len(self.around.parts.repeats), preset.steps), [], [])
+        extent = _Extent(arms, len(self.around.parts.repeats), preset.steps)
+        return self.draft(design, preset.timings, None, extent, [], [])
 
     def network(self, begin: float) -> tuple[StudyDesign, Timings, Memory, list[str]]:
         """Choose the network, with its sizes, its times and what was refused."""
@@ -216,7 +133,8 @@ class _Fitting:
         for fitted in (False, True):  # the memory takes longer to measure, and a smaller batch takes less time
             work = network_work(design)
             timings = measured.scaled(work.pretext / of.pretext, work.supervised / of.supervised)
-            needed = self._seconds(design, timings, ARMS[: _CORE + 1], len(self.around.parts.repeats), _GOOD_STEPS)
+            wanted = _Extent(ARMS[: _CORE + 1], len(self.around.parts.repeats), _GOOD_STEPS)
+            needed = self._seconds(design, timings, wanted)
             if needed > self._budget(begin):
                 return self._refusal(design.network, needed), None
             if not fitted:
@@ -226,18 +144,15 @@ class _Fitting:
                     return str(error), None
         return "", (design, timings, memory)
 
-    def option(
-        self, design: StudyDesign, timings: Timings, arms: Sequence[Arm], begin: float
-    ) -> tuple[Sequence[Arm], int, int]:
-        """Return the arms, repeats and steps that fit."""
+    def option(self, design: StudyDesign, timings: Timings, arms: Sequence[Arm], begin: float) -> _Extent:
+        """Return the arms, repeats and steps that fit, and whether rates are tried."""
         least = 0.0
-        for option in _options(arms, len(self.around.parts.repeats)):
-            least = self._seconds(design, timings, *option)
+        for option in _options(arms, len(self.around.parts.repeats), _rates_are_tried(self.request, self.around)):
+            least = self._seconds(design, timings, option)
             if least <= self._budget(begin):
-                kept, repeats, steps = option
-                most = self.most_steps(design, timings, kept, repeats, begin) if steps == _GOOD_STEPS else steps
-                return kept, repeats, max(steps, most)
-        needed = self._seconds(design, timings, arms[:_CORE], _LEAST_REPEATS, _GOOD_STEPS)
+                most = self.most_steps(design, timings, option, begin) if option.steps == _GOOD_STEPS else 0
+                return replace(option, steps=max(option.steps, most))
+        needed = self._seconds(design, timings, _Extent(arms[:_CORE], _LEAST_REPEATS, _GOOD_STEPS))
         raise ValueError(
             f"--hours {self.request.hours:g} is too short: with {design.network.name} a single repeat of "
             f"{STEPS[0]} steps takes about {_hours(least)}, and a study of {_LEAST_REPEATS} repeats and {_GOOD_STEPS} "
@@ -245,31 +160,32 @@ class _Fitting:
             + ("" if self.request.pretrained is None else ", or leave --pretrained out for a smaller network")
         )
 
-    def most_steps(self, design: StudyDesign, timings: Timings, arms: Sequence[Arm], repeats: int, begin: float) -> int:
+    def most_steps(self, design: StudyDesign, timings: Timings, extent: _Extent, begin: float) -> int:
         """Return the most steps that fit, the fewest there are if none do."""
-        fitting = [s for s in STEPS if self._seconds(design, timings, arms, repeats, s) <= self._budget(begin)]
-        return max(fitting, default=STEPS[0])
+        seconds = {steps: self._seconds(design, timings, replace(extent, steps=steps)) for steps in STEPS}
+        return max((steps for steps in STEPS if seconds[steps] <= self._budget(begin)), default=STEPS[0])
 
     def draft(
         self,
         design: StudyDesign,
         timings: Timings,
         memory: Memory | None,
-        chosen: tuple[Sequence[Arm], int, int],
+        chosen: _Extent,
         dropped: Sequence[Mapping[str, str]],
         notes: Sequence[str],
     ) -> Draft:
         """List the stages of what was chosen."""
-        arms, repeats, steps = chosen
-        parts = replace(self.around.parts, repeats=self.around.parts.repeats[:repeats])
-        design = _with_steps(design, timings, steps)
+        arms, repeats = chosen.arms, chosen.repeats
+        parts = self._parts(chosen)
+        design = _with_steps(design, timings, chosen.steps)
         provisional = None if self.request.preset is None else self.request.preset.reason
         if provisional is None and arms and repeats < _LEAST_REPEATS:
             provisional = f"{repeats} repeat: the hours are too short for the {_LEAST_REPEATS} that a verdict needs"
-        stages = listed_stages(design, timings, arms, parts)
+        stages = listed_stages(design, timings, arms, parts, chosen.trials)
         taken = min((training_steps(stage) for planned, stage in stages if planned.kind == "train"), default=0)
-        if provisional is None and arms and taken < _LEAST_STEPS:
-            provisional = f"{taken} steps of training: a network that has learned needs {_LEAST_STEPS}; give more hours"
+        least = _LEAST_STEPS[design.task]
+        if provisional is None and arms and taken < least:
+            provisional = f"{taken} steps of training: a network that has learned needs {least}; give more hours"
         stages += refit_stages(design, timings, arms, parts.refit) if arms else []
         return Draft(design, arms, dropped, parts, stages, memory, provisional, notes)
 
@@ -315,13 +231,15 @@ class _Fitting:
                 continue
         return fitting_sizes(designs[-1], self.around.computer.budget)
 
-    def _seconds(self, design: StudyDesign, timings: Timings, arms: Sequence[Arm], repeats: int, steps: int) -> float:
+    def _seconds(self, design: StudyDesign, timings: Timings, extent: _Extent) -> float:
         """Return the seconds of a study, and of training once more on all labels what is exported."""
-        design = _with_steps(design, timings, steps)
-        parts = replace(self.around.parts, repeats=self.around.parts.repeats[:repeats])
-        listed = sum(planned.seconds for planned, _ in listed_stages(design, timings, arms, parts))
-        refit = refit_stages(design, timings, arms[:1], parts.refit) if arms else []
-        return listed + sum(planned.seconds for planned, _ in refit)
+        design, parts = _with_steps(design, timings, extent.steps), self._parts(extent)
+        listed = listed_stages(design, timings, extent.arms, parts, extent.trials)
+        refit = refit_stages(design, timings, extent.arms[:1], parts.refit) if extent.arms else []
+        return sum(planned.seconds for planned, _ in (*listed, *refit))
+
+    def _parts(self, extent: _Extent) -> Partition:
+        return replace(self.around.parts, repeats=self.around.parts.repeats[: extent.repeats])
 
     def _budget(self, begin: float) -> float:
         return self.request.hours * 3600 * _USED - (time.monotonic() - begin)
@@ -339,25 +257,48 @@ def _applicable(design: StudyDesign, around: Surroundings) -> tuple[list[Arm], l
     left_out = []
     if not design.network.adds_tensors:
         left_out.append({"name": "tpp", "reason": "APLA adds no tensors that TPP could pre-train"})
-    if around.parts.repeats and _patients(around.parts.repeats[0][0].training) >= _CHECKED_UNDER:
-        reason = f"from {_CHECKED_UNDER} labelled patients on the defaults are not checked at a third of the rate"
+    if around.parts.repeats and _patients(around.parts.repeats[0][0].training) >= TRIED_FROM:
+        reason = f"from {TRIED_FROM} labelled patients on the defaults are not checked at a third of the rate"
         left_out += [{"name": name, "reason": reason} for name in CHECK_OF_RATES]
     names = {each["name"] for each in left_out}
     return [arm for arm in ARMS if arm.name not in names], left_out
 
 
-def _options(arms: Sequence[Arm], repeats: int) -> Iterator[tuple[Sequence[Arm], int, int]]:
-    """Yield arms, repeats and steps from what is wanted to the least, in the order of the protocol."""
-    for count in range(len(arms), _CORE - 1, -1):
-        if not (arms[count - 1].name == CHECK_OF_RATES[0]):  # the two are together or not at all
-            yield arms[:count], repeats, _GOOD_STEPS
+def _options(arms: Sequence[Arm], repeats: int, trials: bool) -> Iterator[_Extent]:
+    """Yield what is done, from what is wanted to the least: arms go first, then trials of rates, repeats and steps."""
+    for tried in (True, False) if trials else (False,):
+        for count in range(len(arms), _CORE - (not tried), -1):
+            if not (arms[count - 1].name == CHECK_OF_RATES[0]):  # the two are together or not at all
+                yield _Extent(arms[:count], repeats, _GOOD_STEPS, tried)
     for fewer in range(repeats - 1, _LEAST_REPEATS - 1, -1):
-        yield arms[:_CORE], fewer, _GOOD_STEPS
+        yield _Extent(arms[:_CORE], fewer, _GOOD_STEPS)
     shorter = [steps for steps in reversed(STEPS) if steps < _GOOD_STEPS]
     for steps in shorter:
-        yield arms[:_CORE], min(repeats, _LEAST_REPEATS), steps
+        yield _Extent(arms[:_CORE], min(repeats, _LEAST_REPEATS), steps)
     for steps in (_GOOD_STEPS, *shorter):
-        yield arms[:_CORE], 1, steps
+        yield _Extent(arms[:_CORE], 1, steps)
+
+
+def _rates_are_tried(request: StudyRequest, around: Surroundings) -> bool:
+    """Tell whether rates can be tried: some patients are never tested, and the user has set no rate."""
+    return around.parts.trial is not None and "lr" not in request.values
+
+
+def _said_of_rates(request: StudyRequest, around: Surroundings, chosen: _Extent) -> str:
+    """Say on whom rates are tried, or why none is although the labels are many."""
+    trial = around.parts.trial
+    if _patients(around.parts.repeats[0][0].training) < TRIED_FROM:
+        return ""
+    if chosen.trials and trial is not None:
+        return (
+            f"The learning rate of each arm is the best of {len(MULTIPLIERS)}, tried with {_patients(trial.training)} "
+            f"labelled patients and scored on {_patients(trial.test)} others, who are never tested."
+        )
+    if "lr" in request.values:
+        return "No learning rate was tried, since lr was given."
+    if trial is None:
+        return "No learning rate was tried: every labelled patient is tested, so that none is left to try it on."
+    return f"No learning rate was tried: --hours {request.hours:g} is too short for {len(MULTIPLIERS)} of each arm."
 
 
 def _with_steps(design: StudyDesign, timings: Timings, steps: int) -> StudyDesign:

@@ -10,7 +10,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,27 +22,25 @@ from monai_essa.data.lists.fold_files import write_fold_file
 from monai_essa.data.lists.read import read_datalist
 from monai_essa.evaluation.baselines.rivals import score_rival
 from monai_essa.files import write_text_whole
-from monai_essa.outside import Number, check_config_value, printable, shown
+from monai_essa.outside import Number, printable, shown
 from monai_essa.planning.choices import this_computer
-from monai_essa.planning.overlay import write_overlays
 from monai_essa.planning.site import image_facts
 from monai_essa.planning.study_plan import PLAN, PlannedStage, StudyPlan, read_plan, write_plan
 from monai_essa.report.study.page import write_study_report
-from monai_essa.study.arms import FLOORS, Arm, config_keys
 from monai_essa.study.export import export_study
 from monai_essa.study.outcome import write_verdict
-from monai_essa.study.plan import Draft, StudyRequest, Surroundings, draft_study
+from monai_essa.study.plan import draft_study
 from monai_essa.study.scans import SiteScans, read_site
-from monai_essa.study.splits import Scan, SplitRequest, partition, partition_sections
+from monai_essa.study.splits import Scan, partition, partition_sections
 from monai_essa.study.stages import quiet_libraries, write_stage
+from monai_essa.study.terms.draft import Draft, Surroundings
+from monai_essa.study.terms.protocol import draft_lines, study_plan
+from monai_essa.study.terms.request import AdaptRequest, check_values, written_overlays
+from monai_essa.study.terms.trials import set_rates
 from monai_essa.study.workers import in_child, run_stages, seconds_of, stopped_by_signals, write_cost
 
-__all__ = ["AdaptRequest", "run_study"]
+__all__ = ["run_study"]
 
-_METRICS = {
-    "segmentation": "mean Dice over the defined classes",
-    "classification": "Brier score, mean over the classes",
-}
 _OURS = {
     "datalist.json",
     "stages",
@@ -55,51 +53,7 @@ _OURS = {
     "verdict.json",
 }  # before there is a plan
 _SHOWN = 10  # lines of a long list
-_FIXED = {"output_dir", "datalist", "dataset_dir", "section", "validation_section", "pretrained", "adapter", "seed"}
-_FIXED |= {"start", "labels", "device", "bundle_root", "limit", "stage", "dry_run", "imports", "initialize", "run"}
 _WAIT = 10.0  # seconds for the child of a killed start to end
-
-
-@dataclass(frozen=True)
-class AdaptRequest:
-    """Everything that a user asks of a study.
-
-    Attributes:
-        scans: a folder, a data list or an NPZ file.
-        labels: a folder of label maps or a table of classes; None where the scans have them.
-        task: ``segmentation`` or ``classification``; None for what the labels are made for.
-        split: of the patients.
-        study: base, hours and values.
-        memory: bytes to plan for; None for those of this computer.
-        margin: how much worse a simpler arm may be without consequence.
-        rivals: label maps or tables of other tools for the tested patients, by name.
-    """
-
-    scans: Path
-    labels: Path | None = None
-    task: str | None = None
-    split: SplitRequest = field(default_factory=SplitRequest)
-    study: StudyRequest = field(default_factory=StudyRequest)
-    memory: int | None = None
-    margin: float = 0.02
-    rivals: Mapping[str, Path] = field(default_factory=dict)
-
-    def canonical(self) -> dict[str, Any]:
-        """Return the request as plain values: an equal one goes on in the same folder."""
-        return {
-            "scans": str(self.scans.absolute()),
-            "labels": None if self.labels is None else str(self.labels.absolute()),
-            "task": self.task,
-            "pretrained": self.study.pretrained,
-            "memory": self.memory,
-            "hours": self.study.hours,
-            "label_count": self.split.label_count,
-            "margin": self.margin,
-            "transductive": self.split.transductive,
-            "repeats": self.split.repeats,
-            "seed": self.split.seed,
-            "values": json.loads(json.dumps(dict(self.study.values))),
-        } | ({} if self.study.overlay is None else {"overlay": self.study.overlay.canonical()})
 
 
 def run_study(request: AdaptRequest, folder: Path, dry_run: bool = False, splits: str | None = None) -> int:
@@ -120,7 +74,7 @@ def run_study(request: AdaptRequest, folder: Path, dry_run: bool = False, splits
         ValueError: if the folder holds the study of another request.
     """
     Number(0, 1).check(request.margin, "--margin")
-    _check_values(request.study)
+    check_values(request.study)
     folder = folder.absolute()
     if dry_run:
         in_child(_show_draft, request, folder)
@@ -141,7 +95,11 @@ def run_study(request: AdaptRequest, folder: Path, dry_run: bool = False, splits
 def _run(folder: Path, plan: StudyPlan) -> int:
     """Run the stages, reach the verdict, train what it exports on all labels, and hand that over."""
     studied = [stage for stage in plan.stages if stage.kind != "refit"]
-    failures = run_stages(folder, plan, studied)
+    tried = max((place for place, stage in enumerate(studied, 1) if stage.kind == "trial_test"), default=0)
+    failures = run_stages(folder, plan, studied[:tried])
+    if tried:
+        in_child(set_rates, folder)
+    failures += run_stages(folder, plan, studied[tried:])
     write_cost(folder, plan)
     exported = in_child(_reach, folder)
     if exported is not None:
@@ -203,32 +161,6 @@ def _hand_over(folder: Path, arm: str | None, run: str | None) -> None:
         _say([f"adapted: {file}"])
 
 
-def _check_values(study: StudyRequest) -> None:
-    """Refuse values that no config has, that the study itself sets, or that would be code in a config."""
-    known = set().union(*(config_keys(f"essa_{name}") for name in ("ssa", "tpp", "segmentation", "classification")))
-    for key in (*study.values, *(() if study.overlay is None else study.overlay.parts)):
-        first = key.removeprefix("+").partition("#")[0]
-        if first in _FIXED:
-            raise ValueError(f"{shown(key)}: the study sets this itself; leave it out")
-        if first not in known:
-            raise ValueError(f"{shown(key)}: expected a key of a train.yaml, such as batch_size")
-    for key, value in study.values.items():
-        check_config_value(value, key)
-
-
-def _written_overlays(study: StudyRequest, task: str, folder: Path) -> dict[str, str]:
-    """Write what the user's overlay puts over each bundle; return the files by the names of the bundles."""
-    if study.overlay is None:
-        return {}
-    if study.overlay.describes and task != "classification":
-        raise ValueError(
-            f"{study.overlay.name} describes an encoder, which has no decoder for a {task}; give --task classification "
-            "with classes as labels, or weights of one of MONAI's networks"
-        )
-    known = {bundle: config_keys(bundle) for bundle in ("essa_ssa", "essa_tpp", f"essa_{task}")}
-    return write_overlays(study.overlay, known, folder / "overlays")
-
-
 def _check_folder(folder: Path, request: AdaptRequest) -> None:
     """Refuse a folder that holds another study or other files."""
     if not folder.exists():
@@ -268,7 +200,7 @@ def _show_draft(request: AdaptRequest, folder: Path) -> None:
     """Print what would run; in a child, since it takes training steps."""
     with tempfile.TemporaryDirectory() as place:
         site, draft = _drafted(request, folder, Path(place))
-    _say(_draft_lines(draft))
+    _say(draft_lines(draft))
 
 
 def _prepare(request: AdaptRequest, folder: Path) -> None:
@@ -276,8 +208,8 @@ def _prepare(request: AdaptRequest, folder: Path) -> None:
     site, draft = _drafted(request, folder, folder)
     for _, stage in draft.stages:
         write_stage(stage, folder)
-    plan = _plan(request, site, draft)
-    _say(_draft_lines(draft))
+    plan = study_plan(request, site, draft)
+    _say(draft_lines(draft))
     write_plan(plan, folder)
     write_verdict(folder)  # the protocol alone: it is on file before the first stage
 
@@ -299,7 +231,7 @@ def _drafted(request: AdaptRequest, folder: Path, place: Path) -> tuple[SiteScan
     _say(parts.sentences)
     facts = image_facts([scan.image for scan in site.scans], site.channels, str(request.scans))
     computer = this_computer(folder, request.memory)
-    overlays = _written_overlays(request.study, site.task or "segmentation", place)
+    overlays = written_overlays(request.study, site.task or "segmentation", place)
     return site, draft_study(request.study, Surroundings(site, parts, facts, computer, folder, overlays))
 
 
@@ -324,97 +256,6 @@ def _check_data(scans: Sequence[Scan], about: Mapping[str, Any]) -> None:
     _say([f"data: {len(scans)} scans read, no error, {counts['warning']} warnings"])
 
 
-def _plan(request: AdaptRequest, site: SiteScans, draft: Draft) -> StudyPlan:
-    images = draft.design.images
-    return StudyPlan(
-        request=request.canonical(),
-        protocol=_protocol(request, site, draft),
-        arms=[
-            {"name": arm.name, "title": arm.title, "kind": kind}
-            for kind, arms in (("trained", draft.arms), ("floor", FLOORS[draft.design.task] if draft.arms else ()))
-            for arm in arms
-        ],
-        dropped=[dict(each) for each in draft.dropped],
-        stages=[planned for planned, _ in draft.stages],
-        images={
-            "spacing": None if images.spacing is None else list(images.spacing),
-            "img_size": list(images.img_size),
-            "in_channels": images.in_channels,
-            "intensity": images.intensity,
-            "labels": dict(images.labels),
-            "spatial_dims": images.spatial_dims,
-        },
-    )
-
-
-def _protocol(request: AdaptRequest, site: SiteScans, draft: Draft) -> dict[str, Any]:
-    fold = draft.parts.repeats[0][0]
-    labels = len({scan.patient for scan in fold.training})
-    tested = {scan.patient for fold in draft.parts.repeats[0] for scan in fold.test}
-    return {
-        "task": draft.design.task,
-        "estimand": "mean paired difference, on a new patient of this site, between two procedures trained on "
-        f"{labels} labels, over training draws and seeds",
-        "unit": _unit(site),
-        "design": draft.parts.design,
-        "repeats": len(draft.parts.repeats),
-        "folds": len(draft.parts.repeats[0]),
-        "labels": labels,
-        "patients": len(tested),
-        "unlabeled": len(fold.unlabeled),
-        "margin": request.margin,
-        "metric": _METRICS[draft.design.task],
-        "primaries": _primaries(draft.arms),
-        "rate_check": "thirds" if any(arm.slower for arm in draft.arms) else "none",
-        "provisional": draft.provisional,
-        "transductive": request.split.transductive,
-        "base": "made here, SSA on the same scans" if request.study.pretrained is None else "given weights",
-        "sentences": list(draft.parts.sentences),
-    }
-
-
-def _unit(site: SiteScans) -> str:
-    if site.named:
-        return "patient, as the data list names it"
-    if len({scan.patient for scan in site.scans}) == len(site.scans):
-        return "case, since each file has a name of its own and no data list names patients"
-    return "patient, guessed from the names of the files"
-
-
-def _primaries(arms: Sequence[Arm]) -> list[list[str]]:
-    names = {arm.name for arm in arms}
-    wanted = [["ssa", "no_ssa", "superiority"], ["no_ssa", "full", "non-inferiority"], ["tpp", "no_ssa", "superiority"]]
-    return [each for each in wanted if {each[0], each[1]} <= names]
-
-
-def _draft_lines(draft: Draft) -> Iterator[str]:
-    """Yield what a user wants to know before a study runs."""
-    yield from draft.notes
-    images = draft.design.images
-    spacing = "" if images.spacing is None else f" at {_by(images.spacing)} mm"
-    network = draft.design.network
-    yield f"network: {network.name}, method {network.method}, images of {_by(images.img_size)}{spacing}"
-    for each in draft.dropped:
-        yield f"left out: {each['name']}: {each['reason']}"
-    groups: dict[str, list[float]] = {}
-    for planned, stage in (each for each in draft.stages if each[0].kind != "refit"):
-        groups.setdefault(stage.title, []).append(planned.seconds)
-    for title, seconds in groups.items():
-        yield f"{len(seconds)} x {title}, about {sum(seconds) / len(seconds):.0f} s each"
-    count = sum(planned.kind != "refit" for planned, _ in draft.stages)
-    last = " and a last training on all labels" if draft.arms else ""
-    yield f"{count} stages{last}, about {draft.seconds / 3600:.2g} hours"
-    if draft.memory is not None:
-        yield f"memory: {draft.memory.peak / 1e9:.2f} GB for a step; disk: about {draft.disk / 1e9:.2g} GB for the runs"
-    yield from [f"provisional: {draft.provisional}"] if draft.provisional else []
-    if not draft.arms:
-        yield "no arms: without labels to test on there is SSA alone, and no verdict"
-
-
 def _say(lines: Iterable[str]) -> None:
     for line in lines:
         tqdm.write(printable(line))
-
-
-def _by(values: Sequence[float]) -> str:
-    return " x ".join(f"{value:g}" for value in values)

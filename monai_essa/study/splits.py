@@ -13,13 +13,15 @@ from typing import Any
 
 from monai_essa.outside import Flag, ListOf, Nullable, Number, Text, shown
 
-__all__ = ["Fold", "Partition", "Scan", "SplitRequest", "partition", "partition_sections"]
+__all__ = ["TRIED_FROM", "Fold", "Partition", "Scan", "SplitRequest", "partition", "partition_sections"]
 
 _FIXED_FROM = 60  # labelled patients: one fixed test set; below, every labelled patient is tested
 _FOLDS_FROM = 10  # labelled patients: five folds; below, leave-one-out
 _FOLDS = 5
 _LEAST_TEST = 30  # patients of a test set that is drawn
 _LEAST_UNLABELED = 20  # scans; with fewer, SSA sees the training scans of each fold too
+TRIED_FROM = 40  # labelled patients of a training: learning rates are tried
+_TRIED_ON = 4  # a fourth of them
 _PATIENTS = Nullable(ListOf(Text(longest=1024), shortest=1))
 
 
@@ -64,6 +66,7 @@ class Partition:
         ssa_by_fold: whether the scans that SSA may see differ between the folds of a repeat.
         refit: all labels and all scans, for the training of what is exported; it tests nothing.
         sentences: the partition in words, a line each.
+        trial: training patients of the first repeat, parted to try learning rates; None where there are fewer than 40.
     """
 
     design: str
@@ -71,6 +74,7 @@ class Partition:
     ssa_by_fold: bool
     refit: Fold
     sentences: tuple[str, ...] = ()
+    trial: Fold | None = None
 
 
 @dataclass(frozen=True)
@@ -162,7 +166,8 @@ def partition_sections(partition: Partition) -> dict[str, Any]:
         f"repeat_{repeat}": {f"fold_{number}": _fold_sections(fold) for number, fold in enumerate(folds, 1)}
         for repeat, folds in enumerate(partition.repeats, 1)
     }
-    return sections | {"all": _fold_sections(partition.refit)}
+    trial = {} if partition.trial is None else {"trial": _fold_sections(partition.trial)}
+    return sections | trial | {"all": _fold_sections(partition.refit)}
 
 
 class _Site:
@@ -208,8 +213,7 @@ class _Site:
         if not self.classifies:
             return
         found = set().union(*self.labelled.values())
-        absent = sorted(set(range(expected or 0)) - found)
-        if absent:
+        if absent := sorted(set(range(expected or 0)) - found):
             raise ValueError(f"class {absent[0]} has no labelled scan; add some, or leave the class out of the labels")
         if len(found) < 2 and len(set(self.labelled.values())) < 2:
             raise ValueError(f"all labelled scans are of class {min(found, default=0)}; expected at least two classes")
@@ -230,14 +234,13 @@ def _is_path(label: Any) -> bool:
 def _test_patients(site: _Site, request: SplitRequest) -> list[str] | None:
     """Return the fixed test set; None if every labelled patient is tested in turn."""
     if request.test_patients is not None:
-        unknown = sorted(set(request.test_patients) - site.labelled.keys())
-        if unknown:
+        if unknown := sorted(set(request.test_patients) - site.labelled.keys()):
             raise ValueError(f"test patient {shown(unknown[0])} has no labelled scan; add its label or take it out")
         return sorted(set(request.test_patients))
     if len(site.labelled) < _FIXED_FROM:
         return None
-    size = max(_LEAST_TEST, len(site.labelled) // 3)
-    return sorted(_in_proportion(site.labelled, _source(request.seed, "test"))[:size])
+    drawn = _in_proportion(site.labelled, _source(request.seed, "test"))
+    return sorted(drawn[: max(_LEAST_TEST, len(site.labelled) // 3)])
 
 
 def _untested(site: _Site) -> Partition:
@@ -261,7 +264,16 @@ def _fixed(site: _Site, test: Sequence[str], request: SplitRequest) -> Partition
         + (", drawn anew in each repeat." if count < len(pool) else ": all of them, in each repeat with another seed."),
         f"SSA sees {_scans(unlabeled)} of {'all patients' if request.transductive else 'patients who are not tested'}.",
     ]
-    return _said(Partition("fixed", repeats, False, site.refit, tuple(sentences)), site, count, request)
+    trial = _trial(site, {patient: pool[patient] for patient in drawn[0]}, request.seed)
+    return _said(Partition("fixed", repeats, False, site.refit, tuple(sentences), trial), site, count, request)
+
+
+def _trial(site: _Site, patients: Mapping[str, tuple[int, ...]], seed: int) -> Fold | None:
+    """Set a quarter of the training patients aside, in proportion; none of them is ever tested."""
+    if len(patients) < TRIED_FROM:
+        return None
+    aside = set(_in_proportion(patients, _source(seed, "trial"))[: len(patients) // _TRIED_ON])
+    return Fold(site.of(set(patients) - aside, labelled=True), site.of(aside, labelled=True), ())
 
 
 def _in_folds(site: _Site, request: SplitRequest) -> Partition:
@@ -332,8 +344,7 @@ def _label_count(request: SplitRequest, available: int, who: str) -> int:
 
 
 def _check_pool(site: _Site, pool: Mapping[str, tuple[int, ...]]) -> None:
-    absent = sorted(set().union(*site.labelled.values()) - set().union(*pool.values()))
-    if absent:
+    if absent := sorted(set().union(*site.labelled.values()) - set().union(*pool.values())):
         raise ValueError(
             f"class {absent[0]} is on test patients only, so that no training can learn it; add labelled patients of it"
         )

@@ -50,7 +50,7 @@ __all__ = [
 _POLL = 0.5  # seconds between two looks at a child
 _GRACE = 20.0  # seconds that a child has to save its state
 _TITLES = {"base": "pre-training of the base", "ssa": "SSA", "tpp": "TPP", "train": "training", "test": "test"}
-_TITLES |= {"floor": "floor", "refit": "training"}
+_TITLES |= {"floor": "floor", "refit": "training", "trial": "trial of a rate", "trial_test": "score of the trial"}
 _LONGEST = 500  # characters of a failure
 
 
@@ -115,9 +115,11 @@ def write_cost(folder: Path, plan: StudyPlan) -> Path:
     needs = {stage.name: stage.needs for stage in plan.stages}
     arms: dict[str, dict[str, Any]] = {}
     for stage in plan.stages:
-        if stage.kind == "train" and stage.arm is not None and by_name[stage.name]["seconds"] is not None:
+        if stage.kind in ("train", "trial") and stage.arm is not None and by_name[stage.name]["seconds"] is not None:
             own = arms.setdefault(stage.arm, {"seconds": 0.0, "seconds_before": 0.0, "peak_bytes": None})
             own["seconds"] += by_name[stage.name]["seconds"]
+            if stage.kind == "trial":
+                continue
             own["seconds_before"] += sum(by_name[name]["seconds"] or 0.0 for name in needs[stage.name])
             peaks = [row["peak_bytes"] for row in (by_name[stage.name], *(by_name[name] for name in needs[stage.name]))]
             own["peak_bytes"] = max([own["peak_bytes"] or 0, *(peak or 0 for peak in peaks)]) or None
@@ -290,7 +292,7 @@ def _in_this_process(path: Path) -> None:
 def _finished_before(folder: Path, stage: PlannedStage) -> float | None:
     """Return the seconds of a training that finished, but whose marker a kill has prevented."""
     record = folder / "runs" / stage.name / "run.json"
-    if stage.kind == "test" or not record.is_file():
+    if stage.kind in ("test", "trial_test") or not record.is_file():
         return None
     try:
         content: Mapping[str, Any] = json.loads(record.read_text(encoding="utf-8"))

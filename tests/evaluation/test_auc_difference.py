@@ -14,6 +14,7 @@ import pytest
 from scipy.stats import norm
 
 from monai_essa.evaluation.auc_difference import auc_comparison, why_no_auc
+from monai_essa.evaluation.comparison import Primary
 from monai_essa.evaluation.metrics import area_under_roc
 from monai_essa.evaluation.run_scores import BRIER, DICE, RunScores, SiteScores, site_scores
 
@@ -67,6 +68,22 @@ def test_the_interval_covers_the_truth() -> None:
     found = [auc_comparison(site(seed, gain), "a", "b") for seed in range(60)]
     covered = np.mean([each.low <= truth <= each.high for each in found])
     assert covered >= 0.92
+
+
+def test_a_primary_comparison_has_the_word_of_its_interval_and_a_null_is_rarely_called_different() -> None:
+    better = auc_comparison(site(5, gain=1.0), "a", "b", primary=Primary("a", "b", "superiority"))
+    assert (better.word, better.question, better.margin) == ("superior", "superiority", 0.0)
+    assert str(better).startswith("a is superior to b, in AUC: ahead by 0.")
+    near = auc_comparison(site(5), "a", "b", primary=Primary("a", "b"), margin=0.5)
+    assert near.word in ("superior", "non-inferior") and near.margin == 0.5
+    question = Primary("a", "b", "superiority")
+    words = [auc_comparison(site(seed), "a", "b", primary=question).word for seed in range(100, 160)]
+    assert words.count("superior") + words.count("inferior") <= 0.1 * len(words)
+
+
+def test_two_repeats_have_no_word() -> None:
+    found = auc_comparison(site(6, repeats=2), "a", "b", primary=Primary("a", "b"))
+    assert not found.word and found.reason == "provisional: 2 repeats, and a verdict needs 3"
 
 
 def test_images_of_a_patient_are_drawn_together() -> None:

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from monai_essa.evaluation.comparison import Comparison, Primary, verdict_word
 from monai_essa.evaluation.repeats import ArmScores, mean_interval, patients_to_decide
-from monai_essa.evaluation.verdict import Comparison, Primary, compare_arms, reach_verdict, verdict_word
+from monai_essa.evaluation.verdict import compare_arms, reach_verdict
 
 
 def names(patients: int) -> list[str]:

@@ -15,9 +15,9 @@ import torch
 
 from monai_essa.planning.overlay import described_network, read_overlay
 from monai_essa.planning.study_plan import read_plan
-from monai_essa.study.plan import Preset, StudyRequest
-from monai_essa.study.run import AdaptRequest, run_study
+from monai_essa.study.run import run_study
 from monai_essa.study.splits import SplitRequest
+from monai_essa.study.terms.request import AdaptRequest, Preset, StudyRequest
 from tests.anatomy.own_encoders import OwnMaps
 from tests.study.tiny import TIMINGS, run_apart
 

@@ -13,10 +13,12 @@ from monai_essa.planning.choices import Computer
 from monai_essa.planning.site import ImageFacts
 from monai_essa.study import plan as plan_module
 from monai_essa.study.hours import Memory, Work
-from monai_essa.study.plan import Draft, StudyRequest, Surroundings, draft_study
+from monai_essa.study.plan import draft_study
 from monai_essa.study.scans import SiteScans
 from monai_essa.study.splits import Scan, SplitRequest, partition
 from monai_essa.study.stages import Timings
+from monai_essa.study.terms.draft import Draft, Surroundings
+from monai_essa.study.terms.request import StudyRequest
 
 LABELS = {"background": 0, "liver": 1}
 FACTS = ImageFacts(20, (96.0,) * 3, (1.0,) * 3, 1, "mr", "dark")
@@ -109,6 +111,43 @@ def test_from_forty_labels_the_rates_are_not_checked(draft) -> None:
     found = draft(2000, labelled=90, count=None)
     assert "ssa_third" not in names(found)
     assert {"ssa_third", "no_ssa_third"} <= {each["name"] for each in found.dropped}
+
+
+def test_from_forty_labels_the_rate_of_each_arm_is_tried_on_patients_who_are_never_tested(draft) -> None:
+    found = draft(2000, labelled=90, count=None)
+    tried = [(planned, stage) for planned, stage in found.stages if planned.kind == "trial"]
+    assert [planned.arm for planned, _ in tried[::3]] == ["ssa", "no_ssa", "full", "head", "scratch", "full_ssa"]
+    rates = [stage.values["lr"] for _, stage in tried[:3]]
+    assert rates == [pytest.approx(rates[1] / 3), rates[1], 3 * rates[1]]
+    assert "best of 3, tried with 45 labelled patients and scored on 15 others" in found.rates
+    tested = {scan.patient for scan in found.parts.repeats[0][0].test}
+    aside = {scan.patient for scan in found.parts.trial.test}
+    assert not aside & (tested | {scan.patient for scan in found.parts.trial.training})
+    names = [planned.name for planned, _ in found.stages]
+    first_training = next(planned.name for planned, _ in found.stages if planned.kind == "train")
+    assert max(names.index(planned.name) for planned, _ in tried) < names.index(first_training)
+
+
+def test_rates_are_not_tried_where_it_cannot_be_and_the_plan_says_why(draft) -> None:
+    def kinds(found: Draft) -> set[str]:
+        return {planned.kind for planned, _ in found.stages}
+
+    few = draft(2000, labelled=90, count=39)
+    assert "trial" not in kinds(few) and not few.rates
+    folds = draft(2000, labelled=55, count=None)
+    assert "trial" not in kinds(folds) and "every labelled patient is tested" in folds.rates
+    given = draft(2000, labelled=90, count=None, values={"lr": 1.0e-3})
+    assert "trial" not in kinds(given) and given.rates == "No learning rate was tried, since lr was given."
+    short = draft(0.3, labelled=90, count=None)
+    assert "trial" not in kinds(short) and "--hours 0.3 is too short for 3 of each arm" in short.rates
+
+
+def test_arms_are_dropped_for_trials_down_to_three(draft) -> None:
+    counts: dict[bool, set[int]] = {}
+    for hours in (0.3, 0.5, 0.6, 0.7, 0.8, 1.0, 1.4):
+        found = draft(hours, labelled=90, count=None)
+        counts.setdefault(any(planned.kind == "trial" for planned, _ in found.stages), set()).add(len(found.arms))
+    assert min(counts[True]) >= 3 and False in counts
 
 
 def test_a_little_noise_of_the_clock_changes_nothing(draft, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from monai_essa.evaluation.baselines.ridge import fit_ridge
+from monai_essa.evaluation.comparison import Comparison
 from monai_essa.evaluation.repeats import ArmScores
-from monai_essa.evaluation.verdict import Comparison, compare_arms
+from monai_essa.evaluation.verdict import compare_arms
 from monai_essa.study.splits import Fold, Partition, Scan, SplitRequest, partition
 
 REPEATS = 5

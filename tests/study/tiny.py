@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from monai_essa.planning.networks import Network
-from monai_essa.study.plan import Preset, StudyRequest
-from monai_essa.study.run import AdaptRequest, run_study
+from monai_essa.study.run import run_study
 from monai_essa.study.splits import SplitRequest
 from monai_essa.study.stages import Timings
+from monai_essa.study.terms.request import AdaptRequest, Preset, StudyRequest
 
 __all__ = ["killed_after", "killed_at", "run_apart", "tiny_request"]
 
