@@ -37,6 +37,7 @@ _CHECKED_UNDER = 40  # labelled patients: no rate is searched, and a third of it
 _USED = 0.9  # of the hours; the rest is for the verdict, the report and the other users of the computer
 _CACHE_SHARE = 0.25  # of the computer's memory
 _SIZES = {"hidden_size", "mlp_dim", "num_heads"}  # of a ViT; the ladder of networks differs in them
+_MAP_BYTES = 0.05  # of a voxel of a compressed label map
 _FEW = 3  # scans, or images of a class, that the times are measured on
 
 
@@ -110,6 +111,7 @@ class Draft:
         memory: of a step; None where it was not measured.
         provisional: why no word may be said; None if one may.
         notes: lines about what was refused.
+        map_bytes: of a predicted label map; 0 for a classification.
     """
 
     design: StudyDesign
@@ -120,6 +122,7 @@ class Draft:
     memory: Memory | None
     provisional: str | None
     notes: Sequence[str]
+    map_bytes: float = 0.0
 
     @property
     def seconds(self) -> float:
@@ -130,10 +133,12 @@ class Draft:
 
     @property
     def disk(self) -> float:
-        """Return the bytes that the trainings leave: model.pt, an adapter of that size at most, a resume file."""
+        """Return the bytes that stay: model.pt, an adapter of that size at most, a resume file, label maps of tests."""
         weights = 0 if self.memory is None else self.memory.weights
         trainings = sum(planned.kind not in ("test", "floor", "refit") for planned, _ in self.stages)
-        return (2.0 * trainings + 6.0) * weights
+        tests = [planned for planned, _ in self.stages if planned.kind in ("test", "floor")]
+        maps = sum(len(self.parts.repeats[each.repeat - 1][each.fold - 1].test) for each in tests)
+        return (2.0 * trainings + 6.0) * weights + maps * self.map_bytes
 
 
 def draft_study(request: StudyRequest, around: Surroundings) -> Draft:
@@ -266,7 +271,13 @@ class _Fitting:
         if provisional is None and arms and taken < _LEAST_STEPS:
             provisional = f"{taken} steps of training: a network that has learned needs {_LEAST_STEPS}; give more hours"
         stages += refit_stages(design, timings, arms, parts.refit) if arms else []
-        return Draft(design, arms, dropped, parts, stages, memory, provisional, notes)
+        return Draft(design, arms, dropped, parts, stages, memory, provisional, notes, self._map_bytes(design))
+
+    def _map_bytes(self, design: StudyDesign) -> float:
+        """Return about what a compressed label map of a median scan takes."""
+        facts = self.around.facts
+        voxels = math.prod(length / step for length, step in zip(facts.extent, facts.spacing, strict=True))
+        return _MAP_BYTES * voxels if design.task == "segmentation" else 0.0
 
     def _designs(self) -> list[StudyDesign]:
         """Return a design for each network in question, from large to small."""
