@@ -69,7 +69,8 @@ def export_study(folder: Path, arm: str, run: Path, permission: str | None = Non
             write_text_whole(partial / "README.md", f"{card}\n## Not exported\n\n{refusal}\n")
         else:
             task = study.protocol["task"]
-            variant = BundleVariant(f"adapted_{task}", run=run, permission=permission)
+            said = "\n".join(f"- {line}" for line in (*facts.performance, *facts.data))
+            variant = BundleVariant(f"adapted_{task}", run=run, permission=permission, performance=said)
             copy_bundle(bundle_folder(f"essa_{task}"), partial, variant)
             export_hub(run, partial / "hub", facts)
             shutil.copyfile(partial / "hub" / "README.md", partial / "README.md")
