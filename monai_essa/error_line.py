@@ -5,16 +5,22 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
+import shutil
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 
 import yaml
 
 from monai_essa.outside import printable
 
-__all__ = ["moved_line", "one_line", "root_cause", "show_cause_last"]
+__all__ = ["asks_for_room", "moved_line", "one_line", "root_cause", "show_cause_last", "unwritten"]
 
 _IN_WORKER = re.compile(r"^Caught \w+ in DataLoader worker")
 # How MONAI, and Python, say that a config names what this version of the library does not have.
@@ -22,6 +28,9 @@ _MOVED = re.compile(
     r"Cannot locate class or function path: '(?P<component>monai_essa[\w.]*)'"
     r"|(?:No module named|module) '(?P<module>monai_essa[\w.]*)'(?: has no attribute '(?P<name>\w+)')?"
 )
+# A full disk, a quota, a limit of the size of a file, a disk that is mounted to be read.
+_UNWRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+_TORN = re.compile(r"inline_container.*(unexpected pos|PytorchStreamWriter)")  # what torch.save says of all of these
 _RAISED = re.compile(r"^(?:[\w.]+\.)?\w+(?:Error|Exception): (.+)$", re.MULTILINE)
 
 
@@ -55,13 +64,17 @@ def one_line(error: BaseException) -> str:
 
     Returns:
         The first line of its root cause's message, with escapes for characters that do not print, such as terminal
-        codes; the class name if there is no message.
+        codes; the class name if there is no message. What torch says of a full disk, the position of a byte, is
+        replaced by the reason.
 
     Example:
         >>> one_line(KeyError("no such section"))
         'no such section'
     """
     cause = root_cause(error)
+    full = unwritten(error) if _TORN.search(str(cause)) else None
+    if full is not None:
+        return f"{full.strerror}; make room on the disk and give the command again"
     # str() of a KeyError is the repr() of its key.
     message = str(cause.args[0]) if isinstance(cause, KeyError) and cause.args else str(cause)
     if _IN_WORKER.match(message):
@@ -74,6 +87,60 @@ def one_line(error: BaseException) -> str:
         return moved_line(".".join(filter(None, moved.groups())))
     # The bare key of a KeyError says too little without its name.
     return f"KeyError: {line}" if isinstance(cause, KeyError) and " " not in line else line
+
+
+def unwritten(error: BaseException) -> OSError | None:
+    """Return the error of the system if the reason of an error is that the disk takes no more; None if it is another.
+
+    Args:
+        error: as it was caught, also one whose text alone tells, as those of torch.save and safetensors do.
+
+    Example:
+        >>> unwritten(RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"))
+        OSError(28, 'No space left on device')
+        >>> unwritten(ValueError("loss is NaN"))
+    """
+    numbers = {os.strerror(number): number for number in _UNWRITTEN}
+    for each in _behind(error):
+        if isinstance(each, OSError) and each.errno in _UNWRITTEN:
+            return OSError(each.errno, each.strerror)
+        if said := next((reason for reason in numbers if reason in str(each)), None):
+            return OSError(numbers[said], said)
+    torn = any(_TORN.search(str(each)) for each in _behind(error))
+    return OSError(errno.ENOSPC, "a file could not be written to its end") if torn else None
+
+
+@contextmanager
+def asks_for_room(folder: Path) -> Iterator[None]:
+    """Say of a disk that takes no more what to do about it, where the same command goes on afterwards.
+
+    Args:
+        folder: that is written to.
+
+    Raises:
+        RuntimeError: in place of an error that :func:`unwritten` knows.
+
+    Example:
+        >>> with asks_for_room(Path()):
+        ...     pass
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = unwritten(error)
+        if reason is None:
+            raise
+        free = shutil.disk_usage(folder).free
+        raise RuntimeError(
+            f"{folder}: {reason.strerror}, {free / 1e6:.0f} MB are free; make room and give the same command: it goes "
+            "on where this one stopped"
+        ) from error
+
+
+def _behind(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def moved_line(name: str) -> str:

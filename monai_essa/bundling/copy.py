@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -26,11 +27,27 @@ from monai_essa.data.lists.read import read_datalist
 from monai_essa.files import folder_written_whole
 from monai_essa.outside import NAME, Text
 
-__all__ = ["BundleVariant", "copy_bundle", "listed_labels", "write_metadata", "write_variant"]
+__all__ = ["BundleVariant", "copy_bundle", "listed_labels", "write_documents", "write_metadata", "write_variant"]
 
 _MODALITIES = {"ct": "CT", "mr": "MR", "us": "US", "xray": "DX", "fundus": "OP", "2d": "n/a"}
 _TEXT = Text(r"(?s).*", longest=100_000)
 _NO_WEIGHTS = " The bundle holds no weights: a site trains its own."  # how the shipped descriptions end
+_PERFORMANCE = re.compile(r"(## \*\*Performance\*\*\n).*?(?=\n## |\Z)", re.DOTALL)
+_UNSCORED = "The run that the weights come from states no score here; `evaluate.yaml` computes that of a run."
+# What the documents of a bundle without weights say, and what those of a bundle with weights say instead.
+_DOCUMENTS = {
+    "docs/README.md": (
+        ("The bundle holds no weights. ", "The weights in `models/` were trained on the scans of one site. "),
+    ),
+    "docs/data_license.txt": (
+        (
+            "This bundle holds no data and no weights that were trained on data.",
+            "This bundle holds no data. Its weights were trained on the scans of a site; whoever shares them sees to\n"
+            "what the site's licence or consent says about that.",
+        ),
+        ("with this bundle may inherit", "may inherit"),
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -46,6 +63,7 @@ class BundleVariant:
             continues training from it, as MONAI Label expects, unless another start is chosen. Default: none.
         permission: who allowed to share the modified weights of the run, and when: needed where the licence of their
             base has no derivatives (ND), and written into the bundle's LICENSE. Default: none.
+        performance: of the weights of the run, in Markdown, for the README. Default: nothing is known.
     """
 
     name: str
@@ -53,6 +71,7 @@ class BundleVariant:
     values: Mapping[str, Any] = field(default_factory=dict)
     run: Path | None = None
     permission: str | None = None
+    performance: str = ""
 
 
 def copy_bundle(source: Path, destination: Path, variant: BundleVariant) -> Path:
@@ -82,6 +101,7 @@ def copy_bundle(source: Path, destination: Path, variant: BundleVariant) -> Path
         drop_marks(partial / "configs")
         write_variant(partial, _with_start(source, variant), variant.values)
         if variant.run is not None:
+            write_documents(partial, variant.name, variant.performance)
             take_weights(partial, variant.run, variant.permission)
         write_metadata(partial, variant.name, variant.overlays)
     return target
@@ -175,6 +195,27 @@ def write_metadata(bundle: Path, name: str, overlays: Mapping[str, str]) -> None
     if "labels" in parser:
         _set_labels(metadata, parser.get_parsed_content("labels"))
     path.write_text(json.dumps(metadata, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_documents(bundle: Path, name: str, performance: str = "") -> None:
+    """Let the README and the notice about data speak of a bundle with weights.
+
+    Args:
+        bundle: folder of a copied bundle; a document that it lacks is passed over.
+        name: of the copy, the title of its README.
+        performance: of the weights, in Markdown; default: that nothing is known.
+    """
+    for document, sentences in _DOCUMENTS.items():
+        path = bundle / document
+        if not path.is_file():
+            continue
+        text = path.read_text(encoding="utf-8")
+        for without, with_weights in sentences:
+            text = text.replace(without, with_weights)
+        if path.name == "README.md":
+            text = re.sub(r"\A# .*", lambda _: f"# {name}", text)
+            text = _PERFORMANCE.sub(lambda found: f"{found[1]}{performance.strip() or _UNSCORED}\n", text)
+        path.write_text(text, encoding="utf-8")
 
 
 def _with_run(source: Path, variant: BundleVariant, run: Path) -> BundleVariant:

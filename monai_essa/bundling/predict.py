@@ -19,6 +19,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.config import NdarrayOrTensor
 from monai.data import MetaTensor, NibabelWriter
 from monai.data.utils import to_affine_nd
+from monai.transforms import SaveImaged
 from monai.utils import ImageMetaKey, convert_data_type
 from tqdm import tqdm
 
@@ -31,7 +32,7 @@ from monai_essa.data.readers.volume import SAME_GRID, corner_shift
 from monai_essa.data.readers.volume_file import channels_first, open_volumes
 from monai_essa.data.transforms import CheckVolumed
 
-__all__ = ["Prediction", "ResultNames", "ScanGridWriter", "predict"]
+__all__ = ["Prediction", "ResultNames", "ScanGridWriter", "predict", "save_label_maps"]
 
 logger = logging.getLogger(__name__)
 _INPUTS = "/inputs"  # MONAI names a result by its input's path below a folder, whether that exists or not
@@ -102,6 +103,38 @@ def predict(prediction: Prediction, inputs: Sequence[Image | Path], output: Path
     return sorted(path for path in output.rglob("*") if path.is_file())
 
 
+def save_label_maps(items: Sequence[Mapping[str, Any]], folder: str | Path) -> SaveImaged:
+    """Make a transform that writes ``pred``, a map of class ids, as NIfTI on the voxels of its image.
+
+    Args:
+        items: of a data list, with the key ``image``: a map has the name of its image, below the folder that all share.
+        folder: of the label maps; made if missing.
+
+    Returns:
+        The transform, for the end of a postprocessing.
+
+    Raises:
+        ValueError: if two items begin with the same file.
+
+    Example:
+        >>> save = save_label_maps([{"image": "/scans/p1/ct.nii.gz"}, {"image": "/scans/p2/ct.nii.gz"}], "masks")
+        >>> save.saver.fname_formatter.names
+        {'/scans/p1/ct.nii.gz': 'p1/ct', '/scans/p2/ct.nii.gz': 'p2/ct'}
+    """
+    return SaveImaged(
+        keys="pred",
+        output_dir=folder,
+        output_postfix="",
+        output_ext=".nii.gz",
+        output_dtype=np.uint8,
+        data_root_dir=_INPUTS,
+        separate_folder=False,
+        print_log=False,
+        writer=ScanGridWriter,
+        output_name_formatter=ResultNames(result_names([_image(item["image"]) for item in items])),
+    )
+
+
 class ScanGridWriter(NibabelWriter):
     """Write NIfTI as MONAI's NibabelWriter does, but without its losses if a result lies on the voxels of its scan.
 
@@ -157,6 +190,10 @@ class ScanGridWriter(NibabelWriter):
         spatial = self.data_obj.shape[: len(shape)]
         if spatial == shape and corner_shift(shape, to_affine_nd(3, original), to_affine_nd(3, affine)) <= SAME_GRID:
             self.affine = original
+
+
+def _image(paths: Any) -> Image:
+    return paths if isinstance(paths, str) else tuple(paths)
 
 
 def _run(prediction: Prediction, images: Sequence[Image], names: Mapping[str, str], output: Path) -> int:

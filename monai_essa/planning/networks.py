@@ -17,7 +17,7 @@ from monai_essa.planning.choices import patch_choice, spacing_choice
 from monai_essa.planning.site import ImageFacts
 from monai_essa.weights.families import card_of
 from monai_essa.weights.family_files import WeightCheck, check_weights
-from monai_essa.weights.zoo_bundle import read_zoo_bundle
+from monai_essa.weights.zoo_bundle import ZooBundle, read_zoo_bundle
 
 __all__ = ["Images", "Network", "given_images", "given_network", "images_for", "network_ladder"]
 
@@ -26,6 +26,8 @@ _STEP = 16  # pixels that the side of a 2-D image is a multiple of
 _FLAT_SIDE = 224  # of a 2-D image: what public weights were trained on
 _ENTRIES = {"axcodes", "spacing"}  # of the card of weights, which the configs have under the same key
 _BUNDLE = "bundle:"
+_WHOLE = Number(1, 4096, whole=True)
+_USUAL_HEADS, _USUAL_WIDTH = 12, 16  # of MONAI's ViT and UNETR, where a config names none
 
 
 @dataclass(frozen=True)
@@ -153,15 +155,14 @@ def given_network(pretrained: str) -> Network:
         )
     if check.refused:
         raise ValueError(f"--pretrained {shown(pretrained)}: {check.refused[0]}")
-    arguments = dict(built.arguments)
+    arguments, width, notes = _arguments(pretrained, check, bundle)
     version = "_v2" if arguments.pop("use_v2", False) else ""
-    width = int(arguments.get("init_filters", arguments.get("feature_size", 16)))
     family = {} if check.family is None else card_of(check.family)
     card = dict(family if bundle is None else bundle.card)
     name = f"{built.network} of {check.file}"
     side = _FLAT_SIDE if arguments.get("spatial_dims") == 2 else 96
     kind = f"{_KINDS[built.network]}{version}"
-    return Network(name, kind, _sizes(check, arguments), width, side, card, built.assumed)
+    return Network(name, kind, _sizes(check, arguments), width, side, card, notes)
 
 
 def images_for(task: str, facts: ImageFacts, network: Network, labels: Mapping[str, int], several: bool) -> Images:
@@ -222,6 +223,21 @@ _SIZES: Sequence[tuple[str, dict[str, Any], int]] = (
 )
 
 
+def _arguments(
+    pretrained: str, check: WeightCheck, bundle: ZooBundle | None
+) -> tuple[dict[str, Any], int, tuple[str, ...]]:
+    """Return the arguments of the network, the width of its decoder, and lines about what nothing tells."""
+    arguments, notes = dict(check.constructor.arguments), check.constructor.assumed
+    width = int(arguments.get("init_filters", arguments.get("feature_size", _USUAL_WIDTH)))
+    if bundle is not None and check.constructor.network == "ViT":  # no tensor of its encoder shows these two
+        where = f"--pretrained {shown(pretrained)}, network_def"
+        heads, own = bundle.argument("num_heads", _USUAL_HEADS), bundle.argument("feature_size", width)
+        width = width if own is None else int(_WHOLE.check(own, f"{where}#feature_size"))
+        if heads is not None:
+            arguments["num_heads"], notes = _WHOLE.check(heads, f"{where}#num_heads"), ()
+    return arguments, width, notes
+
+
 def _sizes(check: WeightCheck, arguments: dict[str, Any]) -> dict[str, Any]:
     """Return the arguments of the network as values of the configs, without those that the images tell."""
     kept = {key: value for key, value in arguments.items() if key not in ("spatial_dims", "in_channels")}
@@ -230,8 +246,11 @@ def _sizes(check: WeightCheck, arguments: dict[str, Any]) -> dict[str, Any]:
         return kept | ({} if bias else {"network_def#qkv_bias": False})
     usual = {"depths": [2, 2, 2, 2], "num_heads": [3, 6, 12, 24], "window_size": 7, "blocks_down": [1, 2, 2, 4]}
     renamed = {"init_filters": "feature_size"}
+    levels = len(kept.get("blocks_down", ()))
+    if levels not in (0, 4):
+        kept["blocks_up"] = [1] * (levels - 1)  # as many blocks on each level as the usual four have
     return {
-        renamed.get(key, f"network_def#{key}" if key in usual else key): value
+        renamed.get(key, f"network_def#{key}" if key in (*usual, "blocks_up") else key): value
         for key, value in kept.items()
         if usual.get(key) != value
     }

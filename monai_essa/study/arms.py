@@ -177,7 +177,7 @@ class StudyDesign:
         """Score a finished training on the test patients."""
         configs = tuple(config for config in training.configs if config != "last_epoch.yaml")
         own = {"validation_section": place.section("test"), "report#resamples": 0}  # the verdict has the intervals
-        values = {**training.values, **own}
+        values = {**training.values, **own, **self._kept(training.name)}
         title = training.title.replace(": training", ": test")
         return Stage(name, title, training.bundle, (*configs, "evaluate.yaml"), values)
 
@@ -186,11 +186,15 @@ class StudyDesign:
         test = self.test(name, training, place)
         overlays = ["floor_voxels.yaml"] if floor.name == "floor_features" else []
         values = {key: value for key, value in test.values.items() if key != "adapter"}
-        values |= {"output_dir": str(self._run(name))}
+        values |= {"output_dir": str(self._run(name)), **self._kept(name)}
         return replace(test, title=floor.title, configs=(*test.configs, *overlays, f"{floor.name}.yaml"), values=values)
 
     def _run(self, name: str) -> Path:
         return self.folder / "runs" / name
+
+    def _kept(self, run: str) -> dict[str, Any]:
+        """Return what lets a test keep its predictions: the table of a classification holds them anyway."""
+        return {"masks": str(self._run(run) / "test" / "masks")} if self.task == "segmentation" else {}
 
     def _own(self, name: str, place: Place) -> dict[str, Any]:
         values = {

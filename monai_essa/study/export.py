@@ -78,18 +78,19 @@ def export_study(folder: Path, arm: str, run: Path, permission: str | None = Non
         else:
             export_hub(run, partial / "hub", facts)
             shutil.copyfile(partial / "hub" / "README.md", partial / "README.md")
-            _add_network(study, run, partial, permission)
+            _add_network(study, run, partial, facts)
         if (folder / "report.html").is_file():
             shutil.copyfile(folder / "report.html", partial / "report.html")
     return target
 
 
-def _add_network(study: StudyFolder, run: Path, export: Path, permission: str | None) -> None:
+def _add_network(study: StudyFolder, run: Path, export: Path, facts: CardFacts) -> None:
     """Add the whole network: a bundle, or its weights with the overlay that says how it is built."""
     task = study.protocol["task"]
     overlay = study.path / "overlays" / f"essa_{task}.yaml"
     if not overlay.is_file():
-        variant = BundleVariant(f"adapted_{task}", run=run, permission=permission)
+        said = "\n".join(f"- {line}" for line in (*facts.performance, *facts.data))
+        variant = BundleVariant(f"adapted_{task}", run=run, permission=facts.permission, performance=said)
         copy_bundle(bundle_folder(f"essa_{task}"), export, variant)
         return
     shutil.copyfile(run / "model.pt", export / "model.pt")

@@ -134,7 +134,7 @@ def study_verdict(folder: str | Path) -> Verdict:
     runs, missing = _finished(plan)
     left_out = dict.fromkeys(plan.dropped, "dropped before the first stage") | missing
     if not runs:
-        return Verdict(plan.protocol, [], left_out=left_out, sentence="Nothing is tested yet, so there is no verdict.")
+        return Verdict(plan.protocol, [], left_out=left_out, sentence=_no_verdict(plan, missing))
     site = _site(plan, runs)
     if site.metric != plan.protocol["metric"]:
         raise ValueError(f"{plan.folder}: planned for the {plan.protocol['metric']}, got tables of the {site.metric}")
@@ -271,6 +271,12 @@ def _chosen(plan: _Plan, arms: Sequence[ArmScores]) -> Chosen | None:
 
 def _plain_choice(chosen: Chosen, plan: _Plan) -> dict[str, Any]:
     return asdict(chosen) | {"labels": plan.protocol["labels"], "metric": plan.protocol["metric"]}
+
+
+def _no_verdict(plan: _Plan, missing: Mapping[str, str]) -> str:
+    if not any(reason.endswith("failed") for reason in missing.values()):
+        return "Nothing is tested yet, so there is no verdict."
+    return " ".join(["There is no verdict, since no arm was tested in every repeat.", *_limits(plan, missing)])
 
 
 def _whether_ssa_helps(plan: _Plan, verdict: Verdict) -> tuple[bool | None, list[str]]:

@@ -36,6 +36,7 @@ _CORE = 2  # arms that a study cannot do without
 _USED = 0.9  # of the hours; the rest is for the verdict, the report and the other users of the computer
 _CACHE_SHARE = 0.25  # of the computer's memory
 _SIZES = {"hidden_size", "mlp_dim", "num_heads"}  # of a ViT; the ladder of networks differs in them
+_MAP_BYTES = 0.05  # of a voxel of a compressed label map
 _FEW = 3  # scans, or images of a class, that the times are measured on
 
 
@@ -187,7 +188,13 @@ class _Fitting:
         if provisional is None and arms and taken < least:
             provisional = f"{taken} steps of training: a network that has learned needs {least}; give more hours"
         stages += refit_stages(design, timings, arms, parts.refit) if arms else []
-        return Draft(design, arms, dropped, parts, stages, memory, provisional, notes)
+        return Draft(design, arms, dropped, parts, stages, memory, provisional, notes, map_bytes=self._map_bytes(design))
+
+    def _map_bytes(self, design: StudyDesign) -> float:
+        """Return about what a compressed label map of a median scan takes."""
+        facts = self.around.facts
+        voxels = math.prod(length / step for length, step in zip(facts.extent, facts.spacing, strict=True))
+        return _MAP_BYTES * voxels if design.task == "segmentation" else 0.0
 
     def _designs(self) -> list[StudyDesign]:
         """Return a design for each network in question, from large to small."""

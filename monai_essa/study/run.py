@@ -20,6 +20,7 @@ from tqdm import tqdm
 from monai_essa.data import check_datalist
 from monai_essa.data.lists.fold_files import write_fold_file
 from monai_essa.data.lists.read import read_datalist
+from monai_essa.error_line import asks_for_room
 from monai_essa.evaluation.baselines.rivals import score_rival
 from monai_essa.files import write_text_whole
 from monai_essa.outside import Number, printable, shown
@@ -70,7 +71,8 @@ def run_study(request: AdaptRequest, folder: Path, dry_run: bool = False, splits
 
     Raises:
         FileExistsError: if the folder holds other files.
-        RuntimeError: if another process works on the study, or the plan could not be made.
+        PermissionError: if the folder cannot be made or written to.
+        RuntimeError: if another process works on the study, the disk takes no more, or the plan could not be made.
         ValueError: if the folder holds the study of another request.
     """
     Number(0, 1).check(request.margin, "--margin")
@@ -80,8 +82,7 @@ def run_study(request: AdaptRequest, folder: Path, dry_run: bool = False, splits
         in_child(_show_draft, request, folder)
         return 0
     _check_folder(folder, request)
-    folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder), stopped_by_signals():
+    with _alone(folder), asks_for_room(folder), stopped_by_signals():
         if not (folder / PLAN).is_file():
             in_child(_prepare, request, folder)
         plan = read_plan(folder)
@@ -110,6 +111,7 @@ def _run(folder: Path, plan: StudyPlan) -> int:
     in_child(_hand_over, folder, exported, refit)
     if failures:
         _say([f"{len(failures)} stages failed; their output is in {folder / 'logs'}"])
+        _say(["to try them again: mend the cause, delete stages/*.failed, and give the same command"])
     return 0 if exported is not None or not plan.arms else 1
 
 
@@ -130,7 +132,7 @@ def _score_rivals(rivals: Mapping[str, Path], folder: Path, plan: StudyPlan) -> 
 def _reach(folder: Path) -> str | None:
     """Write the verdict, print it, and return the arm that is exported."""
     verdict = json.loads(write_verdict(folder).read_text(encoding="utf-8"))
-    if verdict["arms"]:
+    if read_plan(folder).arms:
         _say([verdict["sentence"]])
     return None if verdict["exported"] is None else str(verdict["exported"]["name"])
 
@@ -187,9 +189,12 @@ def _alone(folder: Path) -> Iterator[None]:
     """Hold the lock of a study; children inherit it, so that one of a killed start is waited for."""
     lock = filelock.FileLock(folder / ".lock", timeout=_WAIT)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except filelock.Timeout:
         raise RuntimeError(f"{folder}: another process works on this study; wait for its end or stop it") from None
+    except OSError as error:
+        raise PermissionError(f"{folder} cannot be written to ({error.strerror}); give another --out") from error
     try:
         yield
     finally:

@@ -198,6 +198,8 @@ def _named(site: SiteScans, named: Mapping[str, int], where: Path) -> SiteScans:
     if named:
         return replace(site, classes=filled_classes(named))
     ids = map_ids([str(label) for label in labels], site.label_map)
+    if not any(ids):
+        raise ValueError(f"{where}: every label map is empty; expected voxels of at least one structure, such as 1")
     kept = {number: place for place, number in enumerate([number for number in ids if number > 0], 1)}
     closed: dict[float, int] = {number: place for number, place in kept.items() if number != place}
     if site.label_map or max(ids) <= 2 * len(kept) or min(ids) < 0:

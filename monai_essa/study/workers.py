@@ -21,7 +21,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from pathlib import Path
@@ -30,7 +30,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from monai_essa.error_line import one_line
+from monai_essa.error_line import one_line, unwritten
 from monai_essa.files import write_text_whole
 from monai_essa.outside import printable, shown
 from monai_essa.planning.study_plan import PlannedStage, StudyPlan
@@ -52,13 +52,15 @@ _GRACE = 20.0  # seconds that a child has to save its state
 _TITLES = {"base": "pre-training of the base", "ssa": "SSA", "tpp": "TPP", "train": "training", "test": "test"}
 _TITLES |= {"floor": "floor", "refit": "training", "trial": "trial of a rate", "trial_test": "score of the trial"}
 _LONGEST = 500  # characters of a failure
+_NEEDS = "it needs "  # the failure of a stage that did not run
 
 
 def run_stages(folder: Path, plan: StudyPlan, stages: Sequence[PlannedStage]) -> list[str]:
     """Run each stage that has not ended, in a child process, and mark how it ended.
 
     A stage whose marker is there is not run again; one that was killed goes on from its checkpoints. One that fails is
-    reported in a line, and so is every stage that needs it; the others go on.
+    reported in a line, and so is every stage that needs it; the others go on. A stage that cannot write, for want of
+    space say, has not failed: it is not marked, and no other stage is begun.
 
     Args:
         folder: of the study.
@@ -67,9 +69,15 @@ def run_stages(folder: Path, plan: StudyPlan, stages: Sequence[PlannedStage]) ->
 
     Returns:
         A line for each stage that failed, in this call or before.
+
+    Raises:
+        OSError: if a stage, or a marker, could not be written.
     """
     clock = _Clock(folder, plan, stages)
     failures = []
+    for stage in stages:  # what they needed may have been mended
+        if (failure_of(folder, stage) or "").startswith(_NEEDS):
+            _marker(folder, stage, "failed").unlink()
     for number, stage in enumerate(stages, 1):
         if seconds_of(folder, stage) is None and failure_of(folder, stage) is None:
             _run_stage(folder, stage, lambda seconds, at=number, own=stage: clock.show(at, own, seconds))
@@ -144,6 +152,7 @@ def in_child(function: Callable[..., Any], *arguments: Any) -> Any:
 
     Raises:
         ChildError: if the function raised, or the process was killed.
+        OSError: if it raised because the disk takes no more.
     """
     return supervised(function, arguments, None, lambda seconds: None)
 
@@ -167,6 +176,7 @@ def supervised(
 
     Raises:
         ChildError: if the function raised, or the process was killed.
+        OSError: if it raised because the disk takes no more.
     """
     context = _context()
     receiving, sending = context.Pipe(duplex=False)
@@ -184,7 +194,7 @@ def supervised(
     if succeeded is None:
         raise ChildError(_how_it_ended(child.exitcode))
     if not succeeded:
-        raise ChildError(value)
+        raise value
     return value
 
 
@@ -264,7 +274,7 @@ def _run_stage(folder: Path, stage: PlannedStage, show: Any) -> None:
     """Run a stage and write its marker."""
     lacking = [name for name in stage.needs if not (folder / "stages" / f"{name}.done").is_file()]
     if lacking:
-        write_text_whole(_marker(folder, stage, "failed"), f"it needs {lacking[0]}, which failed\n")
+        write_text_whole(_marker(folder, stage, "failed"), f"{_NEEDS}{lacking[0]}, which failed\n")
         return
     finished = _finished_before(folder, stage)
     if finished is None:
@@ -348,12 +358,14 @@ def _run(sending: Connection, log: Path | None, function: Callable[..., Any], ar
     try:
         sending.send((True, function(*arguments)))
     except BaseException as error:  # noqa: BLE001 - whatever it is, the parent has to hear of it
+        sending.send((False, unwritten(error) or ChildError(one_line(error))))
         if log is not None:
-            traceback.print_exc()
-        sending.send((False, one_line(error)))
+            with suppress(OSError):  # on a full disk the log takes no more either
+                traceback.print_exc()
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
 
 
 def _write_to(log: Path) -> None:

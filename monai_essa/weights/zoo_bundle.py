@@ -67,6 +67,16 @@ class ZooBundle:
             )
         return path
 
+    def argument(self, name: str, default: Any = None) -> Any:
+        """Return an argument of ``network_def``; None if an expression computes it.
+
+        Args:
+            name: of the argument.
+            default: returned where ``network_def`` does not name it.
+        """
+        given = self.config.get("network_def")
+        return _known(given.get(name, default), self.config) if isinstance(given, Mapping) else None
+
 
 def read_zoo_bundle(folder: str | Path, values: Mapping[str, Any] | None = None) -> ZooBundle:
     """Read a bundle folder.

@@ -91,7 +91,7 @@ def test_evaluation_scores_what_inference_writes(
     folder = run(network)
     own = [f"network_{network}.yaml", *([] if intensity == "mr" else [f"intensity_{intensity}.yaml"])]
     values: dict[str, Any] = {"dataset_dir": scans, "validation_section": "test", "output_dir": folder}
-    run_bundle("essa_segmentation", "train.yaml", *own, "evaluate.yaml", **values)
+    run_bundle("essa_segmentation", "train.yaml", *own, "evaluate.yaml", masks=folder / "kept", **values)
     data = [{"image": str(scans / f"{name}.nii.gz")} for name in SCANS]
     values = {"data": data, "checkpoint": folder / "model.pt", "output_dir": folder / "masks"}
     run_bundle("essa_segmentation", "inference.yaml", *own, **values, **READER)
@@ -99,6 +99,10 @@ def test_evaluation_scores_what_inference_writes(
     np.testing.assert_allclose(evaluated_dice(folder), written, rtol=0, atol=1e-6)
     assert written.min() > 0
     assert written.max() < 1
+    for name in SCANS:
+        kept, mask = nib.load(folder / "kept" / f"{name}.nii.gz"), nib.load(folder / "masks" / f"{name}_seg.nii.gz")
+        np.testing.assert_array_equal(kept.dataobj, mask.dataobj)
+        np.testing.assert_array_equal(kept.affine, nib.load(scans / f"{name}.nii.gz").affine)
 
 
 def test_caches_and_workers_do_not_change_the_scores(

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -93,7 +94,7 @@ def evaluated_dice(run: Path) -> dict[str, list[float]]:
 def test_what_is_scored_is_what_inference_writes_on_pictures_of_many_sizes(
     slices: Path, segmented: Path, run_bundle: RunBundle, tmp_path: Path
 ) -> None:
-    values = FLAT | {"dataset_dir": slices, "output_dir": segmented}
+    values = FLAT | {"dataset_dir": slices, "output_dir": segmented, "masks": tmp_path / "kept"}
     run_bundle("essa_segmentation", "train.yaml", "images_2d.yaml", "evaluate.yaml", **values)
     values = FLAT | {"dataset_dir": slices / "images", "checkpoint": segmented / "model.pt", "output_dir": tmp_path}
     run_bundle("essa_segmentation", "inference.yaml", "images_2d.yaml", **values)
@@ -102,6 +103,8 @@ def test_what_is_scored_is_what_inference_writes_on_pictures_of_many_sizes(
     assert scored.keys() == written.keys()
     for name, row in written.items():
         np.testing.assert_allclose(scored[name], row, rtol=0, atol=1e-6)
+        kept = np.asarray(nib.load(tmp_path / "kept" / name.replace(".png", ".nii.gz")).dataobj)
+        assert np.array_equal(kept.T, np.asarray(Image.open(tmp_path / name.replace(".png", "_seg.png"))))
     rows = list(csv.DictReader((segmented / "test" / "cases.csv").open(encoding="utf-8")))
     reported = [float(row["dice"] or "nan") for row in rows]
     np.testing.assert_allclose(reported, [value for row in scored.values() for value in row], atol=1e-5)

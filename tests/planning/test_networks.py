@@ -5,13 +5,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from monai.networks.nets import SegResNet, SwinUNETR
 
+from monai_essa.bundling.finished_run import network_of_config
+from monai_essa.bundling.folder import bundle_folder
 from monai_essa.planning.networks import Images, given_images, given_network, network_ladder
+from monai_essa.weights import load_weights, zoo_network
 
 IMAGES = Images(3, (1.0, 1.0, 1.0), (48, 64, 48), 1, None, {"background": 0, "liver": 1})
 
@@ -40,6 +45,44 @@ def test_weights_name_their_network(
     torch.save(network.state_dict(), tmp_path / "base.pt")
     found = given_network(str(tmp_path / "base.pt"))
     assert (found.kind, found.feature_size, found.method) == (kind, width, method)
+
+
+UNETR_SIZES = {"img_size": [32, 32, 32], "feature_size": 4, "hidden_size": 48, "mlp_dim": 96, "num_heads": 4}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "values"),
+    [
+        ({"_target_": "UNETR", **UNETR_SIZES}, "vit", {"num_heads": 4, "network_def#qkv_bias": False}),
+        ({"_target_": "SwinUNETR", "feature_size": 12}, "swin_unetr", {"feature_size": 12}),
+        (
+            {"_target_": "SegResNet", "init_filters": 8, "blocks_down": [1, 2, 2], "blocks_up": [1, 1]},
+            "segresnet",
+            {"feature_size": 8, "network_def#blocks_down": [1, 2, 2], "network_def#blocks_up": [1, 1]},
+        ),
+    ],
+    ids=["unetr", "swin", "segresnet of three levels"],
+)
+def test_a_bundle_of_the_zoo_says_what_no_tensor_shows(
+    arguments: dict[str, Any], kind: str, values: dict[str, Any], tmp_path: Path
+) -> None:
+    """The network that the configs then build takes every tensor of the encoder."""
+    given = {"in_channels": 1, "out_channels": 2, **arguments}
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "models").mkdir()
+    (tmp_path / "configs" / "inference.json").write_text(json.dumps({"network_def": given}), encoding="utf-8")
+    torch.save(zoo_network(tmp_path).state_dict(), tmp_path / "models" / "model.pt")
+    found = given_network(f"bundle:{tmp_path}")
+    assert found.kind == kind and found.values.items() >= values.items() and not found.notes
+    configs = bundle_folder("essa_segmentation") / "configs"
+    files = [configs / "train.yaml", *(configs / name for name in found.overlay)]
+    size = {"img_size": [64, 64, 64] if kind == "swin_unetr" else [32, 32, 32]}
+    known = {key: value for key, value in found.values.items() if key not in ("patch_size", "num_layers")}
+    network = network_of_config(files, known | size | {"feature_size": found.feature_size})
+    report = load_weights(network, f"bundle:{tmp_path}")
+    assert report.loaded and not report.missing
+    with torch.device("meta"):
+        network.to("meta").eval()(torch.empty(1, 1, *size["img_size"]))
 
 
 def test_what_the_user_sets_is_what_the_plan_says() -> None:

@@ -276,6 +276,18 @@ def test_before_the_first_test_there_is_the_protocol_alone(study: Study) -> None
     assert record["protocol"] == protocol() and record["sentence"].startswith("Nothing is tested yet")
 
 
+def test_where_every_arm_failed_the_sentence_says_so(study: Study) -> None:
+    folder = study({"ssa": 0.8, "no_ssa": 0.7})
+    for marker in (folder / "stages").glob("*-r1f1-*.done"):
+        marker.rename(marker.with_suffix(".failed"))
+    verdict = study_verdict(folder)
+    assert verdict.sentence.startswith("There is no verdict, since no arm was tested in every repeat.")
+    assert (
+        'Left out: "SSA, then PEFT" (stage 00-r1f1-ssa failed); "PEFT" (stage 05-r1f1-no_ssa failed).'
+        in verdict.sentence
+    )
+
+
 def test_a_single_arm_is_shown_without_a_comparison(study: Study) -> None:
     verdict = study_verdict(study({"no_ssa": 0.7}, primaries=[]))
     assert [row["name"] for row in verdict.arms] == ["no_ssa"] and not verdict.comparisons

@@ -156,3 +156,9 @@ def test_a_little_noise_of_the_clock_changes_nothing(draft, monkeypatch: pytest.
     monkeypatch.setattr(plan_module, "measure", lambda design, labelled: noisy)
     after = draft(1)
     assert names(before) == names(after) and before.design == after.design
+
+
+def test_the_disk_space_holds_the_label_maps_of_every_test(draft) -> None:
+    found = draft(2000)
+    tested = sum(len(fold.test) for folds in found.parts.repeats for fold in folds) * (len(found.arms) + 1)
+    assert found.disk - plan_module.replace(found, map_bytes=0.0).disk == pytest.approx(tested * 0.05 * 96**3)

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.check_study import check_study
 from monai_essa.planning.study_plan import read_plan
 from monai_essa.study.run import run_study
 from tests.study.tiny import killed_after, killed_at, run_apart, tiny_request
@@ -57,6 +58,13 @@ def test_every_stage_ends_with_its_marker_and_its_table(finished: Path) -> None:
     ]
     assert [len(table.read_text().splitlines()) for table in tables] == [4, 4, 4]
     assert not list((finished / "runs").glob("*/resume"))
+
+
+@runs_a_study
+def test_its_numbers_follow_from_the_label_maps_that_it_keeps(finished: Path) -> None:
+    check = check_study(finished)
+    assert check.largest < 1e-6 and not check.left_out
+    assert list(check.repeats) == ["ssa", "no_ssa", "floor_atlas"]
 
 
 @runs_a_study

@@ -100,6 +100,14 @@ def test_label_maps_beside_classes_are_refused(tmp_path: Path) -> None:
         read_site(path)
 
 
+def test_empty_label_maps_are_refused(tmp_path: Path) -> None:
+    images = scans_in(tmp_path, 2)
+    for number in range(2):
+        _write(tmp_path / "labels" / f"case_{number}.nii.gz", np.zeros((8, 8, 8), np.uint8))
+    with pytest.raises(ValueError, match=f"^{images}: every label map is empty; expected voxels of at least one"):
+        read_site(images, tmp_path / "labels")
+
+
 def test_labels_for_another_task_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="--task classification: the labels of .* are for segmentation"):
         read_site(scans_in(tmp_path, 2, labelled=2), tmp_path / "labels", "classification")

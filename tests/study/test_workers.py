@@ -13,7 +13,9 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
+from monai_essa.error_line import asks_for_room
 from monai_essa.planning.study_plan import PlannedStage, StudyPlan
 from monai_essa.study import workers
 from monai_essa.study.workers import ChildError, failure_of, in_child, run_stages, seconds_of, stopped_by_signals
@@ -84,6 +86,31 @@ def test_a_failure_is_told_once_and_stops_only_what_needs_it(
     assert ran.read_text().split() == ["base", "ssa", "no-ssa-train"], "each ran once"
 
 
+def test_what_needed_a_stage_that_was_mended_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = tmp_path / "ran"
+    (tmp_path / "stages").mkdir()
+    monkeypatch.setattr(workers, "run_stage", lambda path: _fake(path, ran))
+    stages = [_stage("ssa"), _stage("ssa-train", "ssa"), _stage("ssa-test", "ssa-train")]
+    assert len(run_stages(tmp_path, PLAN, stages)) == 3
+    (tmp_path / "stages" / "ssa.failed").unlink()
+    monkeypatch.setattr(workers, "run_stage", lambda path: None)
+    assert run_stages(tmp_path, PLAN, stages) == []
+
+
+def test_a_full_disk_is_no_failure_of_a_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = tmp_path / "ran"
+    (tmp_path / "stages").mkdir()
+    monkeypatch.setattr(workers, "run_stage", lambda path: _write_on(ran, path, "/dev/full"))
+    stages = [_stage("base"), _stage("ssa", "base")]
+    with pytest.raises(RuntimeError, match=f"^{tmp_path}: No space left on device, .* the same command: it goes on"):
+        with asks_for_room(tmp_path):
+            run_stages(tmp_path, PLAN, stages)
+    assert not list((tmp_path / "stages").iterdir()), "nothing is marked"
+    monkeypatch.setattr(workers, "run_stage", lambda path: _write_on(ran, path, os.devnull))
+    assert run_stages(tmp_path, PLAN, stages) == []
+    assert ran.read_text(encoding="utf-8").split() == ["base", "base", "ssa"]
+
+
 def test_a_run_that_finished_before_its_marker_was_written_is_not_run_again(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "base"
     folder.mkdir(parents=True)
@@ -105,6 +132,13 @@ def _fake(path: Path, ran: Path) -> None:
         file.write(f"{path.stem}\n")
     if path.stem == "ssa":
         raise RuntimeError("loss is NaN")
+
+
+def _write_on(ran: Path, path: Path, device: str) -> None:
+    with ran.open("a", encoding="utf-8") as file:
+        file.write(f"{path.stem}\n")
+    with open(device, "wb") as file:
+        torch.save({"weight": torch.zeros(100_000)}, file)
 
 
 def _until(condition) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import resource
 import signal
 import time
 from collections.abc import Callable
@@ -36,9 +37,9 @@ def tiny_request(
     )
 
 
-def run_apart(request: AdaptRequest, folder: Path) -> int:
-    """Run a study in a process of its own and return its exit code."""
-    process = _started(request, folder)
+def run_apart(request: AdaptRequest, folder: Path, largest_file: int | None = None) -> int:
+    """Run a study in a process of its own, in which no file may become larger, and return its exit code."""
+    process = _started(request, folder, largest_file)
     process.join()
     return process.exitcode
 
@@ -63,11 +64,18 @@ def killed_after(request: AdaptRequest, folder: Path, seconds: float) -> bool:
     return runs
 
 
-def _started(request: AdaptRequest, folder: Path) -> Any:
-    process = multiprocessing.get_context("fork").Process(target=_main, args=(request, folder))
+def _started(request: AdaptRequest, folder: Path, largest_file: int | None = None) -> Any:
+    process = multiprocessing.get_context("fork").Process(target=_main, args=(request, folder, largest_file))
     process.start()
     return process
 
 
-def _main(request: AdaptRequest, folder: Path) -> None:
-    os._exit(run_study(request, folder))
+def _main(request: AdaptRequest, folder: Path, largest_file: int | None) -> None:
+    if largest_file is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, resource.RLIM_INFINITY))
+    try:
+        code = run_study(request, folder)
+    except (OSError, RuntimeError, ValueError) as error:
+        os.write(2, f"{error}\n".encode())
+        code = 1
+    os._exit(code)

@@ -56,6 +56,7 @@ class Draft:
         provisional: why no word may be said; None if one may.
         notes: lines about what was refused.
         rates: on whom learning rates are tried, or why none is; empty with few labels.
+        map_bytes: of a predicted label map; 0 for a classification.
     """
 
     design: StudyDesign
@@ -67,6 +68,7 @@ class Draft:
     provisional: str | None
     notes: Sequence[str]
     rates: str = ""
+    map_bytes: float = 0.0
 
     @property
     def seconds(self) -> float:
@@ -77,7 +79,9 @@ class Draft:
 
     @property
     def disk(self) -> float:
-        """Return the bytes that the trainings leave: model.pt, an adapter of that size at most, a resume file."""
+        """Return the bytes that stay: model.pt, an adapter of that size at most, a resume file, label maps of tests."""
         weights = 0 if self.memory is None else self.memory.weights
         trainings = sum(planned.kind not in ("trial_test", "test", "floor", "refit") for planned, _ in self.stages)
-        return (2.0 * trainings + 6.0) * weights
+        tests = [planned for planned, _ in self.stages if planned.kind in ("test", "floor")]
+        maps = sum(len(self.parts.repeats[each.repeat - 1][each.fold - 1].test) for each in tests)
+        return (2.0 * trainings + 6.0) * weights + maps * self.map_bytes
