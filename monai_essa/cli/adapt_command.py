@@ -51,9 +51,11 @@ def add_to(commands: Commands) -> None:
     parser.add_argument("--hours", default="8", metavar="HOURS", help="for everything (default: %(default)s)")
     parser.add_argument(
         "--label-count",
-        type=int,
+        nargs="+",
+        default=[],
         metavar="N",
-        help="labelled patients that each training uses (default: all that are not tested)",
+        help="labelled patients that each training uses (default: all that are not tested); the verdict is about the "
+        "first number, and further ones draw the label efficiency",
     )
     parser.add_argument(
         "--margin",
@@ -88,13 +90,19 @@ def _adapt(arguments: argparse.Namespace) -> int:
     from monai_essa.study.splits import SplitRequest
     from monai_essa.study.terms.request import AdaptRequest, StudyRequest
 
+    counts = _label_counts(arguments)
     overlay = None if arguments.overlay is None else read_overlay(arguments.overlay)
     values = {**({} if overlay is None else overlay.values), **_values(arguments)}
     request = AdaptRequest(
         scans=arguments.scans,
         labels=arguments.labels,
         task=arguments.task,
-        split=SplitRequest(arguments.label_count, seed=arguments.seed, transductive=arguments.transductive),
+        split=SplitRequest(
+            counts[0] if counts else None,
+            seed=arguments.seed,
+            transductive=arguments.transductive,
+            further=tuple(counts[1:]),
+        ),
         study=StudyRequest(pretrained, hours, values, arguments.seed, overlay=overlay),
         memory=bytes_of(arguments.memory) if arguments.memory else None,
         margin=margin,
@@ -103,11 +111,21 @@ def _adapt(arguments: argparse.Namespace) -> int:
     return run_study(request, arguments.out, arguments.dry_run, arguments.export_splits)
 
 
+def _label_counts(arguments: argparse.Namespace) -> list[int]:
+    """Return the numbers of --label-count, behind which argparse also puts KEY=VALUE."""
+    numbers = [part for part in arguments.label_count if "=" not in part]
+    wrong = next((part for part in numbers if not part.lstrip("-").isdigit()), None)
+    if wrong is not None:
+        raise ValueError(f"--label-count {shown(wrong)}: expected whole numbers, as in --label-count 10 50")
+    return [int(part) for part in numbers]
+
+
 def _values(arguments: argparse.Namespace) -> dict[str, Any]:
+    behind = [part for part in arguments.label_count if "=" in part]
     wrong = next((part for part in arguments.rest if part.startswith("-") or "=" not in part), None)
     if wrong is not None:
         raise ValueError(f"{shown(wrong)}: expected an option of adapt, or KEY=VALUE; see monai-essa adapt --help")
-    return config_values([*arguments.values, *arguments.rest])
+    return config_values([*arguments.values, *behind, *arguments.rest])
 
 
 def _pretrained(given: str | None) -> str | None:

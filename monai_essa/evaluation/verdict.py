@@ -48,6 +48,7 @@ class Verdict:
         helps: whether self-supervised adaptation helps; None if that was not asked or could not be decided.
         sentence: all of it in words; empty if a comparison says it.
         left_out: why procedures of the plan are not among the arms, by name.
+        efficiency: the same scores with other numbers of labels: of each ``labels``, ``arms`` and ``comparisons``.
     """
 
     protocol: Mapping[str, Any]
@@ -57,6 +58,7 @@ class Verdict:
     helps: bool | None = None
     sentence: str = ""
     left_out: Mapping[str, str] = field(default_factory=dict)
+    efficiency: Sequence[Mapping[str, Any]] = field(default_factory=list)
 
     @property
     def primary(self) -> list[Comparison]:
@@ -82,7 +84,7 @@ class Verdict:
             "helps": self.helps,
             "sentence": self.sentence,
             "left_out": _plain(dict(self.left_out)),
-        }
+        } | ({"efficiency": _plain(list(self.efficiency))} if self.efficiency else {})
 
 
 def compare_arms(a: ArmScores, b: ArmScores, margin: float = 0.0, comparisons: int = 1) -> Comparison:

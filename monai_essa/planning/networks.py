@@ -8,10 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from monai_essa.bundling.finished_run import finished_record
 from monai_essa.outside import ListOf, Number, check_config_value, shown
 from monai_essa.planning.choices import patch_choice, spacing_choice
 from monai_essa.planning.site import ImageFacts
@@ -19,7 +21,16 @@ from monai_essa.weights.families import card_of
 from monai_essa.weights.family_files import WeightCheck, check_weights
 from monai_essa.weights.zoo_bundle import ZooBundle, read_zoo_bundle
 
-__all__ = ["Images", "Network", "given_images", "given_network", "images_for", "network_ladder"]
+__all__ = [
+    "Images",
+    "Network",
+    "check_depth",
+    "check_sides",
+    "given_images",
+    "given_network",
+    "images_for",
+    "network_ladder",
+]
 
 _KINDS = {"ViT": "vit", "SwinUNETR": "swin_unetr", "SegResNet": "segresnet"}
 _STEP = 16  # pixels that the side of a 2-D image is a multiple of
@@ -28,6 +39,7 @@ _ENTRIES = {"axcodes", "spacing"}  # of the card of weights, which the configs h
 _BUNDLE = "bundle:"
 _WHOLE = Number(1, 4096, whole=True)
 _USUAL_HEADS, _USUAL_WIDTH = 12, 16  # of MONAI's ViT and UNETR, where a config names none
+_UNETR_LAYERS = 12
 
 
 @dataclass(frozen=True)
@@ -156,6 +168,7 @@ def given_network(pretrained: str) -> Network:
     if check.refused:
         raise ValueError(f"--pretrained {shown(pretrained)}: {check.refused[0]}")
     arguments, width, notes = _arguments(pretrained, check, bundle)
+    arguments |= _recorded(check.path, arguments)
     version = "_v2" if arguments.pop("use_v2", False) else ""
     family = {} if check.family is None else card_of(check.family)
     card = dict(family if bundle is None else bundle.card)
@@ -163,6 +176,50 @@ def given_network(pretrained: str) -> Network:
     side = _FLAT_SIDE if arguments.get("spatial_dims") == 2 else 96
     kind = f"{_KINDS[built.network]}{version}"
     return Network(name, kind, _sizes(check, arguments), width, side, card, notes)
+
+
+def _recorded(path: Path, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the heads of a ViT, which no tensor tells, where the file is the model.pt of a run of ours."""
+    if "num_heads" not in arguments or "hidden_size" not in arguments or not (path.parent / "run.json").is_file():
+        return {}
+    heads = finished_record(path.parent).get("settings", {}).get("num_heads")
+    known = isinstance(heads, int) and heads > 0 and arguments["hidden_size"] % heads == 0
+    return {"num_heads": heads} if known else {}
+
+
+def check_depth(task: str, network: Network, values: Mapping[str, Any]) -> None:
+    """Refuse a ViT that a UNETR cannot hold.
+
+    Args:
+        task: ``segmentation`` or ``classification``.
+        network: that is planned.
+        values: of the user.
+
+    Raises:
+        ValueError: if a segmentation would have another number of layers than 12.
+    """
+    layers = {**network.values, **values}.get("num_layers", _UNETR_LAYERS)
+    if task == "segmentation" and network.kind == "vit" and layers != _UNETR_LAYERS:
+        raise ValueError(
+            f"num_layers {shown(layers)}: a UNETR has {_UNETR_LAYERS} layers; leave num_layers out, or give weights of "
+            f"{_UNETR_LAYERS} layers"
+        )
+
+
+def check_sides(network: Network, images: Images) -> None:
+    """Refuse crops whose deepest feature map a SwinUNETR could not normalise.
+
+    Args:
+        network: that is planned.
+        images: with the sides of a crop.
+
+    Raises:
+        ValueError: if a side of a crop for a SwinUNETR is no multiple of 32, or all sides are 32.
+    """
+    sides = images.img_size
+    if network.kind.startswith("swin") and (any(side % 32 for side in sides) or max(sides) < 64):
+        fitting = [max(64, 32 * math.ceil(side / 32)) for side in sides]
+        raise ValueError(f"img_size {list(sides)}: a SwinUNETR needs multiples of 32, not only 32; set {fitting}")
 
 
 def images_for(task: str, facts: ImageFacts, network: Network, labels: Mapping[str, int], several: bool) -> Images:

@@ -34,7 +34,8 @@ _STAGE = Record(
         "run": _NAME,
         "needs": ListOf(_NAME),
         "seconds": Number(0, 1e9),
-    }
+    },
+    {"labels": Nullable(Number(1, 10**6, whole=True))},
 )
 
 
@@ -51,6 +52,7 @@ class PlannedStage:
         run: name of the run folder that it fills or, as a test, scores.
         needs: names of the stages that must have ended well.
         seconds: that it was estimated to take.
+        labels: how many labelled patients it trains on, where that is not the number that the verdict is about.
     """
 
     name: str
@@ -61,6 +63,7 @@ class PlannedStage:
     run: str
     needs: tuple[str, ...]
     seconds: float
+    labels: int | None = None
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
-from monai_essa.study.splits import Fold, Partition, Scan, SplitRequest, partition, partition_sections
+from monai_essa.study.splits import SplitRequest, partition
+from monai_essa.study.terms.partition import Fold, Partition, Scan, partition_sections
 
 __all__ = ["Fold", "Partition", "Scan", "SplitRequest", "partition", "partition_sections"]

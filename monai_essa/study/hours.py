@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from monai.bundle import ConfigParser
+from tqdm import tqdm
 
 from monai_essa.bundling.folder import bundle_folder
 from monai_essa.cost.meter import flop_counter
@@ -123,20 +124,25 @@ def measure(design: StudyDesign, labelled: bool = True) -> Timings:
         The seconds.
     """
     design = replace(design, steps=dict.fromkeys(("base", "ssa", "train"), _FEW))
+    progress = _Progress(5 if labelled else 3)
     before = {} if design.pretrained is not None else {"base": "base"}
     step: dict[str, float] = {}
+    progress.say("a step with every parameter on scans without labels")
     if before:
         base = design.base("base", _PLACE)
         _run(design, base)
         step["base"] = _step_seconds(base)
+    else:
+        step["base"] = _step_seconds(design.adaptation("full_ssa", "full_ssa", _PLACE, None))
+    progress.say("a step of SSA")
     ssa = design.adaptation("ssa", "ssa", _PLACE, before.get("base"))
     step["ssa"] = _step_seconds(ssa)
-    if not before:
-        step["base"] = _step_seconds(design.adaptation("full_ssa", "full_ssa", _PLACE, None))
     if not labelled:
+        progress.say("SSA from end to end")
         scan, scans = _scan_seconds(ssa)
         start = _run(design, ssa) - scans * scan - _FEW * step["ssa"]
         return Timings(max(_LEAST_START, start), scan, 0.0, step | dict.fromkeys(("peft", "full", "scratch"), 0.0))
+    progress.say("a step on labels")
     training = design.training("train", _arm("no_ssa"), _PLACE, before)
     step["peft"] = _step_seconds(training)
     step["full"] = _FULL_SHARE * step["peft"]
@@ -144,11 +150,27 @@ def measure(design: StudyDesign, labelled: bool = True) -> Timings:
     share = _forward_flops(scratch, design) / _forward_flops(training, design)
     step["scratch"] = step["peft"] * max(_LEAST_SHARE, share)
 
+    progress.say("a training from end to end")
     scan, scans = _scan_seconds(training)
     start = max(_LEAST_START, _run(design, training) - scans * scan - _FEW * step["peft"])
+    progress.say("a test")
     test = design.test("test", training, _PLACE)
     tested = _run(design, test)
     return Timings(start, scan, max(scan, (tested - start) / _test_scans(test)), step)
+
+
+class _Progress:
+    """Says what is timed and about how long the rest takes, since nothing else is shown meanwhile."""
+
+    def __init__(self, parts: int) -> None:
+        self._parts, self._done, self._begin = parts, 0, time.monotonic()
+
+    def say(self, what: str) -> None:
+        """Begin the next part."""
+        left = (time.monotonic() - self._begin) / max(1, self._done) * (self._parts - self._done)
+        rest = f"; about {left:.0f} s left" if self._done else ""
+        self._done += 1
+        tqdm.write(f"planning [{self._done}/{self._parts}]: timing {what}{rest}")
 
 
 def _arm(name: str) -> Any:

@@ -45,6 +45,7 @@ SIMPLICITY = ("head", "no_ssa", "no_ssa_longer", "full", "scratch", "tpp", "ssa"
 _IN_ADVANCE = {True: ("scratch", "no_ssa"), False: ("no_ssa", "scratch")}  # by whether the base was made here
 _FEW_LABELS = 10  # below, the exported arm is fixed in advance
 _CHECKS = ("ssa_third", "no_ssa_third")
+_PAIRS = (("ssa", "no_ssa"), ("no_ssa", "full"))  # that are described for other numbers of labels
 _ID = Text(r"[a-z0-9][a-z0-9_-]*", longest=64)
 _LINE = Text(longest=1000)
 _COUNT = Number(0, 10**7, whole=True)
@@ -52,6 +53,7 @@ _PROTOCOL: dict[str, Check] = {
     "repeats": Number(1, 1000, whole=True),
     "folds": Number(1, 1000, whole=True),
     "labels": _COUNT,
+    "further_labels": ListOf(_COUNT, longest=20),
     "margin": Number(0, 1),
     "metric": _LINE,
     "primaries": ListOf(ListOf(_ID, longest=3, shortest=3), longest=20),
@@ -146,7 +148,25 @@ def study_verdict(folder: str | Path) -> Verdict:
     said += _limits(plan, left_out)
     rates = tried_rates(plan.folder, plan.stages)
     rows = [{**row, **_about(plan, row["name"]), **_rate(rates.get(row["name"]))} for row in verdict.arms]
-    return replace(verdict, arms=rows, exported=exported, helps=helps, sentence=" ".join(said), left_out=left_out)
+    said_so = " ".join(said)
+    found = replace(verdict, arms=rows, exported=exported, helps=helps, sentence=said_so, left_out=left_out)
+    return replace(found, efficiency=_efficiency(plan))
+
+
+def _efficiency(plan: _Plan) -> list[dict[str, Any]]:
+    """Describe the arms that were trained on other numbers of labels; no word is said of them."""
+    found = []
+    for labels in plan.protocol.get("further_labels", []):
+        runs, missing = _finished(plan, labels)
+        if not runs:
+            continue
+        site = _site(plan, runs, with_rivals=False)
+        described = Verdict({}, [arm_row(arm) for arm in site.arms])
+        if len(site.arms) > 1:
+            described = reach_verdict(site.arms, plan.protocol["margin"], primaries=[], described=_PAIRS)
+        row = described.as_dict()
+        found.append({"labels": labels, "arms": row["arms"], "comparisons": row["comparisons"], "left_out": missing})
+    return found
 
 
 def _read_plan(folder: Path) -> _Plan:
@@ -159,13 +179,15 @@ def _read_plan(folder: Path) -> _Plan:
     return _Plan(folder, protocol, arms, plan.stages, [each["name"] for each in dropped])
 
 
-def _finished(plan: _Plan) -> tuple[dict[str, list[RunScores]], dict[str, str]]:
-    """Return the repeats of each arm that has them all, and why each other arm lacks some."""
+def _finished(plan: _Plan, labels: int | None = None) -> tuple[dict[str, list[RunScores]], dict[str, str]]:
+    """Return the repeats of each arm that has them all, and why each other arm lacks some; with a number of labels."""
     runs: dict[str, list[RunScores]] = {}
     missing: dict[str, str] = {}
     patients = _patients(plan)
     for arm in plan.arms:
-        stages = [stage for stage in plan.stages if stage.arm == arm["name"]]
+        stages = [stage for stage in plan.stages if stage.arm == arm["name"] and stage.labels == labels]
+        if labels is not None and not stages:
+            continue
         tests = {(each.repeat, each.fold): each for each in stages if each.kind in ("test", "floor")}
         repeats = range(1, plan.protocol["repeats"] + 1)
         folds = range(1, plan.protocol["folds"] + 1)
@@ -204,12 +226,13 @@ def _patients(plan: _Plan) -> dict[str, str]:
     return listed_patients(path, tested)
 
 
-def _site(plan: _Plan, runs: Mapping[str, Sequence[RunScores]]) -> SiteScores:
+def _site(plan: _Plan, runs: Mapping[str, Sequence[RunScores]], with_rivals: bool = True) -> SiteScores:
     """Bring the arms together; the seeds of repeats are those of the plan, whatever a test wrote."""
     numbered = {
         name: [replace(run, seed=number) for number, run in enumerate(repeats)] for name, repeats in runs.items()
     }
-    rivals = {name: [run] for name, (run, _) in read_rivals(plan.folder / "rivals").items()}
+    found = read_rivals(plan.folder / "rivals") if with_rivals else {}
+    rivals = {name: [run] for name, (run, _) in found.items()}
     if clash := sorted(rivals.keys() & {arm["name"] for arm in plan.arms}):
         raise ValueError(
             f"{plan.folder / 'rivals' / clash[0]}: an arm of the study has this name; give the rival another"

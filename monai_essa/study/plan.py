@@ -15,15 +15,26 @@ from contextlib import redirect_stderr
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tqdm import tqdm
+
 from monai_essa.files import write_text_whole
-from monai_essa.planning.networks import Network, given_images, given_network, images_for, network_ladder
+from monai_essa.planning.networks import (
+    Network,
+    check_depth,
+    check_sides,
+    given_images,
+    given_network,
+    images_for,
+    network_ladder,
+)
 from monai_essa.planning.overlay import described_network
 from monai_essa.study.arms import ARMS, CHECK_OF_RATES, Arm, StudyDesign
 from monai_essa.study.hours import STEPS, Memory, Work, default_sizes, fitting_sizes, measure, network_work
-from monai_essa.study.splits import TRIED_FROM, Fold, Partition, Scan, partition_sections
+from monai_essa.study.splits import TRIED_FROM
 from monai_essa.study.stages import Timings, quiet_libraries
 from monai_essa.study.terms.draft import Draft, Surroundings
 from monai_essa.study.terms.listing import MULTIPLIERS, listed_stages, refit_stages, training_steps
+from monai_essa.study.terms.partition import Fold, Partition, Scan, partition_sections
 from monai_essa.study.terms.request import Preset, StudyRequest
 
 __all__ = ["draft_study"]
@@ -70,7 +81,9 @@ def draft_study(request: StudyRequest, around: Surroundings) -> Draft:
         return fitting.draft(design, timings, memory, _Extent((), 1, steps), [], notes)
     chosen = fitting.option(design, timings, arms, begin)
     cut = [arm for arm in arms if arm not in chosen.arms]
-    dropped += [{"name": arm.name, "reason": f"--hours {request.hours:g} is too short for it"} for arm in cut]
+    lost = [f"{count} labels" for count in around.parts.further if count not in chosen.further]
+    names = [*(arm.name for arm in cut), *lost]
+    dropped += [{"name": name, "reason": f"--hours {request.hours:g} is too short for it"} for name in names]
     draft = fitting.draft(design, timings, memory, chosen, dropped, notes)
     return replace(draft, rates=_said_of_rates(request, around, chosen))
 
@@ -84,12 +97,14 @@ class _Extent:
         repeats: of the study.
         steps: on labels.
         trials: whether learning rates are tried.
+        further: numbers of labelled patients that are tested beside that of the verdict.
     """
 
     arms: Sequence[Arm]
     repeats: int
     steps: int
     trials: bool = False
+    further: tuple[int, ...] = ()
 
 
 class _Fitting:
@@ -110,6 +125,7 @@ class _Fitting:
     def network(self, begin: float) -> tuple[StudyDesign, Timings, Memory, list[str]]:
         """Choose the network, with its sizes, its times and what was refused."""
         designs = self._designs()
+        tqdm.write(f"planning: what a step takes of the memory, of at most {len(designs)} networks")
         on_cuda = self.around.computer.device == "cuda"  # where a small network does not show what a large one takes
         design, memory = self._first_that_fits(designs if on_cuda else designs[::-1])
         with tempfile.TemporaryDirectory() as place:
@@ -148,7 +164,8 @@ class _Fitting:
     def option(self, design: StudyDesign, timings: Timings, arms: Sequence[Arm], begin: float) -> _Extent:
         """Return the arms, repeats and steps that fit, and whether rates are tried."""
         least = 0.0
-        for option in _options(arms, len(self.around.parts.repeats), _rates_are_tried(self.request, self.around)):
+        tried, parts = _rates_are_tried(self.request, self.around), self.around.parts
+        for option in _options(arms, len(parts.repeats), tried, parts.further):
             least = self._seconds(design, timings, option)
             if least <= self._budget(begin):
                 most = self.most_steps(design, timings, option, begin) if option.steps == _GOOD_STEPS else 0
@@ -188,7 +205,9 @@ class _Fitting:
         if provisional is None and arms and taken < least:
             provisional = f"{taken} steps of training: a network that has learned needs {least}; give more hours"
         stages += refit_stages(design, timings, arms, parts.refit) if arms else []
-        return Draft(design, arms, dropped, parts, stages, memory, provisional, notes, map_bytes=self._map_bytes(design))
+        return Draft(
+            design, arms, dropped, parts, stages, memory, provisional, notes, map_bytes=self._map_bytes(design)
+        )
 
     def _map_bytes(self, design: StudyDesign) -> float:
         """Return about what a compressed label map of a median scan takes."""
@@ -211,7 +230,9 @@ class _Fitting:
     def _design(self, task: str, network: Network) -> StudyDesign:
         site = self.around.site
         labels = site.classes or {"background": 0, "foreground": 1}
+        check_depth(task, network, self.request.values)
         images = given_images(images_for(task, self.around.facts, network, labels, site.several), self.request.values)
+        check_sides(network, images)
         voxels = math.prod(math.ceil(length) for length in self.around.facts.extent) * images.in_channels
         if images.spacing is not None:
             voxels = int(voxels / math.prod(images.spacing))
@@ -246,7 +267,12 @@ class _Fitting:
         return sum(planned.seconds for planned, _ in (*listed, *refit))
 
     def _parts(self, extent: _Extent) -> Partition:
-        return replace(self.around.parts, repeats=self.around.parts.repeats[: extent.repeats])
+        parts, kept = self.around.parts, set(extent.further)
+        repeats = [
+            tuple(replace(fold, further={n: fold.further[n] for n in fold.further if n in kept}) for fold in folds)
+            for folds in parts.repeats[: extent.repeats]
+        ]
+        return replace(parts, repeats=tuple(repeats))
 
     def _budget(self, begin: float) -> float:
         return self.request.hours * 3600 * _USED - (time.monotonic() - begin)
@@ -271,12 +297,14 @@ def _applicable(design: StudyDesign, around: Surroundings) -> tuple[list[Arm], l
     return [arm for arm in ARMS if arm.name not in names], left_out
 
 
-def _options(arms: Sequence[Arm], repeats: int, trials: bool) -> Iterator[_Extent]:
-    """Yield what is done, from what is wanted to the least: arms go first, then trials of rates, repeats and steps."""
+def _options(arms: Sequence[Arm], repeats: int, trials: bool, further: Sequence[int] = ()) -> Iterator[_Extent]:
+    """Yield what is done, from most to least: arms go first, then trials, further labels, repeats and steps."""
     for tried in (True, False) if trials else (False,):
         for count in range(len(arms), _CORE - (not tried), -1):
             if not (arms[count - 1].name == CHECK_OF_RATES[0]):  # the two are together or not at all
-                yield _Extent(arms[:count], repeats, _GOOD_STEPS, tried)
+                yield _Extent(arms[:count], repeats, _GOOD_STEPS, tried, tuple(further))
+    for count in range(len(further) - 1, -1, -1):
+        yield _Extent(arms[:_CORE], repeats, _GOOD_STEPS, False, tuple(further[:count]))
     for fewer in range(repeats - 1, _LEAST_REPEATS - 1, -1):
         yield _Extent(arms[:_CORE], fewer, _GOOD_STEPS)
     shorter = [steps for steps in reversed(STEPS) if steps < _GOOD_STEPS]

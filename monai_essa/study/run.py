@@ -32,9 +32,10 @@ from monai_essa.study.export import export_study
 from monai_essa.study.outcome import write_verdict
 from monai_essa.study.plan import draft_study
 from monai_essa.study.scans import SiteScans, read_site
-from monai_essa.study.splits import Scan, partition, partition_sections
-from monai_essa.study.stages import quiet_libraries, write_stage
+from monai_essa.study.splits import partition
+from monai_essa.study.stages import follow_folder, quiet_libraries, write_stage
 from monai_essa.study.terms.draft import Draft, Surroundings
+from monai_essa.study.terms.partition import Scan, partition_sections
 from monai_essa.study.terms.protocol import draft_lines, study_plan
 from monai_essa.study.terms.request import AdaptRequest, check_values, written_overlays
 from monai_essa.study.terms.trials import set_rates
@@ -86,6 +87,9 @@ def run_study(request: AdaptRequest, folder: Path, dry_run: bool = False, splits
         if not (folder / PLAN).is_file():
             in_child(_prepare, request, folder)
         plan = read_plan(folder)
+        moved = follow_folder(folder)
+        if moved is not None:
+            _say([f"the study was moved here from {moved}: its stages name this folder now"])
         if splits is not None:
             in_child(_write_splits, folder, splits)
             return 0
@@ -110,8 +114,8 @@ def _run(folder: Path, plan: StudyPlan) -> int:
     refit = None if exported is None or any(seconds_of(folder, stage) is None for stage in chain) else chain[-1].run
     in_child(_hand_over, folder, exported, refit)
     if failures:
-        _say([f"{len(failures)} stages failed; their output is in {folder / 'logs'}"])
-        _say(["to try them again: mend the cause, delete stages/*.failed, and give the same command"])
+        again = f"to try one again, mend the cause, delete its {folder / 'stages'}/NAME.failed and repeat the command"
+        _say([f"{len(failures)} stages failed; their output is in {folder / 'logs'}; {again}"])
     return 0 if exported is not None or not plan.arms else 1
 
 

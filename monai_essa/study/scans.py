@@ -19,7 +19,7 @@ from monai_essa.data.pairing.studies import Case
 from monai_essa.data.readers.npz import is_npz_name
 from monai_essa.outside import Text, shown
 from monai_essa.planning.site import filled_classes, map_ids, number_classes
-from monai_essa.study.splits import Scan
+from monai_essa.study.terms.partition import Scan
 
 __all__ = ["TASKS", "SiteScans", "read_site"]
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from monai_essa.outside import Flag, ListOf, Nullable, Number, Text, shown
+from monai_essa.study.terms.partition import Fold, Partition, Scan
 
-__all__ = ["TRIED_FROM", "Fold", "Partition", "Scan", "SplitRequest", "partition", "partition_sections"]
+__all__ = ["TRIED_FROM", "SplitRequest", "partition"]
 
 _FIXED_FROM = 60  # labelled patients: one fixed test set; below, every labelled patient is tested
 _FOLDS_FROM = 10  # labelled patients: five folds; below, leave-one-out
@@ -23,58 +24,6 @@ _LEAST_UNLABELED = 20  # scans; with fewer, SSA sees the training scans of each 
 TRIED_FROM = 40  # labelled patients of a training: learning rates are tried
 _TRIED_ON = 4  # a fourth of them
 _PATIENTS = Nullable(ListOf(Text(longest=1024), shortest=1))
-
-
-@dataclass(frozen=True)
-class Scan:
-    """A scan with what is known of it.
-
-    Args:
-        image: path of the image, or the paths of its channels.
-        label: path of the label map, number of the class, a list with 0 or 1 for each class, or None without a label.
-        patient: name of the patient.
-    """
-
-    image: Any
-    label: Any | None
-    patient: str
-
-
-@dataclass(frozen=True)
-class Fold:
-    """What one training may see, and what it is tested on.
-
-    Attributes:
-        training: the labelled scans that it trains on.
-        test: the labelled scans that it is tested on; no patient is on both sides.
-        unlabeled: the scans that SSA may see before it, without their labels.
-    """
-
-    training: tuple[Scan, ...]
-    test: tuple[Scan, ...]
-    unlabeled: tuple[Scan, ...]
-
-
-@dataclass(frozen=True)
-class Partition:
-    """How a study parts its patients.
-
-    Attributes:
-        design: ``"fixed"`` for one test set, ``"folds"`` for five folds, ``"leave-one-out"``, or ``"none"`` if there
-            are too few labels to test anything.
-        repeats: the folds of each repeat; a single one with a fixed test set or without a test.
-        ssa_by_fold: whether the scans that SSA may see differ between the folds of a repeat.
-        refit: all labels and all scans, for the training of what is exported; it tests nothing.
-        sentences: the partition in words, a line each.
-        trial: training patients of the first repeat, parted to try learning rates; None where there are fewer than 40.
-    """
-
-    design: str
-    repeats: tuple[tuple[Fold, ...], ...]
-    ssa_by_fold: bool
-    refit: Fold
-    sentences: tuple[str, ...] = ()
-    trial: Fold | None = None
 
 
 @dataclass(frozen=True)
@@ -88,6 +37,7 @@ class SplitRequest:
         transductive: whether SSA may see the scans of tested patients, without their labels.
         test_patients: the patients of a fixed test set; default: drawn where there are 60 labelled patients or more.
         num_classes: of a classification; each must have a labelled patient. Default: those that occur.
+        further: other numbers of labelled patients, for trainings beside those with ``label_count``.
 
     Raises:
         ValueError: if a value is outside its range.
@@ -99,9 +49,13 @@ class SplitRequest:
     transductive: bool = False
     test_patients: Sequence[str] | None = None
     num_classes: int | None = None
+    further: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         Nullable(Number(1, whole=True)).check(self.label_count, "label_count")
+        ListOf(Number(1, 10**6, whole=True), longest=20).check(self.further, "label_count")
+        if len({self.label_count, *self.further}) <= len(self.further):
+            raise ValueError("label_count: a number comes twice; expected each once")
         Number(1, 1000, whole=True).check(self.repeats, "repeats")
         Number(0, 2**63 - 1, whole=True).check(self.seed, "seed")
         Flag().check(self.transductive, "transductive")
@@ -149,25 +103,6 @@ def partition(scans: Iterable[Scan], request: SplitRequest) -> Partition:
     if test is not None:
         return _fixed(site, test, request)
     return _in_folds(site, request)
-
-
-def partition_sections(partition: Partition) -> dict[str, Any]:
-    """Return the sections of the data list of a study.
-
-    Args:
-        partition: of the study.
-
-    Returns:
-        ``{"repeat_1": {"fold_1": {"training": [...], "test": [...], "unlabeled": [...]}}, ..., "all": {...}}``, so that
-        ``repeat_1#fold_1#training`` names a section. Items are ``{"image", "label", "patient"}``; those of
-        ``unlabeled`` have no label. A section without items is left out.
-    """
-    sections: dict[str, Any] = {
-        f"repeat_{repeat}": {f"fold_{number}": _fold_sections(fold) for number, fold in enumerate(folds, 1)}
-        for repeat, folds in enumerate(partition.repeats, 1)
-    }
-    trial = {} if partition.trial is None else {"trial": _fold_sections(partition.trial)}
-    return sections | trial | {"all": _fold_sections(partition.refit)}
 
 
 class _Site:
@@ -253,11 +188,16 @@ def _untested(site: _Site) -> Partition:
 def _fixed(site: _Site, test: Sequence[str], request: SplitRequest) -> Partition:
     pool = {patient: classes for patient, classes in site.labelled.items() if patient not in set(test)}
     count = _label_count(request, len(pool), f"the {len(test)} test patients leave")
+    numbers = range(1, request.repeats + 1)
     _check_pool(site, pool)
     unlabeled = site.all_but(() if request.transductive else test)
-    drawn = [_drawn(pool, count, request.seed, f"repeat {number}") for number in range(1, request.repeats + 1)]
+    drawn = [_drawn(pool, count, request.seed, f"repeat {number}") for number in numbers]
+    further = [_further(site, pool, request, f"repeat {number}") for number in numbers]
     tested = site.of(test, labelled=True)
-    repeats = tuple((Fold(site.of(chosen, labelled=True), tested, unlabeled),) for chosen in drawn)
+    repeats = tuple(
+        (Fold(site.of(chosen, labelled=True), tested, unlabeled, more),)
+        for chosen, more in zip(drawn, further, strict=True)
+    )
     sentences = [
         f"{len(test)} labelled patients are tested, the same in every repeat.",
         f"{count} of the other {len(pool)} labelled patients train"
@@ -290,7 +230,8 @@ def _in_folds(site: _Site, request: SplitRequest) -> Partition:
             rest = {patient: classes for patient, classes in site.labelled.items() if patient not in test}
             used = rest if request.label_count is None else _drawn(rest, count, request.seed, f"{repeat}, {fold}")
             seen = site.all_but(() if request.transductive else test) if by_fold or request.transductive else others
-            folds.append(Fold(site.of(used, labelled=True), site.of(test, labelled=True), seen))
+            more = _further(site, rest, request, f"{repeat}, {fold}")
+            folds.append(Fold(site.of(used, labelled=True), site.of(test, labelled=True), seen, more))
         repeats.append(tuple(folds))
     how = "left out once" if design == "leave-one-out" else "tested once, in one of five folds that are drawn anew"
     sentences = [f"Each of the {patients} labelled patients is {how} in each repeat.", _seen_by_ssa(others, by_fold)]
@@ -335,12 +276,23 @@ def _held(scans: Sequence[Scan]) -> set[int]:
 
 
 def _label_count(request: SplitRequest, available: int, who: str) -> int:
-    count = available if request.label_count is None else request.label_count
-    if not 0 < count <= available:
-        raise ValueError(
-            f"label_count: expected 1 to {available}, got {count}: {who} {available} labelled patients for the training"
-        )
-    return count
+    first = available if request.label_count is None else request.label_count
+    for count in (first, *request.further):
+        if not 0 < count <= available:
+            raise ValueError(
+                f"label_count: expected 1 to {available}, got {count}: {who} {available} labelled patients for the "
+                "training"
+            )
+    return first
+
+
+def _further(
+    site: _Site, pool: Mapping[str, tuple[int, ...]], request: SplitRequest, purpose: str
+) -> dict[int, tuple[Scan, ...]]:
+    """Draw the trainings on other numbers of labels, in the same order: a larger one holds the smaller."""
+    return {
+        count: site.of(_drawn(pool, count, request.seed, purpose), labelled=True) for count in sorted(request.further)
+    }
 
 
 def _check_pool(site: _Site, pool: Mapping[str, tuple[int, ...]]) -> None:
@@ -391,13 +343,3 @@ def _patients(count: int) -> str:
 
 def _scans(scans: Sequence[Scan]) -> str:
     return f"{len(scans)} scan{'' if len(scans) == 1 else 's'}"
-
-
-def _fold_sections(fold: Fold) -> dict[str, list[dict[str, Any]]]:
-    sections = {"training": fold.training, "test": fold.test, "unlabeled": fold.unlabeled}
-    return {name: [_item(scan) for scan in scans] for name, scans in sections.items() if scans}
-
-
-def _item(scan: Scan) -> dict[str, Any]:
-    label = {} if scan.label is None else {"label": scan.label}
-    return {"image": scan.image} | label | {"patient": scan.patient}

@@ -22,9 +22,18 @@ from ruamel.yaml.comments import CommentedMap
 from monai_essa.bundling.folder import bundle_folder
 from monai_essa.bundling.yaml_text import yaml_node, yaml_text
 from monai_essa.files import write_text_whole
-from monai_essa.outside import check_config_value, printable
+from monai_essa.outside import check_config_value, printable, shown
 
-__all__ = ["Stage", "Timings", "quiet_libraries", "run_stage", "stage_command", "stage_file", "write_stage"]
+__all__ = [
+    "Stage",
+    "Timings",
+    "follow_folder",
+    "quiet_libraries",
+    "run_stage",
+    "stage_command",
+    "stage_file",
+    "write_stage",
+]
 
 # The workflows of monai.bundle warn that no logging.conf is applied.
 _LEVELS = {
@@ -82,6 +91,33 @@ def write_stage(stage: Stage, output: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text_whole(path, yaml_text(arguments))
     return path
+
+
+def follow_folder(folder: Path) -> Path | None:
+    """Let the files of the stages name the folder of their study where that was moved.
+
+    Args:
+        folder: of the study, absolute.
+
+    Returns:
+        The folder that they named before; None if it is this one.
+
+    Raises:
+        ValueError: if a file is no file of a stage.
+    """
+    before = None
+    for path in sorted((folder / "stages").glob("*.yaml")):
+        text = path.read_text(encoding="utf-8")
+        if f"output_dir: {folder}/runs/" in text:
+            continue
+        output = str(ConfigParser.load_config_file(path).get("output_dir", ""))
+        found, runs, _ = output.rpartition("/runs/")
+        if not runs:
+            raise ValueError(f"{path}: expected output_dir in runs of the study, got {shown(output)}; restore the file")
+        if found != str(folder):
+            before = Path(found)
+            write_text_whole(path, text.replace(f"{found}/", f"{folder}/"))
+    return before
 
 
 def stage_command(path: Path, output_dir: Path | None = None) -> str:

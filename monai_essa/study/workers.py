@@ -123,7 +123,8 @@ def write_cost(folder: Path, plan: StudyPlan) -> Path:
     needs = {stage.name: stage.needs for stage in plan.stages}
     arms: dict[str, dict[str, Any]] = {}
     for stage in plan.stages:
-        if stage.kind in ("train", "trial") and stage.arm is not None and by_name[stage.name]["seconds"] is not None:
+        counted = stage.labels is None and by_name[stage.name]["seconds"] is not None
+        if stage.kind in ("train", "trial") and stage.arm is not None and counted:
             own = arms.setdefault(stage.arm, {"seconds": 0.0, "seconds_before": 0.0, "peak_bytes": None})
             own["seconds"] += by_name[stage.name]["seconds"]
             if stage.kind == "trial":

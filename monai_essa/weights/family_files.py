@@ -39,6 +39,7 @@ __all__ = [
 FOLDER = "MONAI_ESSA_WEIGHTS"
 """The environment variable that names the folder of public weight files."""
 _FAMILY, _BUNDLE = "family:", "bundle:"
+_SHOWN = 4  # families of files that look the same; `monai-essa weights list` has all
 _OVERLAYS = {"ViT": "vit", "SwinUNETR": "swin_unetr", "SegResNet": "segresnet"}  # VARIANT of network_VARIANT.yaml
 _USUAL = {  # what these overlays build
     "qkv_bias": True,
@@ -209,7 +210,8 @@ class WeightCheck:
         return "\n".join(printable(line) for line in self._lines())
 
     def _lines(self) -> Iterator[str]:
-        family = self.family.name if self.family else f"one of {', '.join(self.alike)}" if self.alike else "unknown"
+        alike = f"one of {', '.join(self.alike)}" if len(self.alike) <= _SHOWN else f"one of {len(self.alike)} alike"
+        family = self.family.name if self.family else alike if self.alike else "unknown"
         yield f"{self.file}: keys '{self.key_map}', prefix '{self.prefix}', family {family}"
         arguments = ", ".join(f"{name}={value!r}" for name, value in self.constructor.arguments.items())
         yield f"network: {self.constructor.network}({arguments})"

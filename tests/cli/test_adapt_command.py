@@ -32,6 +32,13 @@ def test_the_options_are_handed_over(monai_essa, asked: list[Any]) -> None:
     assert request.rivals == {"nnunet": Path("theirs")} and request.study.values == {"batch_size": 4}
 
 
+def test_several_numbers_of_labels_may_stand_before_a_value(monai_essa, asked: list[Any]) -> None:
+    assert monai_essa("adapt", "scans", "--label-count", 10, 3, 50, "batch_size=4").code == 0
+    request = asked[0][0]
+    assert (request.split.label_count, request.split.further) == (10, (3, 50))
+    assert request.study.values == {"batch_size": 4} and request.canonical()["further_labels"] == [3, 50]
+
+
 def test_values_may_stand_before_the_options_too(monai_essa, asked: list[Any]) -> None:
     assert monai_essa("adapt", "scans", "lr=1.0e-3", "--hours", 1, "img_size=[32,32,32]").code == 0
     assert asked[0][0].study.values == {"lr": 1.0e-3, "img_size": [32, 32, 32]}
@@ -64,6 +71,8 @@ def test_an_overlay_with_what_the_study_sets_is_refused_in_a_line(monai_essa, tm
         (["--rival", "nnunet"], "--rival 'nnunet': expected NAME=PATH"),
         (["--rival", "../x=masks"], "the name of --rival: expected text"),
         (["--label-count", "0"], "label_count: expected a whole number from 1"),
+        (["--label-count", "few"], "--label-count 'few': expected whole numbers"),
+        (["--label-count", "10", "10"], "label_count: a number comes twice"),
         (["--unknown"], "'--unknown': expected an option of adapt, or KEY=VALUE"),
         (["lr=$code"], "lr: text that begins with '$', '@' or '%' is code to MONAI"),
         (["output_dir=x"], "'output_dir': the study sets this itself; leave it out"),

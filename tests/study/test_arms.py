@@ -14,9 +14,10 @@ import yaml
 from monai_essa.bundling.folder import bundle_folder
 from monai_essa.planning.networks import Images, Network, network_ladder
 from monai_essa.study.arms import ARMS, Place, StudyDesign
-from monai_essa.study.splits import Scan, SplitRequest, partition
+from monai_essa.study.splits import SplitRequest, partition
 from monai_essa.study.stages import Stage
 from monai_essa.study.terms.listing import listed_stages, refit_stages
+from monai_essa.study.terms.partition import Scan
 from tests.study.tiny import TIMINGS
 
 SIZES = {"pretext_batch": 8, "batch": 2, "lean": "fast", "cache_dir": None, "ssa_share": 0.4}

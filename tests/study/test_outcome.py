@@ -65,14 +65,22 @@ def write_table(run: Path, cases: Sequence[str], values: Sequence[float], seed: 
 def study(tmp_path: Path) -> Study:
     """Writes the folder of a study whose arms have planted means: plan, stages that ended, tables."""
 
-    def make(means: Mapping[str, float] = GOOD, folder: str = "study", **changes: Any) -> Path:
+    def make(
+        means: Mapping[str, float] = GOOD,
+        folder: str = "study",
+        further: Mapping[int, Mapping[str, float]] | None = None,
+        **changes: Any,
+    ) -> Path:
         there = protocol(**changes)
         place = tmp_path / folder
         (place / "stages").mkdir(parents=True)
         cases = [f"p{number:02}" for number in range(there["patients"])]
         patient = 0.05 * np.random.default_rng(0).normal(size=len(cases))
         stages: list[dict[str, Any]] = []
-        for arm_number, (arm, mean) in enumerate(means.items()):
+        trained = [(arm, mean, None) for arm, mean in means.items()]
+        trained += [(arm, mean, labels) for labels, of in (further or {}).items() for arm, mean in of.items()]
+        there |= {"further_labels": list(further)} if further else {}
+        for arm_number, (arm, mean, labels) in enumerate(trained):
             rng = np.random.default_rng(arm_number)
             for repeat in range(1, there["repeats"] + 1):
                 values = mean + patient + 0.01 * rng.normal(size=len(cases)) + 0.003 * rng.normal()
@@ -81,7 +89,7 @@ def study(tmp_path: Path) -> Study:
                     kind = "floor" if arm.startswith("floor") else "test"
                     stages.append(
                         {"name": name, "kind": kind, "arm": arm, "repeat": repeat, "fold": fold, "run": name}
-                        | {"needs": [], "seconds": 1.0}
+                        | {"needs": [], "seconds": 1.0, "labels": labels}
                     )
                     tested = slice(fold - 1, None, there["folds"])
                     write_table(place / "runs" / name, cases[tested], values[tested], seed=repeat)
@@ -363,3 +371,22 @@ def test_a_plan_that_is_none_is_one_line(text: str, tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
     with pytest.raises(FileNotFoundError, match="holds no plan.yaml"):
         study_verdict(tmp_path / "gone")
+
+
+def test_other_numbers_of_labels_are_described_beside_the_verdict(study: Study) -> None:
+    one = study_verdict(study())
+    several = study(folder="several", further={3: {"ssa": 0.5, "no_ssa": 0.3}, 50: {"ssa": 0.9}})
+    verdict = study_verdict(several)
+    assert (verdict.sentence, verdict.arms, verdict.comparisons) == (one.sentence, one.arms, one.comparisons)
+    few, many = verdict.as_dict()["efficiency"]
+    assert (few["labels"], many["labels"]) == (3, 50)
+    assert {row["name"]: row["mean"] for row in few["arms"]} == pytest.approx({"ssa": 0.5, "no_ssa": 0.3}, abs=0.03)
+    (described,) = few["comparisons"]
+    assert (described["question"], described["word"]) == ("description", None) and not many["comparisons"]
+    jsonschema.validate(verdict.as_dict(), SCHEMA)
+    assert "efficiency" not in one.as_dict()
+
+
+def test_the_verdict_says_whether_rates_were_tried(study: Study) -> None:
+    said = "No learning rate was tried, since lr was given."
+    assert said in study_verdict(study(rate_check="none", rates=said)).sentence

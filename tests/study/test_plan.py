@@ -15,9 +15,10 @@ from monai_essa.study import plan as plan_module
 from monai_essa.study.hours import Memory, Work
 from monai_essa.study.plan import draft_study
 from monai_essa.study.scans import SiteScans
-from monai_essa.study.splits import Scan, SplitRequest, partition
+from monai_essa.study.splits import SplitRequest, partition
 from monai_essa.study.stages import Timings
 from monai_essa.study.terms.draft import Draft, Surroundings
+from monai_essa.study.terms.partition import Scan
 from monai_essa.study.terms.request import StudyRequest
 
 LABELS = {"background": 0, "liver": 1}
@@ -37,10 +38,10 @@ def draft(monkeypatch: pytest.MonkeyPatch):
         plan_module, "network_work", lambda design: Work(*[work[design.network.name.partition(",")[0]]] * 2)
     )
 
-    def make(hours: float, labelled: int = 70, count: int | None = 10, **request: object) -> Draft:
+    def make(hours: float, labelled: int = 70, count: int | None = 10, further=(), **request: object) -> Draft:
         scans = [Scan(f"/{number}.nii", f"/{number}_seg.nii", f"p{number:03d}") for number in range(labelled)]
         site = SiteScans(scans, None, LABELS, "segmentation", {}, (), True)
-        parts = partition(scans, SplitRequest(label_count=count))
+        parts = partition(scans, SplitRequest(label_count=count, further=further))
         around = Surroundings(site, parts, FACTS, COMPUTER, Path("/study"))
         return draft_study(StudyRequest(hours=hours, **request), around)
 
@@ -162,3 +163,37 @@ def test_the_disk_space_holds_the_label_maps_of_every_test(draft) -> None:
     found = draft(2000)
     tested = sum(len(fold.test) for folds in found.parts.repeats for fold in folds) * (len(found.arms) + 1)
     assert found.disk - plan_module.replace(found, map_bytes=0.0).disk == pytest.approx(tested * 0.05 * 96**3)
+
+
+def test_every_arm_but_the_checks_is_trained_on_further_numbers_of_labels_from_the_same_ssa(draft) -> None:
+    found = draft(2000, further=(3, 20))
+    rows = [(planned, stage) for planned, stage in found.stages if planned.labels == 20 and planned.repeat == 2]
+    assert {planned.arm for planned, _ in rows} == {arm for arm in ARMS if not arm.endswith("_third")}
+    name = {planned.name: planned for planned, _ in found.stages}
+    ssa = next(planned for planned, stage in rows if planned.arm == "ssa" and planned.kind == "train")
+    own = next(p for p, _ in found.stages if (p.arm, p.kind, p.repeat, p.labels) == ("ssa", "train", 2, None))
+    assert ssa.needs == own.needs and ssa.needs[-1] in name
+    sections = {stage.values["section"] for planned, stage in rows if planned.kind == "train"}
+    assert sections == {"repeat_2#fold_1#training_20"}
+    fold = found.parts.repeats[1][0]
+    held = {count: {scan.patient for scan in scans} for count, scans in fold.further.items()}
+    assert held[3] < {scan.patient for scan in fold.training} < held[20] and len(held[20]) == 20
+    assert not any(planned.labels for planned, _ in found.stages if planned.kind == "refit")
+
+
+def test_further_numbers_of_labels_are_dropped_after_the_arms_and_before_the_repeats(draft) -> None:
+    seen = []
+    for hours in (1.2, 0.8, 0.6, 0.5, 0.4, 0.3, 0.2, 0.15, 0.1):
+        found = draft(hours, further=(3, 20))
+        kept = found.parts.further
+        seen.append((len(found.arms), len(kept), len(found.parts.repeats)))
+        assert {each["name"] for each in found.dropped} >= {f"{count} labels" for count in (3, 20) if count not in kept}
+    assert seen == sorted(seen, reverse=True) and {kept for _, kept, _ in seen} == {0, 1, 2}
+    assert all(arms == 2 for arms, kept, _ in seen if kept < 2) and all(kept == 0 for _, kept, r in seen if r < 5)
+
+
+def test_a_number_of_labels_that_comes_twice_or_is_not_there_is_refused(draft) -> None:
+    with pytest.raises(ValueError, match="label_count: a number comes twice"):
+        draft(1, further=(10,))
+    with pytest.raises(ValueError, match="label_count: expected 1 to 40, got 41"):
+        draft(1, further=(41,))

@@ -15,7 +15,8 @@ from monai_essa.evaluation.baselines.ridge import fit_ridge
 from monai_essa.evaluation.comparison import Comparison
 from monai_essa.evaluation.repeats import ArmScores
 from monai_essa.evaluation.verdict import compare_arms
-from monai_essa.study.splits import Fold, Partition, Scan, SplitRequest, partition
+from monai_essa.study.splits import SplitRequest, partition
+from monai_essa.study.terms.partition import Fold, Partition, Scan
 
 REPEATS = 5
 Draw = Callable[[int, int], np.ndarray]

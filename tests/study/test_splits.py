@@ -18,7 +18,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monai_essa.study.splits import Fold, Partition, Scan, SplitRequest, partition, partition_sections
+from monai_essa.study.splits import SplitRequest, partition
+from monai_essa.study.terms.partition import Fold, Partition, Scan, partition_sections
 
 
 def site(labelled: int, unlabelled: int = 0, visits: int = 1, classes: int = 0) -> list[Scan]:
@@ -91,7 +92,7 @@ def test_the_order_of_the_scans_plays_no_part(labelled: int, classes: int) -> No
 
 def test_the_hash_seed_of_python_plays_no_part() -> None:
     script = (
-        "import json; from monai_essa.study.splits import *;"
+        "import json; from monai_essa.study.splits import *; from monai_essa.study.terms.partition import *;"
         "scans = [Scan(f'i{n}', n % 3, f'p{n}') for n in range(70)];"
         "print(json.dumps([partition_sections(partition(scans[:size], SplitRequest(5))) for size in (20, 70)]))"
     )

@@ -13,7 +13,7 @@ import pytest
 from monai.bundle import ConfigParser
 
 from monai_essa.study import stages as stage_module
-from monai_essa.study.stages import Stage, run_stage, stage_command, stage_file, write_stage
+from monai_essa.study.stages import Stage, follow_folder, run_stage, stage_command, stage_file, write_stage
 
 CONFIG = """
 factor: 2
@@ -70,3 +70,15 @@ def test_a_value_that_monai_would_run_is_refused(stage: Stage, tmp_path: Path) -
         write_stage(planted, tmp_path)
     assert not marker.exists()
     assert not stage_file(planted, tmp_path).exists()
+
+
+def test_the_stages_of_a_moved_study_name_its_new_folder(stage: Stage, tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    values = {"output_dir": str(old / "runs" / "add"), "pretrained": str(old / "runs" / "base" / "model.pt")}
+    write_stage(replace(stage, values=values), old)
+    assert follow_folder(old) is None
+    old.rename(new)
+    assert follow_folder(new) == old and follow_folder(new) is None
+    arguments = ConfigParser.load_config_file(stage_file(stage, new))
+    assert arguments["output_dir"] == str(new / "runs" / "add")
+    assert arguments["pretrained"] == str(new / "runs" / "base" / "model.pt")

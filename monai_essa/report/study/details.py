@@ -42,6 +42,7 @@ _HEAD = re.compile(r"\(sha256 ([0-9a-f]{6,64}), keys '([^']*)', prefix '[^']*'\)
 _ROW = re.compile(r"^  (\w+) +(\d+) tensors +([\d,]+) values *(.*)$")
 _LARGEST_LOG = 64 << 20
 _PATH = re.compile(r"[/\\]")
+_NOT_ASKED = ("scans", "out", "dry_run", "overlay", "further_labels", "label_count")  # that have their own place
 
 
 def detail_sections(study: StudyFolder, arm: str | None) -> list[ReportSection]:
@@ -60,9 +61,11 @@ def again(study: StudyFolder) -> str:
     Args:
         study: the folder.
     """
-    words = ["monai-essa adapt SCANS"]
-    for name, value in study.request.items():
-        if value is None or value is False or name in ("scans", "out", "dry_run"):
+    words = ["monai-essa adapt SCANS", *(["--overlay OVERLAY"] if "overlay" in study.request else [])]
+    counts = [study.request.get("label_count"), *study.request.get("further_labels", [])]
+    request = {name: value for name, value in study.request.items() if name not in _NOT_ASKED}
+    for name, value in (request | {"label_count": counts if counts != [None] else None}).items():
+        if value is None or value is False:
             continue
         option = f"--{name.replace('_', '-')}"
         if isinstance(value, Mapping):

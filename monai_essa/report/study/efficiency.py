@@ -18,7 +18,7 @@ from monai_essa.report.study.figures import efficiency_figure
 from monai_essa.report.study.folder import StudyFolder, read_study
 from monai_essa.report.tables import ResultTable
 
-__all__ = ["write_efficiency_report"]
+__all__ = ["efficiency_section", "write_efficiency_report"]
 
 _Point = tuple[int, float, float, float]
 
@@ -40,10 +40,39 @@ def write_efficiency_report(folders: Sequence[Path], out: Path | None = None) ->
     """
     studies = sorted((read_study(folder) for folder in folders), key=_labels)
     _check_alike(studies)
-    sections = [_curves(studies), *map(_verdict, studies)]
+    titles = list(dict.fromkeys(study.title(row["name"]) for study in studies for row in study.arms))
+    by_count: dict[int, dict[str, Mapping[str, Any]]] = defaultdict(dict)
+    for study in studies:
+        by_count[_labels(study)] |= {study.title(row["name"]): row for row in study.arms}
+    metric = str(studies[0].protocol.get("metric", "score"))
+    note = f"{metric}, with the 95 % interval of each arm alone; whether two arms differ is said by each study."
+    sections = [_curves(titles, by_count, metric, note), *map(_verdict, studies)]
     commands = "\n".join(again(study).splitlines()[0] for study in studies)
     content = ReportContent("Label efficiency", sections, commands, versions(studies[0]))
     return write_report(out or folders[0].absolute().parent / "report.html", content)
+
+
+def efficiency_section(study: StudyFolder) -> ReportSection | None:
+    """Return the curves of a study that trained on several numbers of labels; None of any other.
+
+    Args:
+        study: with its verdict.
+    """
+    if not study.efficiency:
+        return None
+    by_count = {_labels(study): study.arms, **study.efficiency}
+    titled = {count: {study.title(row["name"]): row for row in rows} for count, rows in by_count.items()}
+    titles = [
+        study.title(row["name"])
+        for row in study.arms
+        if any(study.title(row["name"]) in each for each in list(titled.values())[1:])
+    ]
+    metric = str(study.protocol.get("metric", "score"))
+    note = (
+        f"{metric}, with the 95 % interval of each arm alone. The verdict is about {_labels(study)} labels; with the "
+        "others the arms are only described."
+    )
+    return _curves(titles, titled, metric, note)
 
 
 def _check_alike(studies: Sequence[StudyFolder]) -> None:
@@ -60,16 +89,19 @@ def _labels(study: StudyFolder) -> int:
     return count
 
 
-def _curves(studies: Sequence[StudyFolder]) -> ReportSection:
+def _curves(
+    titles: Sequence[str], by_count: Mapping[int, Mapping[str, Mapping[str, Any]]], metric: str, note: str
+) -> ReportSection:
+    """Draw the mean of each arm over the number of labels, from the rows of verdicts by count and title."""
+    counts = sorted(by_count)
     curves: dict[str, list[_Point]] = defaultdict(list)
-    for study in studies:
-        for row in (row for row in study.arms if row["mean"] is not None):
-            curves[study.title(row["name"])].append((_labels(study), row["mean"], *_ends(row)))
-    counts = sorted({_labels(study) for study in studies})
+    for title in titles:
+        for count in counts:
+            row = by_count[count].get(title)
+            if row is not None and row["mean"] is not None:
+                curves[title].append((count, row["mean"], *_ends(row)))
     by_title = {title: {point[0]: point for point in points} for title, points in curves.items()}
     rows = [[title, *(_cell(points.get(count)) for count in counts)] for title, points in by_title.items()]
-    metric = str(studies[0].protocol.get("metric", "score"))
-    note = f"{metric}, with the 95 % interval of each arm alone; whether two arms differ is said by each study."
     text = "The mean of each arm, by the number of labelled patients that it was trained on."
     tables = [ResultTable("Mean by number of labels", ["arm", *map(str, counts)], rows, note)] if rows else []
     return ReportSection("Label efficiency", [text], tables, list(_figure(curves, metric)))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,7 @@ class StudyFolder:
         comparisons: of the verdict.
         exported: what the verdict says about the exported arm; None if nothing is exported.
         sentence: the verdict in words; empty without one.
+        efficiency: mean, interval and number of patients of each arm, by other numbers of labels.
     """
 
     path: Path
@@ -75,6 +76,7 @@ class StudyFolder:
     comparisons: tuple[Mapping[str, Any], ...] = ()
     exported: Mapping[str, Any] | None = None
     sentence: str = ""
+    efficiency: Mapping[int, tuple[Mapping[str, Any], ...]] = field(default_factory=dict)
 
     @property
     def classification(self) -> bool:
@@ -147,14 +149,25 @@ def read_study(folder: Path) -> StudyFolder:
         titles={each["name"]: each["title"] for each in arms},
         floors=frozenset(each["name"] for each in arms if each["kind"] == "floor"),
         dropped=tuple(_rows(plan.dropped, _DROPPED, f"{path}, dropped")),
-        stages=tuple(plan.stages),
+        stages=tuple(stage for stage in plan.stages if stage.labels is None),
         images=_images(plan.images, f"{path}, images"),
         request=_plain_map(plan.request, f"{path}, request"),
         arms=tuple(_rows(verdict.get("arms") or [], _SCORED, f"{where}arms")),
         comparisons=tuple(_rows(verdict.get("comparisons") or [], _COMPARED, f"{where}comparisons")),
         exported=_plain_map(verdict["exported"], f"{where}exported") if verdict.get("exported") else None,
         sentence=_LINE.check(verdict.get("sentence", ""), f"{where}sentence"),
+        efficiency=_efficiency(verdict.get("efficiency"), f"{where}efficiency"),
     )
+
+
+def _efficiency(found: Any, where: str) -> dict[int, tuple[Mapping[str, Any], ...]]:
+    if found is None:
+        return {}
+    if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
+        raise ValueError(f"{where}: expected a list of mappings, got {shown(found)}")
+    labels = [Number(1, 10**6, whole=True).check(each.get("labels"), f"{where}, labels") for each in found]
+    rows = [tuple(_rows(each.get("arms") or [], _SCORED, f"{where}, arms")) for each in found]
+    return dict(zip(labels, rows, strict=True))
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from monai_essa.report.charts import figure_png
 from monai_essa.report.html import ReportContent, ReportFigure, ReportSection, default_page, write_report
 from monai_essa.report.study.costs import cost_section
 from monai_essa.report.study.details import again, detail_sections, versions
+from monai_essa.report.study.efficiency import efficiency_section
 from monai_essa.report.study.figures import ArmPoints, arms_figure
 from monai_essa.report.study.folder import StudyFolder, read_study
 from monai_essa.report.study.results import case_section, picture_section, probability_section
@@ -75,7 +76,7 @@ def study_content(folder: Path, show_ids: bool = False) -> ReportContent:
     read = _Read(study, dict(_tables(study)), CaseNames.of_datalist(folder / "datalist.json", show_ids))
     arm = read.chosen
     table = None if arm is None else read.tables[arm]
-    sections = [_verdict(read), cost_section(study, read.tables)]
+    sections = [_verdict(read), efficiency_section(study), cost_section(study, read.tables)]
     if arm is not None and table is not None:
         sections.append(case_section(study, read.tables, arm, read.names))
         show = probability_section if study.classification else picture_section

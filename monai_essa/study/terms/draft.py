@@ -15,8 +15,8 @@ from monai_essa.planning.study_plan import PlannedStage
 from monai_essa.study.arms import Arm, StudyDesign
 from monai_essa.study.hours import Memory
 from monai_essa.study.scans import SiteScans
-from monai_essa.study.splits import Partition
 from monai_essa.study.stages import Stage
+from monai_essa.study.terms.partition import Partition
 
 __all__ = ["Draft", "Surroundings"]
 

@@ -11,8 +11,8 @@ from dataclasses import replace
 
 from monai_essa.planning.study_plan import PlannedStage
 from monai_essa.study.arms import ARMS, FLOORS, Arm, Place, StudyDesign
-from monai_essa.study.splits import Fold, Partition
 from monai_essa.study.stages import Stage, Timings
+from monai_essa.study.terms.partition import Fold, Partition
 
 __all__ = ["MULTIPLIERS", "TRIED_AS", "is_tried", "listed_stages", "refit_stages", "training_steps"]
 
@@ -54,6 +54,9 @@ def listed_stages(
                 listing.add_trials([arm for arm in arms if is_tried(arm)], place, parts.trial, shared)
             for arm in arms:
                 listing.add_arm(arm, place, fold, shared)
+            for labels in fold.further:
+                for arm in (arm for arm in arms if not arm.slower):
+                    listing.add_arm(arm, place, fold, shared, labels)
             if arms:
                 listing.add_floors(place, fold, shared)
     return listing.stages
@@ -111,17 +114,23 @@ class _Listing:
             names[kind] = name
         return names
 
-    def add_arm(self, arm: Arm, place: Place, fold: Fold, before: Mapping[str, str]) -> None:
-        """Add the training and the test of an arm."""
+    def add_arm(self, arm: Arm, place: Place, fold: Fold, before: Mapping[str, str], labels: int | None = None) -> None:
+        """Add the training and the test of an arm, perhaps on another number of labels than the verdict is about."""
         used = _starts(arm, before)
-        name = self._name(place, f"{arm.name}-train".replace("_", "-"))
+        title = arm.name.replace("_", "-") + ("" if labels is None else f"-{labels}")
+        name = self._name(place, f"{title}-train")
         training = self.design.training(name, arm, place, before)
-        self._add("train", arm.name, place, training, used, len(fold.training))
+        scans = fold.training
+        if labels is not None:
+            scans, section = fold.further[labels], {"section": place.section(f"training_{labels}")}
+            shown = training.title.replace(": training", f", {labels} labels: training")
+            training = replace(training, title=shown, values={**training.values, **section})
+        self._add("train", arm.name, place, training, used, len(scans), labels)
         if fold.test:
-            test = self.design.test(self._name(place, f"{arm.name}-test".replace("_", "-")), training, place)
-            seconds = self.timings.testing(len(fold.test))
-            row = PlannedStage(test.name, "test", arm.name, place.repeat, place.fold, name, (name,), round(seconds, 1))
-            self.stages.append((row, test))
+            test = self.design.test(self._name(place, f"{title}-test"), training, place)
+            seconds = round(self.timings.testing(len(fold.test)), 1)
+            own = (place.repeat, place.fold, name, (name,), seconds, labels)
+            self.stages.append((PlannedStage(test.name, "test", arm.name, *own), test))
 
     def add_trials(self, arms: Sequence[Arm], place: Place, fold: Fold, before: Mapping[str, str]) -> None:
         """Add the trainings of each arm at several rates, and their scores on patients that are never tested."""
@@ -155,12 +164,22 @@ class _Listing:
             return f"refit-{what}"
         return f"{len(self.stages) + 1:02d}-r{place.repeat}f{place.fold}-{what}"
 
-    def _add(self, kind: str, arm: str | None, place: Place, stage: Stage, needs: tuple[str, ...], scans: int) -> None:
+    def _add(
+        self,
+        kind: str,
+        arm: str | None,
+        place: Place,
+        stage: Stage,
+        needs: tuple[str, ...],
+        scans: int,
+        labels: int | None = None,
+    ) -> None:
+        timed = "train" if kind == "trial" else kind
         drawn = training_steps(stage) * int(stage.values["batch_size"])
         if drawn < scans:  # a cache would load scans that no step sees
             stage = replace(stage, values={"cache_rate": 0.0, **stage.values})
         loaded = min(scans, drawn + scans // _HELD_OUT)
-        seconds = round(self.timings.training(kind, arm, training_steps(stage), loaded), 1)
+        seconds = round(self.timings.training(timed, arm, training_steps(stage), loaded), 1)
         listed = "ssa" if kind == "full_ssa" else kind
-        row = PlannedStage(stage.name, listed, arm, place.repeat, place.fold, stage.name, needs, seconds)
+        row = PlannedStage(stage.name, listed, arm, place.repeat, place.fold, stage.name, needs, seconds, labels)
         self.stages.append((row, stage))

@@ -103,7 +103,12 @@ class AdaptRequest:
             "repeats": self.split.repeats,
             "seed": self.split.seed,
             "values": json.loads(json.dumps(dict(self.study.values))),
-        } | ({} if self.study.overlay is None else {"overlay": self.study.overlay.canonical()})
+        } | self._optional()
+
+    def _optional(self) -> dict[str, Any]:
+        """Return what few requests have."""
+        overlay = {} if self.study.overlay is None else {"overlay": self.study.overlay.canonical()}
+        return overlay | ({"further_labels": list(self.split.further)} if self.split.further else {})
 
 
 def check_values(study: StudyRequest) -> None:

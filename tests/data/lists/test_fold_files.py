@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from monai_essa.data.lists.fold_files import fold_text, holds_fold_file, write_fold_file
-from monai_essa.study.splits import Scan, SplitRequest, partition, partition_sections
+from monai_essa.study.splits import SplitRequest, partition
+from monai_essa.study.terms.partition import Scan, partition_sections
 
 
 @pytest.fixture
