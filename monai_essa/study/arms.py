@@ -24,7 +24,7 @@ _COST = "train#handlers#2#_disabled_"  # CostFile: what a step takes is the same
 _DIVISOR = 3.0  # of the learning rates, for the arms that check them
 _PRETEXT_RATE = {2: 1.5e-3, 3: 1.0e-3}  # of every parameter from nothing, by dimension: docs/studies
 _TITLES = {"ssa": "SSA", "full_ssa": "SSA with every parameter", "tpp": "TPP"}
-# On labels, by task. A new decoder needs more than the 1.0e-3 of the overlays, see docs/studies/verdicts.md; at that rate
+# On labels, by task. A new decoder needs more than the 1.0e-3 of the overlays (docs/studies/verdicts.md); at that rate
 # an encoder would lose what it learned from other data.
 _RATES = {
     "segmentation": {"apla": 3.0e-3, "lora_conv": 5.0e-3, "head": 3.0e-3, "full": 3.0e-3},
