@@ -90,7 +90,11 @@ def test_a_segmentation_network_is_exported_as_a_script(plain, tmp_path: Path) -
         assert loaded(larger).shape[0] == 2
 
 
-@pytest.mark.parametrize("plain", marked(QUICK), indirect=True)
+# Beside, the deepest graph: windows that move, and hooks that join the encoder with its head.
+AS_ONNX = [*sorted(QUICK), ("essa_classification", "swin_unetr", 2)]
+
+
+@pytest.mark.parametrize("plain", marked(QUICK, AS_ONNX), indirect=True)
 def test_onnx_export_keeps_the_function(plain, tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx", reason="onnx is not installed: the extra [export]")
     pytest.importorskip("onnxscript", reason="onnxscript is not installed: the extra [export]")
