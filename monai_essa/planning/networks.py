@@ -182,7 +182,8 @@ def _recorded(path: Path, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return the heads of a ViT, which no tensor tells, where the file is the model.pt of a run of ours."""
     if "num_heads" not in arguments or "hidden_size" not in arguments or not (path.parent / "run.json").is_file():
         return {}
-    heads = finished_record(path.parent).get("settings", {}).get("num_heads")
+    settings = finished_record(path.parent).get("settings")
+    heads = settings.get("num_heads") if isinstance(settings, Mapping) else None
     known = isinstance(heads, int) and heads > 0 and arguments["hidden_size"] % heads == 0
     return {"num_heads": heads} if known else {}
 

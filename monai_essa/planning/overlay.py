@@ -10,6 +10,7 @@ but no expression, so that what a study runs can be read in its files.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,8 +67,9 @@ class Overlay:
             bundle: its name.
             known: the keys of its train.yaml.
         """
-        renamed = {_ENCODER: "network_def"} if bundle in _BASES else {}
-        parts = {renamed.get(key, key): part for key, part in self.parts.items()}
+        parts = dict(self.parts)
+        if bundle in _BASES:  # also a part of it, as encoder_def#network
+            parts = {re.sub(rf"^(\+?){_ENCODER}(?=#|$)", r"\1network_def", key): part for key, part in parts.items()}
         return {key: part for key, part in parts.items() if key.lstrip("+").partition("#")[0] in known}
 
 

@@ -203,7 +203,8 @@ def _forward_flops(stage: Stage, design: StudyDesign) -> int:
     channels = design.network.in_channels or parser.get_parsed_content("in_channels")
     sides = parser.get_parsed_content("img_size")
     # The constructor of an encoder that is not MONAI's may read the values of its tensors, which a meta tensor lacks.
-    with nullcontext() if design.network.described else torch.device("meta"):
+    place: Any = nullcontext() if design.network.described else torch.device("meta")
+    with place:
         network = parser.get_parsed_content("network_def").eval().to("meta")
     with torch.device("meta"), torch.no_grad(), flop_counter() as counter:
         network(torch.empty(1, channels, *sides))

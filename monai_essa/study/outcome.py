@@ -53,16 +53,18 @@ _PROTOCOL: dict[str, Check] = {
     "repeats": Number(1, 1000, whole=True),
     "folds": Number(1, 1000, whole=True),
     "labels": _COUNT,
-    "further_labels": ListOf(_COUNT, longest=20),
     "margin": Number(0, 1),
     "metric": _LINE,
     "primaries": ListOf(ListOf(_ID, longest=3, shortest=3), longest=20),
-    "primaries_in_auc": ListOf(ListOf(_ID, longest=3, shortest=3), longest=20),
     "rate_check": Choice(("thirds", "tuned", "none")),
-    "rates": Text(r".*", longest=1000),
     "provisional": Nullable(_LINE),
     "transductive": Flag(),
     "base": _LINE,
+}
+_OPTIONAL: dict[str, Check] = {  # in a plan of a version that did not know it
+    "further_labels": ListOf(_COUNT, longest=20),
+    "primaries_in_auc": ListOf(ListOf(_ID, longest=3, shortest=3), longest=20),
+    "rates": _LINE,
 }
 _ARM_NAME = Text(NAME, longest=64)
 _ARM = Record({"name": _ARM_NAME, "title": _LINE, "kind": Choice(("trained", "floor"))})
@@ -172,8 +174,8 @@ def _efficiency(plan: _Plan) -> list[dict[str, Any]]:
 def _read_plan(folder: Path) -> _Plan:
     path, plan = folder / PLAN, read_plan(folder)
     protocol = check_config_value(dict(plan.protocol), f"{path}, field 'protocol'")
-    known = {name: protocol[name] for name in _PROTOCOL if name in protocol}
-    Record(_PROTOCOL).check(known, f"{path}, field 'protocol'")
+    known = {name: protocol[name] for name in (*_PROTOCOL, *_OPTIONAL) if name in protocol}
+    Record(_PROTOCOL, _OPTIONAL).check(known, f"{path}, field 'protocol'")
     arms = ListOf(_ARM, longest=100).check(plan.arms, f"{path}, arms")
     dropped = ListOf(_DROPPED, longest=100).check(plan.dropped, f"{path}, dropped")
     return _Plan(folder, protocol, arms, plan.stages, [each["name"] for each in dropped])

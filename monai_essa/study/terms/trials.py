@@ -105,8 +105,8 @@ def _score(folder: Path, stages: Sequence[PlannedStage], trial: PlannedStage) ->
 
 
 def _best(scored: Sequence[float | None]) -> int:
-    there = [number for number, score in enumerate(scored) if score is not None]
-    return max(there, key=lambda number: (scored[number], number == _DEFAULT), default=_DEFAULT)
+    there = {number: score for number, score in enumerate(scored) if score is not None}
+    return max(there, key=lambda number: (there[number], number == _DEFAULT), default=_DEFAULT)
 
 
 def _file(folder: Path, stage: PlannedStage) -> Path:
