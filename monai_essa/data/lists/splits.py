@@ -14,7 +14,15 @@ from typing import Any
 from monai_essa.data.pairing.names import patient_of
 from monai_essa.outside import Number
 
-__all__ = ["DEFAULT_SHARES", "hold_out", "nth_patients", "numbered_items", "split_patients", "stratified_draw"]
+__all__ = [
+    "DEFAULT_SHARES",
+    "fold_items",
+    "hold_out",
+    "nth_patients",
+    "numbered_items",
+    "split_patients",
+    "stratified_draw",
+]
 
 DEFAULT_SHARES: Mapping[str, float] = {"training": 0.7, "validation": 0.1, "testing": 0.2}
 
@@ -109,6 +117,49 @@ def nth_patients(
     return rest or list(items), [item for item, name in pairs if name in apart]
 
 
+def fold_items(
+    items: Sequence[dict[str, Any]],
+    fold: int | None = None,
+    folds: int = 5,
+    held_out: bool = False,
+    seed: int = 0,
+    patients: Mapping[str, str] = MappingProxyType({}),
+) -> list[dict[str, Any]]:
+    """Return the items that one fold of a cross-validation trains on, or those that it holds out.
+
+    Patients are dealt to the folds in an order that the seed draws, class after class where labels are numbers, so
+    that folds differ in size and in each class by one patient at most. Equal items and an equal seed give equal folds.
+
+    Args:
+        items: all labelled items, as in :func:`hold_out`.
+        fold: from 0 to ``folds - 1``; None: there is no cross-validation, and all items are returned.
+        folds: how many there are.
+        held_out: return the items of the fold itself, and not those of the others.
+        seed: of the order.
+        patients: as in :func:`hold_out`.
+
+    Raises:
+        ValueError: if ``folds`` is below 2 or above the number of patients, or there is no such fold.
+
+    Example:
+        >>> scans = [{"image": f"p{number}_{side}.nii"} for number in range(4) for side in "LR"]
+        >>> [item["image"] for item in fold_items(scans, fold=0, folds=4, held_out=True)]
+        ['p3_L.nii', 'p3_R.nii']
+    """
+    if fold is None:
+        return list(items)
+    names = [_patient(item, patients) for item in items]
+    count = int(Number(2, 1000, whole=True).check(folds, "folds"))
+    chosen = int(Number(0, count - 1, whole=True).check(fold, "fold"))
+    if count > len(set(names)):
+        raise ValueError(f"folds: expected at most {len(set(names))}, the number of patients, got {count}; set fewer")
+    classes = {name: str(item["label"]) for item, name in zip(items, names, strict=True) if _is_class(item)}
+    dealt = random.Random(f"{seed}: folds").sample(sorted(set(names)), len(set(names)))
+    dealt.sort(key=lambda name: classes.get(name, ""))
+    apart = set(dealt[chosen::count])
+    return [item for item, name in zip(items, names, strict=True) if (name in apart) == held_out]
+
+
 def numbered_items(
     items: Sequence[Mapping[str, Any]], patients: Mapping[str, str] = MappingProxyType({})
 ) -> list[dict[str, Any]]:
@@ -174,6 +225,12 @@ def stratified_draw(items: Sequence[dict[str, Any]], limit: int, seed: int, wher
 def _patient(item: Mapping[str, Any], patients: Mapping[str, str]) -> str:
     first = _first_path(item["image"])
     return str(item.get("patient") or patients.get(first) or patient_of(first))
+
+
+def _is_class(item: Mapping[str, Any]) -> bool:
+    """Tell whether the label is a class, or a list of 0 and 1 for each, and no label map."""
+    label = item.get("label")
+    return isinstance(label, int) or (isinstance(label, list) and all(isinstance(each, int) for each in label))
 
 
 def _first_path(image: str | Sequence[str]) -> str:

@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 
-from monai_essa.data.lists.splits import hold_out, nth_patients, split_patients
+from monai_essa.data.lists.splits import fold_items, hold_out, nth_patients, split_patients
 
 
 def test_fractions_give_their_share_and_use_every_patient() -> None:
@@ -104,3 +104,57 @@ def test_the_only_patient_is_on_both_sides() -> None:
 def test_a_count_that_is_none_is_refused(every: int) -> None:
     with pytest.raises(ValueError, match="hold_out: expected a whole number"):
         nth_patients([{"image": "a.nii"}], every)
+
+
+def scans_of(patients: int) -> list[dict[str, object]]:
+    """Two scans of each patient; every third patient has class 1."""
+    return [
+        {"image": f"p{number:02d}_{side}.nii", "label": int(number % 3 == 0)}
+        for number in range(patients)
+        for side in "LR"
+    ]
+
+
+def test_folds_part_the_patients() -> None:
+    scans = scans_of(11)
+    held = [fold_items(scans, fold, 4, held_out=True) for fold in range(4)]
+    assert sorted(item["image"] for fold in held for item in fold) == sorted(item["image"] for item in scans)
+    assert [len(fold) for fold in held] == [6, 6, 6, 4]
+    for fold, apart in enumerate(held):
+        rest = fold_items(scans, fold, 4)
+        assert {item["image"][:3] for item in rest}.isdisjoint({item["image"][:3] for item in apart})
+        assert len(rest) + len(apart) == len(scans)
+        assert sum(item["label"] for item in apart) == 2  # one patient of class 1
+
+
+def test_folds_depend_on_the_seed_and_not_on_the_order_of_the_items() -> None:
+    scans = scans_of(9)
+    images = {str(fold_items(items, 0, 3, held_out=True, seed=1)) for items in (scans, scans)}
+    turned = fold_items(scans[::-1], 0, 3, held_out=True, seed=1)
+    assert images == {str(turned[::-1])}
+    assert images != {str(fold_items(scans, 0, 3, held_out=True, seed=2))}
+
+
+def test_patients_whom_the_list_names_stay_together() -> None:
+    scans = [{"image": f"{number}.nii", "label": f"{number}_seg.nii"} for number in range(6)]
+    patients = {f"{number}.nii": "ab"[number % 2] for number in range(6)}
+    assert len(fold_items(scans, 1, 2, held_out=True, patients=patients)) == 3
+
+
+def test_without_a_fold_all_items_are_there() -> None:
+    scans = scans_of(2)
+    assert fold_items(scans) == fold_items(scans, held_out=True) == scans
+
+
+@pytest.mark.parametrize(
+    ("fold", "folds", "message"),
+    [
+        (5, 5, "fold: expected a whole number from 0 to 4, got 5"),
+        (0, 1, "folds: expected a whole number from 2 to 1000, got 1"),
+        (0, 7, "folds: expected at most 6, the number of patients, got 7; set fewer"),
+        ("0", 5, "fold: expected a whole number from 0 to 4, got '0'"),
+    ],
+)
+def test_a_fold_that_is_not_there_is_refused(fold: object, folds: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        fold_items(scans_of(6), fold, folds)  # type: ignore[arg-type]
