@@ -21,11 +21,7 @@ __all__ = ["FrozenCheck", "frozen_tensors", "parameter_groups", "warmup_cosine"]
 
 
 def parameter_groups(
-    objective: nn.Module,
-    lr: float,
-    weight_decay: float = 0.05,
-    head_lr_factor: float = 1.0,
-    layer_decay: float = 1.0,
+    objective: nn.Module, lr: float, weight_decay: float = 0.05, head_lr_factor: float = 1.0, layer_decay: float = 1.0
 ) -> list[dict[str, Any]]:
     r"""Sort the trainable tensors of an objective into groups for ``torch.optim.AdamW``.
 
