@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from monai_essa.data.check.datalist import DataCheck, check_datalist
     from monai_essa.data.check.volumes import Problem
-    from monai_essa.data.lists.class_balance import check_training_classes, image_loss_weights, voxel_loss_weights
+    from monai_essa.data.lists.class_balance import check_balanced_crops, image_loss_weights, voxel_loss_weights
     from monai_essa.data.lists.class_labels import check_every_class, class_weights, classification_items, label_type
     from monai_essa.data.lists.maker import make_datalist, write_datalist
     from monai_essa.data.lists.read import (
@@ -21,7 +21,14 @@ if TYPE_CHECKING:
         section_names,
         unlabelled_items,
     )
-    from monai_essa.data.lists.splits import fold_items, hold_out, nth_patients, numbered_items, split_patients
+    from monai_essa.data.lists.splits import (
+        fold_items,
+        fold_section,
+        hold_out,
+        nth_patients,
+        numbered_items,
+        split_patients,
+    )
     from monai_essa.data.loading.cache import MappedDataset, cached_dataset
     from monai_essa.data.loading.keyed import KeyedDataset, KeyedSampler
     from monai_essa.data.pairing.names import patient_of
@@ -43,10 +50,11 @@ __all__ = [
     "cached_dataset",
     "check_datalist",
     "check_every_class",
-    "check_training_classes",
+    "check_balanced_crops",
     "class_weights",
     "classification_items",
     "fold_items",
+    "fold_section",
     "hold_out",
     "image_loss_weights",
     "label_type",
@@ -80,10 +88,11 @@ _MODULE_OF = {
     "cached_dataset": "loading.cache",
     "check_datalist": "check.datalist",
     "check_every_class": "lists.class_labels",
-    "check_training_classes": "lists.class_balance",
+    "check_balanced_crops": "lists.class_balance",
     "class_weights": "lists.class_labels",
     "classification_items": "lists.class_labels",
     "fold_items": "lists.splits",
+    "fold_section": "lists.splits",
     "hold_out": "lists.splits",
     "image_loss_weights": "lists.class_balance",
     "label_type": "lists.class_labels",

@@ -5,16 +5,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from monai_essa.data.lists.class_labels import class_weights
-from monai_essa.outside import ListOf, Number, shown
+from monai_essa.outside import ListOf, Number, shown, switch
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["check_training_classes", "image_loss_weights", "voxel_loss_weights"]
+__all__ = ["check_balanced_crops", "image_loss_weights", "voxel_loss_weights"]
 
 _BALANCED = "balanced"
 _WEIGHT = Number(0, 1e6)
@@ -45,7 +45,7 @@ def image_loss_weights(given: Any, items: Sequence[Mapping[str, Any]], num_class
 
 
 def voxel_loss_weights(
-    given: Any, dataset: Iterable[Mapping[str, Any]], labels: Mapping[str, int]
+    given: Any, items: Sequence[Any], load: Sequence[Any], labels: Mapping[str, int]
 ) -> torch.Tensor | None:
     r"""Return the weights that the loss of a segmentation gives to the classes.
 
@@ -55,7 +55,8 @@ def voxel_loss_weights(
 
     Args:
         given: None: all the same; a list, or a tensor, in the order of the class numbers; or ``"balanced"``.
-        dataset: training items with a ``label`` of class numbers; read once, and only to balance.
+        items: of the training; read once, and only to balance.
+        load: transforms that make of an item one with a ``label`` of class numbers.
         labels: the number of each class by its name.
 
     Returns:
@@ -67,7 +68,7 @@ def voxel_loss_weights(
     Example:
         >>> import torch
         >>> label = torch.tensor([0, 0, 0, 1])
-        >>> voxel_loss_weights("balanced", [{"label": label}], {"background": 0, "tumour": 1})
+        >>> voxel_loss_weights("balanced", [{"label": label}], [], {"background": 0, "tumour": 1})
         tensor([0.5000, 1.5000])
     """
     if not isinstance(given, str) or given != _BALANCED:
@@ -75,36 +76,51 @@ def voxel_loss_weights(
     import torch  # not at the top: the commands for data lists do without torch
 
     counts = torch.zeros(len(labels), dtype=torch.float64)
-    for item in dataset:
-        ids = torch.as_tensor(item["label"]).as_subclass(torch.Tensor).flatten().long()
-        counts += torch.bincount(ids, minlength=len(labels))
-    _refuse_absent({name for name, number in labels.items() if counts[number] == 0}, "class_weights 'balanced'")
+    for label in _labels(items, load):
+        counts += torch.bincount(label.flatten().long(), minlength=len(labels))
+    _refuse_absent((name for name, number in labels.items() if counts[number] == 0), "class_weights 'balanced'")
     weights = 1 / counts
     return (weights / weights.mean()).float()
 
 
-def check_training_classes(dataset: Iterable[Mapping[str, Any]], labels: Mapping[str, int]) -> None:
+def check_balanced_crops(
+    balanced_crops: bool, items: Sequence[Any], load: Sequence[Any], labels: Mapping[str, int]
+) -> None:
     """Refuse to balance the crops of a training whose labels lack a class. Reads labels until each class was seen.
 
     Args:
-        dataset: training items with a ``label`` of class numbers.
+        balanced_crops: whether crops are to be balanced; nothing is read if not.
+        items: as for :func:`voxel_loss_weights`, and likewise the arguments after it.
+        load: transforms.
         labels: the number of each class by its name.
 
     Raises:
         ValueError: if no label has a voxel of some class.
+        TypeError: if ``balanced_crops`` is a text, as a command line passes for ``true`` and ``false``.
 
     Example:
         >>> import torch
-        >>> check_training_classes([{"label": torch.tensor([0, 2])}], {"background": 0, "liver": 1, "tumour": 2})
+        >>> case = {"label": torch.tensor([0, 2])}
+        >>> check_balanced_crops(True, [case], [], {"background": 0, "liver": 1, "tumour": 2})
         Traceback (most recent call last):
         ValueError: balanced_crops: no training label holds 'liver'; take it out of labels, or add a case that has it
     """
-    missing = dict(labels)
-    for item in dataset:
-        missing = {name: number for name, number in missing.items() if not bool((item["label"] == number).any())}
-        if not missing:
-            return
+    missing = dict(labels) if switch("balanced_crops", balanced_crops) else {}
+    if missing:
+        for label in _labels(items, load):
+            missing = {name: number for name, number in missing.items() if not bool((label == number).any())}
+            if not missing:
+                break
     _refuse_absent(missing, "balanced_crops")
+
+
+def _labels(items: Sequence[Any], load: Sequence[Any]) -> Iterator[torch.Tensor]:
+    import torch
+    from monai.transforms import Compose
+
+    transform = Compose(load)
+    for item in items:
+        yield torch.as_tensor(transform(item)["label"]).as_subclass(torch.Tensor)
 
 
 def _given_weights(given: Any, num_classes: int) -> torch.Tensor | None:

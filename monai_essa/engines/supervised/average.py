@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn as nn
 from ignite.engine import Engine, Events
@@ -79,37 +81,30 @@ class UseAverage:
     restore the best epoch and write results.
 
     Args:
-        objective: with a network and a :class:`WeightAverage` of it as ``average``, such as
-            :class:`~monai_essa.engines.Supervised` with ``ema``.
+        objective: a :class:`~monai_essa.engines.Supervised`; without ``ema`` it has no average, and nothing happens.
         evaluator: the engine that validates the network.
-
-    Raises:
-        ValueError: if the objective has no average.
 
     Example:
         >>> from monai_essa.engines import Supervised
-        >>> UseAverage(Supervised(nn.Linear(1, 1), nn.MSELoss()), evaluator=None)
-        Traceback (most recent call last):
-        ValueError: Supervised keeps no average of its weights: give it ema, such as 0.99
+        >>> UseAverage(Supervised(nn.Linear(1, 1), nn.MSELoss(), ema=0.9), evaluator=None).objective.average.momentum
+        0.9
     """
 
     def __init__(self, objective: nn.Module, evaluator: Evaluator) -> None:
-        average = getattr(objective, "average", None)
-        if not isinstance(average, WeightAverage):
-            raise ValueError(f"{type(objective).__name__} keeps no average of its weights: give it ema, such as 0.99")
-        self.average = average
-        self.network: nn.Module = objective.network  # type: ignore[assignment]
+        self.objective: Any = objective
         self.evaluator = evaluator
 
     def attach(self, engine: Engine) -> None:
-        """Attach to a trainer and to the evaluator."""
+        """Attach to a trainer and to the evaluator, if the objective keeps an average."""
+        if self.objective.average is None:
+            return
         self.evaluator.add_event_handler(Events.STARTED, self._exchange)
         self.evaluator.add_event_handler(Events.COMPLETED, self._exchange)
         engine.add_event_handler(Events.COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
         """Copy the average into the network."""
-        self.average.tensors.copy_to(self.network, "")
+        self.objective.average.tensors.copy_to(self.objective.network, "")
 
     def _exchange(self, _: Engine) -> None:
-        self.average.exchange(self.network)
+        self.objective.average.exchange(self.objective.network)

@@ -13,7 +13,7 @@ from ignite.engine import Engine, Events
 from monai.engines import Evaluator
 from monai.handlers import EarlyStopHandler
 
-from monai_essa.outside import Number
+from monai_essa.outside import Nullable, Number
 
 __all__ = ["Patience"]
 
@@ -30,7 +30,7 @@ class Patience:
 
     Args:
         evaluator: the engine that validates, with a key metric of which more is better.
-        validations: how many in a row may bring no new best, from 1 on.
+        validations: how many in a row may bring no new best, from 1 on; None: the training never ends early.
         val_interval: epochs from one validation to the next.
 
     Raises:
@@ -43,14 +43,16 @@ class Patience:
         ValueError: patience: expected a whole number from 1 to 1e+06, got 0
     """
 
-    def __init__(self, evaluator: Evaluator, validations: int, val_interval: int = 1) -> None:
+    def __init__(self, evaluator: Evaluator, validations: int | None = None, val_interval: int = 1) -> None:
         self.evaluator = evaluator
-        self.validations = int(Number(1, 1_000_000, whole=True).check(validations, "patience"))
+        self.validations = Nullable(Number(1, 1_000_000, whole=True)).check(validations, "patience")
         self.val_interval = val_interval
         self.handler = EarlyStopHandler(self.validations, _key_metric)
 
     def attach(self, engine: Engine) -> None:
-        """Attach to a trainer and to the evaluator."""
+        """Attach to a trainer and to the evaluator, if the training may end early."""
+        if self.validations is None:
+            return
         if len(self.evaluator.data_loader) == 0:  # type: ignore[arg-type]
             raise ValueError(
                 f"patience {self.validations} needs a validation, and this run has none: leave out patience, or "

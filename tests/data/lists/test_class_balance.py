@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from monai_essa.data import check_training_classes, image_loss_weights, voxel_loss_weights
+from monai_essa.data import check_balanced_crops, image_loss_weights, voxel_loss_weights
 
 LABELS = {"background": 0, "liver": 1, "tumour": 2}
 # 12 voxels of background, 4 of the liver, 2 of the tumour, which the first case lacks.
@@ -16,20 +16,18 @@ CASES = [{"label": torch.tensor([[0.0] * 6 + [1.0] * 2])}, {"label": torch.tenso
 
 
 class Counted:
-    """A data set that counts how many of its items were read."""
+    """A transform that counts how many items it was given."""
 
-    def __init__(self, items: list[Any]) -> None:
-        self.items = items
+    def __init__(self) -> None:
         self.read = 0
 
-    def __iter__(self) -> Any:
-        for item in self.items:
-            self.read += 1
-            yield item
+    def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
+        self.read += 1
+        return item
 
 
 def test_balanced_voxels_weigh_against_their_number_with_a_mean_of_1() -> None:
-    weights = voxel_loss_weights("balanced", CASES, LABELS)
+    weights = voxel_loss_weights("balanced", CASES, [], LABELS)
     inverse = torch.tensor([1 / 12, 1 / 4, 1 / 2])
     assert weights is not None
     torch.testing.assert_close(weights, inverse / inverse.mean())
@@ -40,10 +38,10 @@ def test_balanced_voxels_weigh_against_their_number_with_a_mean_of_1() -> None:
     "given", [None, [1.0, 2.0, 0.5], torch.tensor([1.0, 2.0, 0.5])], ids=["none", "list", "tensor"]
 )
 def test_given_weights_are_taken_as_they_are_and_no_label_is_read(given: Any) -> None:
-    dataset = Counted(CASES)
-    for weights in (voxel_loss_weights(given, dataset, LABELS), image_loss_weights(given, [], 3)):
+    load = Counted()
+    for weights in (voxel_loss_weights(given, CASES, [load], LABELS), image_loss_weights(given, [], 3)):
         assert weights is None if given is None else weights.tolist() == [1.0, 2.0, 0.5]
-    assert dataset.read == 0
+    assert load.read == 0
 
 
 @pytest.mark.parametrize(
@@ -56,19 +54,20 @@ def test_given_weights_are_taken_as_they_are_and_no_label_is_read(given: Any) ->
     ],
 )
 def test_other_weights_are_refused_in_one_line(given: Any, message: str) -> None:
-    for weigh in (lambda: voxel_loss_weights(given, CASES, LABELS), lambda: image_loss_weights(given, [], 3)):
+    for weigh in (lambda: voxel_loss_weights(given, CASES, [], LABELS), lambda: image_loss_weights(given, [], 3)):
         with pytest.raises(ValueError, match=message):
             weigh()
 
 
 def test_a_class_that_no_training_label_holds_is_named() -> None:
     with pytest.raises(ValueError, match="class_weights 'balanced': no training label holds 'tumour'; take it out of"):
-        voxel_loss_weights("balanced", CASES[:1], LABELS)
+        voxel_loss_weights("balanced", CASES[:1], [], LABELS)
     with pytest.raises(ValueError, match="balanced_crops: no training label holds 'tumour'; take it out of labels"):
-        check_training_classes(CASES[:1], LABELS)
+        check_balanced_crops(True, CASES[:1], [], LABELS)
 
 
 def test_labels_are_read_until_each_class_was_seen() -> None:
-    dataset = Counted([*CASES, *CASES])
-    check_training_classes(dataset, LABELS)
-    assert dataset.read == 2
+    for balanced, read in ((True, 2), (False, 0)):
+        load = Counted()
+        check_balanced_crops(balanced, [*CASES, *CASES], [load], LABELS)
+        assert load.read == read
