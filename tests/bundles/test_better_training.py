@@ -70,6 +70,7 @@ def assert_same(one: Path, other: Path) -> None:
         assert [name for name in expected if not torch.equal(got[name], expected[name])] == []
 
 
+@pytest.mark.slow  # three runs of eight steps
 @pytest.mark.parametrize("bundle", BUNDLES)
 def test_with_all_keys_a_killed_run_ends_as_the_unbroken_one(
     bundle: str, data, open_bundle: RunBundle, run_bundle: RunBundle, tmp_path: Path
