@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""What the names and shapes of tensors reveal about the network that they belong to.
+"""What the names and shapes of tensors reveal about the network that they belong to, and how deep in it they are.
 
 Names are canonical: those of MONAI's bare encoders (``blocks.0.attn.qkv.weight``).
 """
@@ -12,7 +12,11 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 
 import torch
+import torch.nn as nn
 
+from monai_essa.anatomy.blocks import transformer_blocks
+from monai_essa.anatomy.described.description import EncoderDescription, TokenDescription, described
+from monai_essa.anatomy.parts import encoder_prefix, part_of
 from monai_essa.anatomy.positions import POSITIONS
 
 __all__ = [
@@ -24,6 +28,7 @@ __all__ = [
     "is_of_some_encoders",
     "is_patch_embedding",
     "is_token_or_position",
+    "layer_depths",
     "option_behind",
     "spatial_dims",
 ]
@@ -78,6 +83,9 @@ _BLOCKS = re.compile(
     r"(layers\d\.0\.)?blocks\.\d+\.norm1\.weight|down_layers\.\d+\.\d+\.conv1\.conv\.weight"
     r"|layers\.\d+\.blocks\.\d+\.conv1\.weight|layer\d\.\d+\.conv1\.weight"
 )
+# Stages of the encoders without attention, by the start of a name; the levels of a UNet are nested.
+_CNN_STAGE = re.compile(r"(down_layers\.\d+|layers\.\d+|layer\d|denseblock\d+|model(\.1\.submodule)*)\.")
+_SWIN_BLOCK = re.compile(r"layers(\d)\.0\.blocks\.\d+")
 
 
 def architecture_of(names: Iterable[str]) -> str | None:
@@ -112,6 +120,46 @@ def is_of_some_encoders(name: str) -> bool:
 def is_token_or_position(name: str) -> bool:
     """Tell whether a tensor holds tokens or position embeddings: values, and not the weights of a layer."""
     return name.rpartition(".")[2] in _TOKENS_AND_POSITIONS
+
+
+def layer_depths(network: nn.Module) -> dict[str, int]:
+    """Number the parameters of a network by depth: the layers of the encoder from 0 on, and what follows it above them.
+
+    The patch embedding, tokens and positions have depth 0, and block i of n, counted from 0, has i + 1. The final norm,
+    the decoder and the head have n + 1. This is how the authors of BEiT and MAE number a ViT. In a Swin transformer
+    the merging of patches has the depth of the block before it, as in SimMIM's code, and so have the convolutions of
+    the second version. The stages of a CNN count as blocks. An encoder that is described without blocks has depth 1 as
+    a whole.
+
+    Args:
+        network: a MONAI network or a described one, plain or adapted; a tensor that a method adds is as deep as its
+            block.
+
+    Returns:
+        The depth of each parameter by its name.
+
+    Raises:
+        TypeError: if the class of the network is unknown, as :func:`monai_essa.anatomy.parts.check_known` says.
+
+    Example:
+        >>> from monai.networks.nets import ViT
+        >>> depths = layer_depths(ViT(1, 32, 16, hidden_size=48, mlp_dim=96, num_layers=2, num_heads=4))
+        >>> [depths[f"{name}.weight"] for name in ("patch_embedding.patch_embeddings", "blocks.1.norm1", "norm")]
+        [0, 2, 3]
+    """
+    marks = _depth_marks(network)
+    last, deepest = 0, max(marks.values())
+    depths = {}
+    for name, _ in network.named_parameters():
+        if part_of(network, name) != "encoder":
+            depths[name] = deepest + 1
+            continue
+        fitting = [start for start in marks if name.startswith(start)]
+        if fitting:
+            last = depths[name] = marks[max(fitting, key=len)]
+        else:  # between two blocks, or behind the last one
+            depths[name] = last if last < deepest else deepest + 1
+    return depths
 
 
 def differences(file: Shapes, network: Shapes) -> list[str]:
@@ -160,6 +208,39 @@ def option_behind(name: str, others: Collection[str]) -> str | None:
 def spatial_dims(shapes: Shapes) -> int | None:
     """Read 2 or 3 from the kernel of the first convolution; None if the patch embedding is not a convolution."""
     return next((len(shape) - 2 for name, shape in shapes.items() if re.fullmatch(_PATCHES, name)), None)
+
+
+def _depth_marks(network: nn.Module) -> dict[str, int]:
+    """Return the depth of the names that begin with a text; the longest one counts."""
+    prefix, found = encoder_prefix(network), described(network)
+    blocks = [block.path for block in transformer_blocks(network) if block.role == "encoder"]
+    if found is None and not blocks:
+        names = (name.removeprefix(prefix) for name, _ in network.named_parameters() if name.startswith(prefix))
+        stages = (_CNN_STAGE.match(name) for name in names)
+        blocks = list(dict.fromkeys(f"{prefix}{stage[1]}" for stage in stages if stage))
+    marks = {f"{path}.": depth for depth, path in enumerate(blocks, start=1)}
+    if found is not None:
+        return (marks or {found[1]: 1}) | _described_marks(*found)
+    return marks | _swin_marks(prefix, blocks)
+
+
+def _described_marks(anatomy: EncoderDescription, prefix: str) -> dict[str, int]:
+    output = anatomy.output
+    if not isinstance(output, TokenDescription):
+        return {}
+    paths = (output.patch_embedding, output.positions, *output.prefix_tokens, *output.before_blocks)
+    return {f"{prefix}{path}": 0 for path in paths if path}
+
+
+def _swin_marks(prefix: str, blocks: Iterable[str]) -> dict[str, int]:
+    """Return the depth of what a Swin transformer has beside its blocks, by stage."""
+    marks: dict[str, int] = {}
+    for depth, path in enumerate(blocks, start=1):
+        stage = _SWIN_BLOCK.fullmatch(path.removeprefix(prefix))
+        if stage is not None:
+            marks.setdefault(f"{prefix}layers{stage[1]}c.", depth - 1)  # it runs before the stage
+            marks[f"{prefix}layers{stage[1]}."] = depth
+    return marks
 
 
 def _size(shapes: Shapes, pattern: str, axis: int) -> int | None:

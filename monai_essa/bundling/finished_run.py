@@ -43,8 +43,8 @@ __all__ = [
 ]
 
 Config = dict[str, Any]
-# Settings that name a class, for which an overlay is chosen, and those that follow from the data list.
-_BY_OVERLAY = {"network_def", "encoder_def", "method", "objective", "intensity_name", "loss", "class_weights"}
+# Settings that name a class, for which an overlay is chosen.
+_BY_OVERLAY = {"network_def", "encoder_def", "method", "objective", "intensity_name", "loss"}
 # Entries of run.json that identify the network and the images that the weights are for.
 _IDENTITY = ("network", "width", "images", "orientation", "size", "labels")
 

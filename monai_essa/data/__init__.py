@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from monai_essa.data.check.datalist import DataCheck, check_datalist
     from monai_essa.data.check.volumes import Problem
+    from monai_essa.data.lists.class_balance import check_balanced_crops, image_loss_weights, voxel_loss_weights
     from monai_essa.data.lists.class_labels import check_every_class, class_weights, classification_items, label_type
     from monai_essa.data.lists.maker import make_datalist, write_datalist
     from monai_essa.data.lists.read import (
@@ -20,7 +21,14 @@ if TYPE_CHECKING:
         section_names,
         unlabelled_items,
     )
-    from monai_essa.data.lists.splits import hold_out, nth_patients, numbered_items, split_patients
+    from monai_essa.data.lists.splits import (
+        fold_items,
+        fold_section,
+        hold_out,
+        nth_patients,
+        numbered_items,
+        split_patients,
+    )
     from monai_essa.data.loading.cache import MappedDataset, cached_dataset
     from monai_essa.data.loading.keyed import KeyedDataset, KeyedSampler
     from monai_essa.data.pairing.names import patient_of
@@ -42,9 +50,13 @@ __all__ = [
     "cached_dataset",
     "check_datalist",
     "check_every_class",
+    "check_balanced_crops",
     "class_weights",
     "classification_items",
+    "fold_items",
+    "fold_section",
     "hold_out",
+    "image_loss_weights",
     "label_type",
     "listed_label_map",
     "listed_patients",
@@ -58,6 +70,7 @@ __all__ = [
     "section_names",
     "split_patients",
     "unlabelled_items",
+    "voxel_loss_weights",
     "write_datalist",
 ]
 
@@ -75,9 +88,13 @@ _MODULE_OF = {
     "cached_dataset": "loading.cache",
     "check_datalist": "check.datalist",
     "check_every_class": "lists.class_labels",
+    "check_balanced_crops": "lists.class_balance",
     "class_weights": "lists.class_labels",
     "classification_items": "lists.class_labels",
+    "fold_items": "lists.splits",
+    "fold_section": "lists.splits",
     "hold_out": "lists.splits",
+    "image_loss_weights": "lists.class_balance",
     "label_type": "lists.class_labels",
     "listed_label_map": "lists.read",
     "listed_patients": "lists.read",
@@ -91,6 +108,7 @@ _MODULE_OF = {
     "section_names": "lists.read",
     "split_patients": "lists.splits",
     "unlabelled_items": "lists.read",
+    "voxel_loss_weights": "lists.class_balance",
     "write_datalist": "lists.maker",
 }
 

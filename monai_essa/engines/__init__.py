@@ -44,13 +44,18 @@ from monai_essa.engines.objectives import (
 from monai_essa.engines.parameters import FrozenCheck, parameter_groups, warmup_cosine
 from monai_essa.engines.progress import LossLog, TrackedMetrics, TrainingProgress, patch_introduction
 from monai_essa.engines.steps import TrainStep, ValidationStep, default_precision
+from monai_essa.engines.supervised.average import UseAverage
+from monai_essa.engines.supervised.patience import Patience
+from monai_essa.engines.supervised.probabilities import AveragedInferer, ensemble_networks, warn_of_sides
 from monai_essa.error_line import show_cause_last
 from monai_essa.outside import switch
 
 __all__ = [
+    "AveragedInferer",
     "BestMetric",
     "FrozenCheck",
     "LossLog",
+    "Patience",
     "PretextHead",
     "RestoreBest",
     "RunCheckpoint",
@@ -61,6 +66,7 @@ __all__ = [
     "TrackedMetrics",
     "TrainStep",
     "TrainingProgress",
+    "UseAverage",
     "ValidationStep",
     "adapted_network",
     "check_crop_size",
@@ -69,6 +75,7 @@ __all__ = [
     "config_fingerprints",
     "datalist_fingerprint",
     "default_precision",
+    "ensemble_networks",
     "extra_epochs",
     "file_fingerprint",
     "file_fingerprints",
@@ -94,4 +101,5 @@ __all__ = [
     "trained_network",
     "unlabelled_keys",
     "warmup_cosine",
+    "warn_of_sides",
 ]

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from monai_essa.anatomy.parts import part_of
+from monai_essa.engines.supervised.average import WeightAverage
 from monai_essa.files import written_whole
 from monai_essa.outside import switch
 
@@ -39,6 +40,11 @@ class Supervised(nn.Module):
     Args:
         network: maps images (B, C, spatial...) to a prediction.
         loss_function: maps (prediction, labels) to a loss, for example ``monai.losses.DiceCELoss``.
+        ema: momentum of a moving average of what learns, which :class:`~monai_essa.engines.UseAverage` validates and
+            hands over; default or 0: there is none.
+
+    Raises:
+        ValueError: if ``ema`` is not from 0 to below 1.
 
     Example:
         >>> objective = Supervised(nn.Conv2d(1, 2, 1), nn.CrossEntropyLoss())
@@ -46,10 +52,16 @@ class Supervised(nn.Module):
         ['loss', 'pred']
     """
 
-    def __init__(self, network: nn.Module, loss_function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        loss_function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+        ema: float | None = None,
+    ) -> None:
         super().__init__()
         self.network = network
         self.loss_function = loss_function
+        self.average = WeightAverage(network, ema) if ema else None
 
     def forward(
         self, images: torch.Tensor, labels: torch.Tensor | None, generator: torch.Generator | None = None
@@ -79,6 +91,11 @@ class Supervised(nn.Module):
         if isinstance(self.loss_function, nn.CrossEntropyLoss) and self.loss_function.weight is not None:
             parts["weight"] = self.loss_function.weight[labels.long()].sum()  # the denominator of its mean
         return parts
+
+    def after_step(self) -> None:
+        """Move the average of the weights, if there is one, after a step of the optimizer."""
+        if self.average is not None:
+            self.average.follow(self.network)
 
     def head_parameters(self) -> list[nn.Parameter]:
         """List the parameters of the network's head, which starts from nothing and may learn faster.

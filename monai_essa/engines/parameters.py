@@ -14,19 +14,28 @@ from monai.optimizers import WarmupCosineSchedule
 from torch.optim import Optimizer
 
 from monai_essa.adapters.identity import sha256_of
-from monai_essa.anatomy.tensor_names import is_token_or_position
+from monai_essa.anatomy.tensor_names import is_token_or_position, layer_depths
+from monai_essa.outside import Number
 
 __all__ = ["FrozenCheck", "frozen_tensors", "parameter_groups", "warmup_cosine"]
 
 
 def parameter_groups(
-    objective: nn.Module, lr: float, weight_decay: float = 0.05, head_lr_factor: float = 1.0
+    objective: nn.Module, lr: float, weight_decay: float = 0.05, head_lr_factor: float = 1.0, layer_decay: float = 1.0
 ) -> list[dict[str, Any]]:
-    """Sort the trainable tensors of an objective into groups for ``torch.optim.AdamW``.
+    r"""Sort the trainable tensors of an objective into groups for ``torch.optim.AdamW``.
 
     Biases, norms (all 1-D tensors), tokens and position embeddings do not decay, as in the authors' code of MAE (He et
     al., CVPR 2022), SimMIM (Xie et al., CVPR 2022) and ESSA; nor do VPT's prompts, which are tokens. Frozen tensors are
     in no group, so they get no state.
+
+    With a layer decay :math:`\gamma` a tensor of depth d learns at
+
+    .. math:: \eta_d = \eta \, \gamma^{\, n + 1 - d}
+
+    so that the early layers of an encoder of n blocks stay closer to what was pretrained, and what follows the encoder
+    learns at the full rate (Clark et al., ICLR 2020, for ELECTRA; BEiT and MAE for a ViT).
+    :func:`~monai_essa.anatomy.tensor_names.layer_depths` says which depth a tensor has.
 
     Args:
         objective: a pretext or supervised objective, or a network. Its ``head_parameters()``, if it has them, are the
@@ -34,24 +43,27 @@ def parameter_groups(
         lr: learning rate.
         weight_decay: decay of the other tensors; the default is that of MAE and SimMIM pre-training.
         head_lr_factor: the head learns at ``lr * head_lr_factor``.
+        layer_decay: :math:`\gamma`, above 0 and up to 1; 1: one rate for all depths.
 
     Returns:
         One dictionary for each non-empty group: ``params``, ``lr``, ``weight_decay``.
 
     Raises:
-        ValueError: if no tensor is trainable.
+        ValueError: if no tensor is trainable, or ``layer_decay`` is out of its range.
 
     Example:
         >>> [(len(group["params"]), group["weight_decay"]) for group in parameter_groups(nn.Linear(2, 2), lr=1.0e-3)]
         [(1, 0.05), (1, 0.0)]
     """
     head = {id(parameter) for parameter in _head_parameters(objective)}
+    shares = _rate_shares(objective, layer_decay)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in objective.named_parameters():
         if not parameter.requires_grad:
             continue
         decays = parameter.ndim > 1 and not _is_value(name)
-        rates = (lr * head_lr_factor if id(parameter) in head else lr, weight_decay if decays else 0.0)
+        rate = (lr * head_lr_factor if id(parameter) in head else lr) * shares.get(id(parameter), 1.0)
+        rates = (rate, weight_decay if decays else 0.0)
         groups.setdefault(rates, []).append(parameter)
     if not groups:
         raise ValueError(
@@ -151,6 +163,18 @@ class FrozenCheck:
 def _head_parameters(objective: nn.Module) -> list[nn.Parameter]:
     head_parameters = getattr(objective, "head_parameters", None)
     return head_parameters() if callable(head_parameters) else []
+
+
+def _rate_shares(objective: nn.Module, layer_decay: float) -> dict[int, float]:
+    """Return the share of the learning rate that each tensor of the network has; empty if all have the whole."""
+    if not 0 < Number(0, 1).check(layer_decay, "layer_decay"):
+        raise ValueError("layer_decay: expected a number above 0, got 0; 1.0 gives all layers one learning rate")
+    if layer_decay == 1:
+        return {}
+    network = getattr(objective, "network", objective)
+    depths = layer_depths(network)
+    top = max(depths.values())
+    return {id(tensor): layer_decay ** (top - depths[name]) for name, tensor in network.named_parameters()}
 
 
 def _is_value(name: str) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
-LINES, EXPRESSIONS = 240, 25
+LINES, EXPRESSIONS = 256, 25
 SPEC = importlib.util.spec_from_file_location("generate", BUNDLES / "shared" / "generate.py")
 assert SPEC is not None and SPEC.loader is not None
 generate = importlib.util.module_from_spec(SPEC)

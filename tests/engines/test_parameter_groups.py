@@ -6,11 +6,13 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn as nn
-from monai.networks.nets import ViT
+from monai.networks.nets import UNETR, ViT
 
 from monai_essa import adapt
+from monai_essa.cost import use_recipe
+from monai_essa.engines import Supervised
 from monai_essa.engines.parameters import parameter_groups
-from monai_essa.methods import VPT
+from monai_essa.methods import VPT, BitFit, LoRA
 
 LR = 1.0e-3
 DECAY = 0.1
@@ -75,3 +77,47 @@ def test_a_tensor_that_two_modules_share_is_in_one_group_once() -> None:
 def test_nothing_to_train_is_refused() -> None:
     with pytest.raises(ValueError, match="Linear has no trainable tensor"):
         parameter_groups(nn.Linear(2, 2).requires_grad_(False), LR)
+
+
+def supervised(lean: str = "fast") -> Supervised:
+    network = adapt(UNETR(1, 2, 16, 4, 24, 48, 4, spatial_dims=2), [LoRA(rank=2), BitFit()], ["(decoder|out).*"])
+    return use_recipe(Supervised(network, nn.MSELoss()), lean)
+
+
+# 12 blocks, decay 0.5: what follows the encoder learns at LR, the last block at half of it, the first at 1 / 4096.
+LAYER_RATES = {
+    "network.vit.patch_embedding.patch_embeddings.bias": LR / 8192,
+    "network.vit.blocks.0.attn.qkv.lora_A.q": LR / 4096,
+    "network.vit.blocks.0.mlp.linear1.bias": LR / 4096,
+    "network.vit.blocks.6.norm1.bias": LR / 64,
+    "network.vit.blocks.11.attn.qkv.lora_B.v": LR / 2,
+    "network.vit.norm.bias": LR,
+    "network.decoder5.transp_conv.conv.weight": LR,
+    "network.out.conv.conv.bias": 10 * LR,
+}
+
+
+@pytest.mark.parametrize("lean", ["none", "small"])
+def test_layers_learn_at_the_rates_of_the_table(lean: str) -> None:
+    objective = supervised(lean)
+    found = rates(objective, head_lr_factor=10.0, layer_decay=0.5)
+    assert {name: found[name][0] for name in LAYER_RATES} == pytest.approx(LAYER_RATES)
+    groups = parameter_groups(objective, LR, DECAY, 10.0, 0.5)
+    trainable = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+    assert sorted(id(item) for group in groups for item in group["params"]) == sorted(map(id, trainable))
+
+
+def test_a_layer_decay_of_1_leaves_the_groups_as_they_were() -> None:
+    objective = supervised()
+    plain, decayed = (parameter_groups(objective, LR, DECAY, **values) for values in ({}, {"layer_decay": 1.0}))
+    assert [(len(group["params"]), group["lr"]) for group in plain] == [(len(g["params"]), g["lr"]) for g in decayed]
+    assert {group["lr"] for group in decayed} == {LR}
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [(0, "layer_decay: expected a number above 0"), (1.5, "from 0 to 1, got 1.5"), ("0.5", "got '0.5'")],
+)
+def test_a_layer_decay_out_of_range_is_refused(value, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parameter_groups(Objective(), LR, layer_decay=value)

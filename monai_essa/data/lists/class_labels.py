@@ -55,7 +55,7 @@ def classification_items(
         >>> classification_items("dataset.json", limit=1)  # doctest: +SKIP
         [{'image': '/data/images/case_07.nii.gz', 'label': 1}]
     """
-    if str(datalist).lower().endswith(".npz"):
+    if str(datalist).lower().endswith(".npz") and "[" not in section:
         items = npz_items(datalist, section)
         _check_labels(items, num_classes, label_type, f"{datalist}: {section}")
     else:  # the labels first: a text would be taken for a path

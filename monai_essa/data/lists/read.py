@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_essa.data.lists.fields import SECTIONS, check_fields, check_item, check_label_map
+from monai_essa.data.lists.splits import fold_items
 from monai_essa.data.pairing.names import VOLUME_SUFFIXES
 from monai_essa.data.readers.npz import npz_datalist, npz_file
 from monai_essa.outside import shown
@@ -34,7 +35,7 @@ __all__ = [
     "unlabelled_items",
 ]
 
-_FOLD = re.compile(r"^(?P<name>.+)\[fold(?P<sign>!?=)(?P<fold>\d+)\]$")
+_FOLD = re.compile(r"^(?P<name>.+)\[fold(?P<sign>!?=)(?P<fold>\d+)(/(?P<folds>\d+))?\]$")
 _ALIASES = {
     "test": "testing",
     "testing": "test",
@@ -60,7 +61,8 @@ def load_datalist(
         path: the JSON file, or an NPZ file as of MedMNIST.
         section: ``training``, ``validation``, ``testing`` (or ``test``), ``unlabeled``, or any other key that holds a
             list; ``source#training`` (or ``source::training``) for a nested one; ``training[fold=0]`` or
-            ``training[fold!=0]`` for items that carry a ``fold``; a list of names joins several in that order.
+            ``training[fold!=0]`` for items that carry a ``fold``, ``training[fold=0/5]`` for the first of five parts
+            of the patients (:func:`~monai_essa.data.fold_items`); a list of names joins several in that order.
         keys: what each item must have, and all that is kept of it; ``("image",)`` leaves the labels out.
         base_dir: the folder that the paths are relative to; default: that of the JSON file.
         limit: keep this many items, drawn by the seed; a smaller limit keeps a subset of a larger one.
@@ -261,7 +263,10 @@ def listed_items(datalist: Mapping[str, Any], name: str, path: str | Path) -> li
         names = section_names(datalist)
         msg = f"{path}: no section {section!r}{_near(section, names)}; it has {', '.join(names) or 'none'}"
         raise ValueError(msg)
-    if fold:
+    if fold and fold["folds"]:
+        held = [_with_image(item, f"{path}: {section}") for item in value]
+        value = fold_items(held, int(fold["fold"]), int(fold["folds"]), fold["sign"] == "=")
+    elif fold:
         wanted, kept = str(int(fold["fold"])), fold["sign"] == "="
         value = [item for item in value if isinstance(item, dict) and (str(item.get("fold")) == wanted) is kept]
     if not value:
@@ -330,6 +335,13 @@ def _resolved(item: Any, keys: Sequence[str], base: Path, where: str) -> dict[st
         msg = f"{where}: expected the key {missing[0]!r}, got {found}; add it, or ask for other keys than {list(keys)}"
         raise ValueError(msg)
     return {key: _path(item[key], base, f"{where}.{key}") for key in keys}
+
+
+def _with_image(item: Any, where: str) -> dict[str, Any]:
+    """Return an item whose patient can be told."""
+    if "image" not in check_item(item, where, ("image", "patient")):
+        raise ValueError(f"{where}: expected items with an 'image', got {shown(item)}; add it")
+    return dict(item)
 
 
 def _path(value: Any, base: Path, where: str) -> Any:

@@ -12,9 +12,18 @@ from types import MappingProxyType
 from typing import Any
 
 from monai_essa.data.pairing.names import patient_of
-from monai_essa.outside import Number
+from monai_essa.outside import Number, Text
 
-__all__ = ["DEFAULT_SHARES", "hold_out", "nth_patients", "numbered_items", "split_patients", "stratified_draw"]
+__all__ = [
+    "DEFAULT_SHARES",
+    "fold_items",
+    "fold_section",
+    "hold_out",
+    "nth_patients",
+    "numbered_items",
+    "split_patients",
+    "stratified_draw",
+]
 
 DEFAULT_SHARES: Mapping[str, float] = {"training": 0.7, "validation": 0.1, "testing": 0.2}
 
@@ -109,6 +118,64 @@ def nth_patients(
     return rest or list(items), [item for item, name in pairs if name in apart]
 
 
+def fold_items(
+    items: Sequence[dict[str, Any]], fold: int, folds: int = 5, held_out: bool = False
+) -> list[dict[str, Any]]:
+    """Return the items that one fold of a cross-validation trains on, or those that it holds out.
+
+    Patients are dealt to the folds in a fixed random order, class after class where labels are numbers, so that folds
+    differ in size and in each class by one patient at most. The folds of a list are the same for every seed of a run.
+
+    Args:
+        items: all labelled items, as in :func:`hold_out`.
+        fold: from 0 to ``folds - 1``.
+        folds: how many there are.
+        held_out: return the items of the fold itself, and not those of the others.
+
+    Raises:
+        ValueError: if ``folds`` is below 2 or above the number of patients, or there is no such fold.
+
+    Example:
+        >>> scans = [{"image": f"p{number}_{side}.nii"} for number in range(4) for side in "LR"]
+        >>> len(fold_items(scans, fold=0, folds=4)), len(fold_items(scans, fold=0, folds=4, held_out=True))
+        (6, 2)
+    """
+    _check_fold(fold, folds)
+    names = [_patient(item, {}) for item in items]
+    if folds > len(set(names)):
+        raise ValueError(f"folds: expected at most {len(set(names))}, the number of patients, got {folds}; set fewer")
+    classes = {name: str(item["label"]) for item, name in zip(items, names, strict=True) if _is_class(item)}
+    dealt = random.Random("folds").sample(sorted(set(names)), len(set(names)))
+    dealt.sort(key=lambda name: classes.get(name, ""))
+    apart = set(dealt[fold::folds])
+    return [item for item, name in zip(items, names, strict=True) if (name in apart) == held_out]
+
+
+def fold_section(section: Any, fold: int | None = None, folds: int = 5, validation_section: Any | None = None) -> Any:
+    """Name the part of a section that a fold of a cross-validation trains on, or the part that it validates on.
+
+    Args:
+        section: of the labelled items of a datalist.
+        fold: from 0 to ``folds - 1``; None: there is no cross-validation.
+        folds: how many there are.
+        validation_section: what validates without a cross-validation; default: the part to train on is asked for.
+
+    Returns:
+        A section as :func:`~monai_essa.data.load_datalist` takes it.
+
+    Raises:
+        ValueError: if there is no such fold, or ``section`` is not the name of one section.
+
+    Example:
+        >>> fold_section("training"), fold_section("training", 0), fold_section("training", 0, 5, "validation")
+        ('training', 'training[fold!=0/5]', 'training[fold=0/5]')
+    """
+    if fold is None:
+        return section if validation_section is None else validation_section
+    _check_fold(fold, folds)
+    return f"{Text().check(section, 'section')}[fold{'!=' if validation_section is None else '='}{fold}/{folds}]"
+
+
 def numbered_items(
     items: Sequence[Mapping[str, Any]], patients: Mapping[str, str] = MappingProxyType({})
 ) -> list[dict[str, Any]]:
@@ -174,6 +241,17 @@ def stratified_draw(items: Sequence[dict[str, Any]], limit: int, seed: int, wher
 def _patient(item: Mapping[str, Any], patients: Mapping[str, str]) -> str:
     first = _first_path(item["image"])
     return str(item.get("patient") or patients.get(first) or patient_of(first))
+
+
+def _check_fold(fold: int, folds: int) -> None:
+    Number(2, 1000, whole=True).check(folds, "folds")
+    Number(0, folds - 1, whole=True).check(fold, "fold")
+
+
+def _is_class(item: Mapping[str, Any]) -> bool:
+    """Tell whether the label is a class, or a list of 0 and 1 for each, and no label map."""
+    label = item.get("label")
+    return isinstance(label, int) or (isinstance(label, list) and all(isinstance(each, int) for each in label))
 
 
 def _first_path(image: str | Sequence[str]) -> str:

@@ -15,6 +15,7 @@ from monai.transforms import MapTransform
 from monai.transforms.utils import map_binary_to_indices
 
 from monai_essa.data.transforms.check_volume import file_of
+from monai_essa.outside import switch
 
 __all__ = ["ClipForegroundPercentilesd", "MarkCropCentresd", "MarkForegroundd", "foreground_threshold"]
 
@@ -154,6 +155,7 @@ class MarkCropCentresd(MapTransform):
         fg_indices_key: of the foreground positions, the name that ``RandCropByPosNegLabeld`` takes.
         bg_indices_key: of the background positions.
         most: how many of each kind are listed at most.
+        balanced: list as many positions of each class above 0 that the label has; those of a small class repeatedly.
         allow_missing_keys: pass over a key that an item lacks.
 
     Example:
@@ -170,12 +172,14 @@ class MarkCropCentresd(MapTransform):
         fg_indices_key: str = "fg_indices",
         bg_indices_key: str = "bg_indices",
         most: int = 100_000,
+        balanced: bool = False,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.fg_indices_key = fg_indices_key
         self.bg_indices_key = bg_indices_key
         self.most = most
+        self.balanced = switch("balanced_crops", balanced)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Add the positions to an item.
@@ -189,7 +193,8 @@ class MarkCropCentresd(MapTransform):
         item = dict(data)
         for key in self.key_iterator(item):
             foreground, background = map_binary_to_indices(torch.as_tensor(item[key]).as_subclass(torch.Tensor))
-            item[self.fg_indices_key] = self._some(torch.as_tensor(foreground))
+            listed = self._balanced(item[key]) if self.balanced else torch.as_tensor(foreground)
+            item[self.fg_indices_key] = self._some(listed)
             item[self.bg_indices_key] = self._some(torch.as_tensor(background))
         return item
 
@@ -199,3 +204,13 @@ class MarkCropCentresd(MapTransform):
         # Drawn rather than every n-th: a step that divides the row length would keep single columns of the volume.
         drawn = torch.randperm(len(indices), generator=torch.Generator().manual_seed(0))[: self.most]
         return indices[drawn].sort().values
+
+    def _balanced(self, label: torch.Tensor) -> torch.Tensor:
+        ids = torch.as_tensor(label).as_subclass(torch.Tensor).amax(0).flatten()
+        classes = [(ids == number).nonzero().flatten() for number in ids.unique() if number > 0]
+        count = min(max(map(len, classes), default=0), self.most // max(1, len(classes)))
+        # A large class is drawn from as in _some, a small one comes again and again.
+        generator = torch.Generator().manual_seed(0)
+        drawn = [places[torch.randperm(len(places), generator=generator)[:count]] for places in classes]
+        positions = [places[torch.arange(count) % len(places)] for places in drawn]
+        return torch.cat(positions).sort().values if positions else ids.new_empty(0, dtype=torch.int64)

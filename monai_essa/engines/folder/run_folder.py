@@ -25,8 +25,9 @@ from monai_essa import __version__
 from monai_essa.engines.checkpoint import delete_resume_files, has_resume_files
 from monai_essa.engines.folder.fingerprints import datalist_fingerprint, setting_fingerprints
 from monai_essa.files import json_sha256, write_text_whole
+from monai_essa.outside import check_config_value
 
-__all__ = ["RunRecord", "finish_run", "note_origin", "open_run", "run_iterations", "shown_settings"]
+__all__ = ["RunRecord", "finish_run", "note_origin", "open_run", "run_iterations", "run_settings", "shown_settings"]
 
 logger = logging.getLogger(__name__)
 _FILE = "run.json"
@@ -98,13 +99,16 @@ def open_run(
     return RunRecord(folder, json_sha256(identity)[:16])
 
 
-def finish_run(folder: str | Path, iterations: int | None = None, keep_resume: bool = False) -> None:
+def finish_run(
+    folder: str | Path, iterations: int | None = None, keep_resume: bool = False, epochs: int | None = None
+) -> None:
     """Mark a run as finished, when its results are written: from now on its folder is left alone.
 
     Args:
         folder: the run folder.
         iterations: how many training steps it took.
         keep_resume: keep the files of ``resume/``, from which nothing resumes any more; by default they are deleted.
+        epochs: how many there were; fewer than planned where patience ended them early.
 
     Raises:
         FileNotFoundError: if no run was opened in the folder.
@@ -113,7 +117,8 @@ def finish_run(folder: str | Path, iterations: int | None = None, keep_resume: b
     if not (folder / _FILE).exists():
         raise FileNotFoundError(f"{folder} holds no {_FILE}: open_run() must come before finish_run()")
     if _is_first_process():
-        done = {} if iterations is None else {"iterations": iterations}
+        taken = {"iterations": iterations, "epochs": epochs}
+        done = {name: count for name, count in taken.items() if count is not None}
         _write(folder, _read(folder) | done | {"status": "finished", "finished": _now()})
         if not keep_resume:
             delete_resume_files(folder / "resume")
@@ -148,6 +153,25 @@ def run_iterations(folder: str | Path) -> int:
     if record["status"] != "finished" or "iterations" not in record:
         raise ValueError(f"{path} does not say how many iterations it took: name the folder of a finished run")
     return int(record["iterations"])
+
+
+def run_settings(folder: str | Path) -> dict[str, Any]:
+    """Read the settings that a finished run recorded, by key of its bundle.
+
+    Args:
+        folder: the run folder.
+
+    Raises:
+        FileNotFoundError: if there is no run.
+        ValueError: if the run is not finished, or run.json is damaged.
+    """
+    path = Path(folder) / _FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} holds no {_FILE}: give the folder of a finished run")
+    record = _read(Path(folder))
+    if record["status"] != "finished":
+        raise ValueError(f"{folder} holds an unfinished run: start it again with the same command to finish it")
+    return dict(check_config_value(record.get("settings") or {}, f"{path}, field 'settings'"))
 
 
 def shown_settings(config: Mapping[str, Any]) -> dict[str, Any]:

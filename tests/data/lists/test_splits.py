@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pytest
 
-from monai_essa.data.lists.splits import hold_out, nth_patients, split_patients
+from monai_essa.data.lists.splits import fold_items, fold_section, hold_out, nth_patients, split_patients
 
 
 def test_fractions_give_their_share_and_use_every_patient() -> None:
@@ -104,3 +105,66 @@ def test_the_only_patient_is_on_both_sides() -> None:
 def test_a_count_that_is_none_is_refused(every: int) -> None:
     with pytest.raises(ValueError, match="hold_out: expected a whole number"):
         nth_patients([{"image": "a.nii"}], every)
+
+
+def scans_of(patients: int) -> list[dict[str, object]]:
+    """Two scans of each patient; every third patient has class 1."""
+    return [
+        {"image": f"p{number:02d}_{side}.nii", "label": int(number % 3 == 0)}
+        for number in range(patients)
+        for side in "LR"
+    ]
+
+
+def test_folds_part_the_patients() -> None:
+    scans = scans_of(11)
+    held = [fold_items(scans, fold, 4, held_out=True) for fold in range(4)]
+    assert sorted(item["image"] for fold in held for item in fold) == sorted(item["image"] for item in scans)
+    assert [len(fold) for fold in held] == [6, 6, 6, 4]
+    for fold, apart in enumerate(held):
+        rest = fold_items(scans, fold, 4)
+        assert {item["image"][:3] for item in rest}.isdisjoint({item["image"][:3] for item in apart})
+        assert len(rest) + len(apart) == len(scans)
+        assert sum(item["label"] for item in apart) == 2  # one patient of class 1
+
+
+def test_folds_do_not_depend_on_the_order_of_the_items() -> None:
+    scans = scans_of(9)
+    turned = fold_items(scans[::-1], 0, 3, held_out=True)
+    assert fold_items(scans, 0, 3, held_out=True) == turned[::-1]
+
+
+def test_patients_whom_the_list_names_stay_together() -> None:
+    scans = [
+        {"image": f"{number}.nii", "label": f"{number}_seg.nii", "patient": "ab"[number % 2]} for number in range(6)
+    ]
+    assert len(fold_items(scans, 1, 2, held_out=True)) == 3
+
+
+def test_without_a_fold_a_section_is_as_it_was() -> None:
+    assert fold_section(["a", "b"]) == ["a", "b"]
+    assert fold_section("a", None, 5, "b") == "b"
+
+
+@pytest.mark.parametrize(
+    ("fold", "folds", "message"),
+    [
+        (5, 5, "fold: expected a whole number from 0 to 4, got 5"),
+        (0, 1, "folds: expected a whole number from 2 to 1000, got 1"),
+        ("0", 5, "fold: expected a whole number from 0 to 4, got '0'"),
+    ],
+)
+def test_a_fold_that_is_not_there_is_refused(fold: Any, folds: int, message: str) -> None:
+    for ask in (lambda: fold_items(scans_of(6), fold, folds), lambda: fold_section("training", fold, folds)):
+        with pytest.raises(ValueError, match=message):
+            ask()
+
+
+def test_more_folds_than_patients_are_refused() -> None:
+    with pytest.raises(ValueError, match="folds: expected at most 6, the number of patients, got 7; set fewer"):
+        fold_items(scans_of(6), 0, 7)
+
+
+def test_a_fold_of_several_sections_is_refused() -> None:
+    with pytest.raises(ValueError, match="section: expected text"):
+        fold_section(["a", "b"], 0)

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 import torch
 from monai.data import MetaTensor
@@ -55,3 +57,20 @@ def test_a_background_that_is_thinned_out_is_not_cut_into_columns() -> None:
 def test_a_label_without_foreground_has_none(item: dict[str, torch.Tensor]) -> None:
     marked = MarkCropCentresd("label")(item | {"label": torch.zeros(1, 12, 12, 12)})
     assert (len(marked["fg_indices"]), len(marked["bg_indices"])) == (0, 1728)
+
+
+def test_balanced_centres_are_of_each_class_alike_and_never_of_an_absent_one() -> None:
+    label = torch.zeros(1, 20, 20)
+    label[0, :10, :10], label[0, 0, 19], label[0, 5:8, 15] = 1, 2, 5
+    marked = MarkCropCentresd(keys="label", balanced=True, most=120)({"label": label})
+    classes = Counter(label.flatten()[marked["fg_indices"]].tolist())
+    assert classes == {1.0: 40, 2.0: 40, 5.0: 40}
+    assert len(marked["fg_indices"].unique()) == 40 + 1 + 3
+    assert label.flatten()[marked["bg_indices"]].sum() == 0
+    again = MarkCropCentresd(keys="label", balanced=True, most=120)({"label": label})
+    assert torch.equal(marked["fg_indices"], again["fg_indices"])
+
+
+def test_a_volume_without_foreground_has_no_balanced_centre() -> None:
+    marked = MarkCropCentresd(keys="label", balanced=True)({"label": torch.zeros(1, 4, 4)})
+    assert len(marked["fg_indices"]) == 0 and len(marked["bg_indices"]) == 16
