@@ -75,6 +75,15 @@ def test_an_objective_adapts_on_volumes(
         assert json.loads((tmp_path / "run" / "cost.json").read_text(encoding="utf-8"))["peak_bytes"] > 0
 
 
+def test_the_schedules_count_optimizer_steps(volumes: Path, base: Path, open_bundle: RunBundle, tmp_path: Path) -> None:
+    values = batch(OBJECTIVES[0]) | {"dataset_dir": volumes, "section": "training", "pretrained": base, "hold_out": 4}
+    values |= {"batch_size": 1, "accumulation": 2, "output_dir": tmp_path / "run"}
+    workflow = open_bundle("essa_ssa", "train.yaml", OBJECTIVES[0], **values)
+    batches = len(workflow.parser.get_parsed_content("train#dataloader"))
+    schedule = workflow.parser.get_parsed_content("objective").schedule
+    assert batches % 2 and (schedule.steps_per_epoch, schedule.steps) == (batches // 2 + 1, batches + 1)
+
+
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_an_objective_adapts_on_real_scans(
     objective: str, hippocampus_tiny: Path, base: Path, run_bundle: RunBundle, tmp_path: Path

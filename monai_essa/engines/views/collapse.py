@@ -112,7 +112,7 @@ class CollapseAlarm:
             return
         (loss, entropy), uniform = (total / self._count for total in self._sums), math.log(prototypes)
         near = max(abs(loss - uniform), abs(entropy - uniform)) < _NEAR_UNIFORM * uniform
-        counts = near and engine.state.iteration > schedule.warmup_steps
+        counts = near and int(self.objective.step) > schedule.warmup_steps  # type: ignore[arg-type]
         self._uniform_epochs = self._uniform_epochs + 1 if counts else 0
         if self._uniform_epochs == _PATIENCE:
             raise RuntimeError(
