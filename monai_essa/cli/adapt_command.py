@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from monai_essa.cli.arguments import Commands, add_command, config_values
+from monai_essa.cli.arguments import OBJECTIVES, Commands, add_command, config_values
 from monai_essa.outside import Number, Text, shown
 
 __all__ = ["add_to"]
@@ -41,6 +41,7 @@ def add_to(commands: Commands) -> None:
         metavar="BASE",
         help="a weight file, family:NAME, or bundle:DIR (default: a base is pre-trained on the scans)",
     )
+    parser.add_argument("--objective", choices=OBJECTIVES, help="of SSA and TPP (default: that of the bundles)")
     parser.add_argument("--memory", metavar="SIZE", help="of the card, as 12GB (default: what this computer has)")
     parser.add_argument("--hours", default="8", metavar="HOURS", help="for everything (default: %(default)s)")
     parser.add_argument(
@@ -86,7 +87,7 @@ def _adapt(arguments: argparse.Namespace) -> int:
         labels=arguments.labels,
         task=arguments.task,
         split=SplitRequest(arguments.label_count, seed=arguments.seed, transductive=arguments.transductive),
-        study=StudyRequest(pretrained, hours, _values(arguments), arguments.seed),
+        study=StudyRequest(pretrained, hours, _values(arguments), arguments.seed, objective=arguments.objective),
         memory=bytes_of(arguments.memory) if arguments.memory else None,
         margin=margin,
         rivals=dict(map(_rival, arguments.rival)),

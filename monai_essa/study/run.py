@@ -24,6 +24,7 @@ from monai_essa.evaluation.baselines.rivals import score_rival
 from monai_essa.files import write_text_whole
 from monai_essa.outside import Number, check_config_value, printable, shown
 from monai_essa.planning.choices import this_computer
+from monai_essa.planning.objectives import objective_overlay
 from monai_essa.planning.site import image_facts
 from monai_essa.planning.study_plan import PLAN, PlannedStage, StudyPlan, read_plan, write_plan
 from monai_essa.report.study.page import write_study_report
@@ -89,6 +90,7 @@ class AdaptRequest:
             "labels": None if self.labels is None else str(self.labels.absolute()),
             "task": self.task,
             "pretrained": self.study.pretrained,
+            "objective": self.study.objective,
             "memory": self.memory,
             "hours": self.study.hours,
             "label_count": self.split.label_count,
@@ -118,7 +120,7 @@ def run_study(request: AdaptRequest, folder: Path, dry_run: bool = False, splits
         ValueError: if the folder holds the study of another request.
     """
     Number(0, 1).check(request.margin, "--margin")
-    _check_values(request.study.values)
+    _check_values(request.study.values, objective_overlay(request.study.objective))
     folder = folder.absolute()
     if dry_run:
         in_child(_show_draft, request, folder)
@@ -201,9 +203,10 @@ def _hand_over(folder: Path, arm: str | None, run: str | None) -> None:
         _say([f"adapted: {file}"])
 
 
-def _check_values(values: Mapping[str, Any]) -> None:
+def _check_values(values: Mapping[str, Any], overlays: tuple[str, ...] = ()) -> None:
     """Refuse values that no config has, that the study itself sets, or that would be code in a config."""
-    known = set().union(*(config_keys(f"essa_{name}") for name in ("ssa", "tpp", "segmentation", "classification")))
+    tasks = ("ssa", "tpp", "segmentation", "classification")
+    known = set().union(*(config_keys(f"essa_{name}", overlays) for name in tasks))
     for key, value in values.items():
         first = key.partition("#")[0]
         if first in _FIXED:

@@ -15,7 +15,7 @@ from torch import Tensor
 from monai_essa.adapters.adaptation import disable_adapter
 from monai_essa.adapters.adapted import is_adapted
 from monai_essa.anatomy import EncoderDescription, encoder_view
-from monai_essa.pretext.batch_views import check_patients, first_of_each, view_major
+from monai_essa.pretext.batch_views import SPREAD, check_patients, first_of_each, view_major
 from monai_essa.pretext.distillation.assignment import Centring, SinkhornKnopp
 from monai_essa.pretext.distillation.crop_masks import CropMasks, crop_masks
 from monai_essa.pretext.distillation.head import DINOHead, PrototypeHead
@@ -36,7 +36,6 @@ from monai_essa.pretext.distillation.views import (
 
 __all__ = ["DINOv2", "DistillationWeights"]
 
-_LEAST_GROUP = 4  # patients whose image tokens are spread
 _ASSIGNMENTS = ("centring", "sinkhorn")
 
 
@@ -160,7 +159,7 @@ class DINOv2(nn.Module):
         """
         rows = first_of_each(patients, len(global_crops))
         if self.loss.koleo and self.training:
-            check_patients(len(rows), _LEAST_GROUP, "KoLeo", "set its weight to 0")
+            check_patients(len(rows), SPREAD, "KoLeo", "set its weight to 0")
         with uncached_autocast(global_crops.device):
             parts, entropy = self._parts(global_crops, local_crops, rows, generator)
         total = torch.stack([getattr(self.loss, name) * part for name, part in parts.items()]).sum()
@@ -212,7 +211,7 @@ class DINOv2(nn.Module):
         parts = {"dino": image_token_loss(torch.cat(logits), targets.unflatten(0, (views, -1)))}
         if masks is not None and seen.patch_logits is not None and patch_targets is not None:
             parts["ibot"] = masked_token_loss(seen.patch_logits, patch_targets, masks.weights, len(images))
-        if self.loss.koleo and len(rows) >= _LEAST_GROUP:
+        if self.loss.koleo and len(rows) >= SPREAD:
             groups = seen.image.unflatten(0, (views, -1))[:, rows]  # one view of a patient in each
             parts["koleo"] = torch.stack([spread_loss(group) for group in groups]).sum()
         if self.loss.gram:
