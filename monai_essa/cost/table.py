@@ -355,7 +355,7 @@ def _objective(work: CostWork, network: nn.Module) -> nn.Module:
         return DIET(network, images=_DIET_IMAGES)
     if work.objective == "segmentation":
         return StockSegmentation(network)
-    return {"mae": MAE, "contrastive": Contrastive, "simmim": SimMIM}[work.objective](encoder=network)  # type: ignore[operator]
+    return {"mae": MAE, "contrastive": Contrastive, "simmim": SimMIM}[work.objective](encoder=network)
 
 
 def _inputs(work: CostWork, objective: nn.Module, network: nn.Module) -> list[Tensor]:

@@ -218,5 +218,6 @@ def _write(objective: MAE | SimMIM, item: Any, path: Path, seed: int) -> None:
     objective.train(training)
     path.parent.mkdir(parents=True, exist_ok=True)
     original, masked, prediction = (shown[name][0].float().cpu() for name in ("original", "masked", "prediction"))
-    spacing = item["image"].pixdim.tolist() if isinstance(item["image"], MetaTensor) else None
+    # A single slice of a volume keeps the volume's three lengths.
+    spacing = item["image"].pixdim.tolist()[: original.dim() - 1] if isinstance(item["image"], MetaTensor) else None
     write_reconstruction_png(path, original, masked, prediction, spacing)
