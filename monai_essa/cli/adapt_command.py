@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from monai_essa.cli.arguments import Commands, add_command, config_values
+from monai_essa.cli.arguments import OBJECTIVES, Commands, add_command, config_values
 from monai_essa.outside import Number, Text, shown
 
 __all__ = ["add_to"]
@@ -47,6 +47,7 @@ def add_to(commands: Commands) -> None:
         metavar="FILE",
         help="a config over those of every stage: values, transforms, or the encoder of BASE where MONAI lacks it",
     )
+    parser.add_argument("--objective", choices=OBJECTIVES, help="of SSA and TPP (default: that of the bundles)")
     parser.add_argument("--memory", metavar="SIZE", help="of the card, as 12GB (default: what this computer has)")
     parser.add_argument("--hours", default="8", metavar="HOURS", help="for everything (default: %(default)s)")
     parser.add_argument(
@@ -103,7 +104,7 @@ def _adapt(arguments: argparse.Namespace) -> int:
             transductive=arguments.transductive,
             further=tuple(counts[1:]),
         ),
-        study=StudyRequest(pretrained, hours, values, arguments.seed, overlay=overlay),
+        study=StudyRequest(pretrained, hours, values, arguments.seed, overlay=overlay, objective=arguments.objective),
         memory=bytes_of(arguments.memory) if arguments.memory else None,
         margin=margin,
         rivals=dict(map(_rival, arguments.rival)),

@@ -9,7 +9,10 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["Commands", "add_command", "add_family", "add_values_argument", "config_values", "counted"]
+__all__ = ["OBJECTIVES", "Commands", "add_command", "add_family", "add_values_argument", "config_values", "counted"]
+
+OBJECTIVES = ("mae", "simmim", "dinov2", "contrastive", "diet")
+"""Of self-supervision, as the overlays of the bundles are called."""
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]

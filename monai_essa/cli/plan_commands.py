@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from monai_essa.cli.arguments import Commands, add_command, add_values_argument, config_values
+from monai_essa.cli.arguments import OBJECTIVES, Commands, add_command, add_values_argument, config_values
 from monai_essa.outside import Number
 
 if TYPE_CHECKING:
@@ -43,7 +43,11 @@ def _add_cost(commands: Commands) -> None:
     parser.add_argument("--batch", type=int, default=2, help="crops in a step (default: %(default)s)")
     parser.add_argument("--methods", default="full,apla,apla:0.25,lora,bitfit", help="(default: %(default)s)")
     parser.add_argument("--lean", default="fast,small", help="recipes: none, fast, small (default: %(default)s)")
-    parser.add_argument("--objective", default="simmim", help="simmim, mae or segmentation (default: %(default)s)")
+    parser.add_argument(
+        "--objective",
+        default="simmim",
+        help="simmim, mae, dinov2, contrastive, diet or segmentation (default: %(default)s)",
+    )
     parser.add_argument("--precision", default="fp32", help="fp32, bf16 or fp16 (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("cost"), metavar="DIR", help="(default: %(default)s)")
 
@@ -125,6 +129,7 @@ def _add_plan(commands: Commands) -> None:
     parser.add_argument("--out", type=Path, default=Path("my_site.yaml"), metavar="FILE", help="(default: %(default)s)")
     parser.add_argument("--stage", choices=("ssa", "segmentation", "classification"), help="(default: by the labels)")
     parser.add_argument("--network", choices=_NETWORKS, help="(default: that of the weights, else the bundle's)")
+    parser.add_argument("--objective", choices=OBJECTIVES, help="of self-supervision (default: the bundle's own)")
     parser.add_argument("--pretrained", type=Path, metavar="FILE", help="weights to start from")
     parser.add_argument("--adapter", type=Path, metavar="FILE", help="of an earlier stage, for segmentation")
     add_values_argument(parser, "the plan")
@@ -142,7 +147,14 @@ def _plan(arguments: argparse.Namespace) -> int:
     card = this_computer(out.parent, memory)
     print(f"card: {card.memory / 1e9:.1f} GB, {card.source}; a step may take {card.budget / 1e9:.2f} GB")
     wishes = Wishes(
-        out, hours, arguments.stage, arguments.network, arguments.pretrained, arguments.adapter, values=values
+        out,
+        hours,
+        arguments.stage,
+        arguments.network,
+        arguments.pretrained,
+        arguments.adapter,
+        values=values,
+        objective=arguments.objective,
     )
     with site_list(arguments.datalist or arguments.scans, out, arguments.labels) as datalist:
         print(*(f"left out: {line}\n" for line in datalist.left_out), sep="", end="")

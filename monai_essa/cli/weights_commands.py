@@ -38,12 +38,20 @@ def add_to(commands: Commands) -> None:
         "probe",
         _probe,
         "ask on at most 64 crops of your scans whether a weight file beats random weights",
-        "monai-essa weights probe model_swinvit.pt scans/dataset.json --network swin_unetr --args spacing=[1.5,1.5,2]",
+        "monai-essa weights probe model_swinvit.pt scans/dataset.json --network swin_unetr --args spacing=[1.5,1.5,2]\n"
+        "monai-essa weights probe vit.pt scans/dataset.json --bundle essa_classification --after runs/ssa/model.pt",
     )
     parser.add_argument("file", metavar="FILE", help="the weights, or family:NAME")
     parser.add_argument("datalist", type=Path, metavar="DATALIST", help="of the scans, with or without labels")
     _add_bundle(parser)
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of crops and random weights (default: 0)")
+    parser.add_argument(
+        "--after",
+        type=Path,
+        metavar="FILE",
+        help="model.pt of an adaptation: compare it with FILE by k-NN on labels, with --bundle essa_segmentation or "
+        "essa_classification",
+    )
 
 
 def _add_bundle(parser: argparse.ArgumentParser) -> None:
@@ -100,11 +108,14 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _probe(arguments: argparse.Namespace) -> int:
-    from monai_essa.evaluation.probe_scans import probe_weights
+    from monai_essa.evaluation.probe_scans import probe_neighbours, probe_weights
     from monai_essa.outside import check_config_value
 
     values = {"datalist": str(arguments.datalist), "dataset_dir": str(arguments.datalist.parent)}
     values = check_config_value(values, "DATALIST")
+    if arguments.after is not None:
+        print(probe_neighbours(_training_config(arguments, values), arguments.file, arguments.after))
+        return 0
     print(probe_weights(_training_config(arguments, values), arguments.file, arguments.seed))
     return 0
 

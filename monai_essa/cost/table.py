@@ -28,9 +28,22 @@ from monai_essa.anatomy.parts import decoder_pattern
 from monai_essa.cost.meter import Optimizer, StepCost, fused_adamw, step_cost
 from monai_essa.cost.record import cost_record, use_recipe
 from monai_essa.engines.steps import autocast_dtype
+from monai_essa.engines.views import empty_views, local_crop_size
 from monai_essa.methods import APLA, SSF, VPT, AdaptFormer, BitFit, FullTuning, HeadOnly, LoRA, NormTuning
 from monai_essa.methods.method import AdaptationMethod
-from monai_essa.pretext import MAE, SimMIM, masked_count, normalise_patches, patchify
+from monai_essa.pretext import (
+    DIET,
+    MAE,
+    Contrastive,
+    DINOv2,
+    DistillationSchedule,
+    DistillationWeights,
+    SimMIM,
+    masked_count,
+    normalise_patches,
+    patchify,
+)
+from monai_essa.pretext.batch_views import SPREAD
 
 __all__ = [
     "METHODS",
@@ -49,6 +62,7 @@ __all__ = [
 ]
 
 _CLASSES = 2
+_DIET_IMAGES = 1000  # each is a class: for sites of about so many
 NETWORKS: dict[str, Callable[[int], nn.Module]] = {
     "vit_s": lambda size: ViT(1, size, 16, hidden_size=384, mlp_dim=1536, num_heads=6, qkv_bias=True),
     "vit_b": lambda size: ViT(1, size, 16, qkv_bias=True),
@@ -57,7 +71,8 @@ NETWORKS: dict[str, Callable[[int], nn.Module]] = {
     "swin_unetr": lambda size: SwinUNETR(1, _CLASSES, feature_size=48),
     "segresnet": lambda size: SegResNet(3, 16, out_channels=_CLASSES, blocks_down=(1, 2, 2, 4)),
 }
-OBJECTIVES = ("simmim", "mae", "segmentation")
+OBJECTIVES = ("simmim", "mae", "dinov2", "contrastive", "diet", "segmentation")
+_VIEWS = {"dinov2": (2, 4), "contrastive": (2, 0), "diet": (1, 0)}  # global and local ones, as in the bundles
 METHODS: dict[str, Callable[..., AdaptationMethod]] = {
     "full": FullTuning,
     "apla": lambda columns=None: APLA(columns if columns is None or columns < 1 else int(columns)),
@@ -80,7 +95,7 @@ class CostWork:
         network: one of :data:`NETWORKS`.
         size: voxels along each side of a cubic crop.
         batch: crops in a step.
-        objective: ``"simmim"`` or ``"mae"``, or ``"segmentation"`` with the decoder training.
+        objective: one of :data:`OBJECTIVES`; ``"segmentation"`` has the decoder training.
         precision: ``"fp32"``, ``"bf16"`` or ``"fp16"``.
     """
 
@@ -319,24 +334,39 @@ def _row(work: CostWork, name: str, method: AdaptationMethod, recipe: str, stock
         raise ValueError(f"expected a network with a decoder for segmentation, got {work.network}; use unetr_b")
     adapt(network, method, also_train=[decoder_pattern(network)] if labelled else [])
     objective = use_recipe(_objective(work, network), recipe, work.precision)
-    shape = (work.batch, *[work.size] * 3)
-    labels = (torch.empty(shape, dtype=torch.int64, device="meta"),) if labelled else ()
-    images = torch.empty(work.batch, 1, *shape[1:], device="meta")
+    inputs = _inputs(work, objective, network)
     autocast = autocast_dtype(work.precision)
     optimizer = foreach_adamw if stock else fused_adamw
-    cost = step_cost(objective, images, *labels, optimizer=optimizer, autocast=autocast)
+    cost = step_cost(objective, *inputs, optimizer=optimizer, autocast=autocast)
     measured = None
     if torch.cuda.is_available():
-        real = [torch.zeros(given.shape, dtype=given.dtype, device="cuda") for given in (images, *labels)]
+        real = [torch.zeros(given.shape, dtype=given.dtype, device="cuda") for given in inputs]
         measured = measured_step(objective.cuda(), *real, optimizer=optimizer, autocast=autocast)
     record = cost_record(cost, network) | ({"measured": asdict(measured)} if measured else {})
     return CostRow(f"{name}, MONAI's own" if stock else name, recipe, cost, record, measured)
 
 
 def _objective(work: CostWork, network: nn.Module) -> nn.Module:
+    if work.objective == "dinov2":
+        ibot = 0.0 if isinstance(network, SegResNet) else 1.0  # a CNN has no patches to mask
+        loss = DistillationWeights(ibot=ibot, koleo=0.1 if work.batch >= SPREAD else 0.0)
+        return DINOv2(network, DistillationSchedule(steps=1), loss=loss)
+    if work.objective == "diet":
+        return DIET(network, images=_DIET_IMAGES)
     if work.objective == "segmentation":
         return StockSegmentation(network)
-    return MAE(encoder=network) if work.objective == "mae" else SimMIM(encoder=network)
+    return {"mae": MAE, "contrastive": Contrastive, "simmim": SimMIM}[work.objective](encoder=network)
+
+
+def _inputs(work: CostWork, objective: nn.Module, network: nn.Module) -> list[Tensor]:
+    """Return what a step is called with, on the meta device."""
+    side = [work.size] * 3
+    if work.objective in _VIEWS:
+        return empty_views(objective, work.batch, 1, _VIEWS[work.objective], (side, local_crop_size(network, side)))
+    images = torch.empty(work.batch, 1, *side, device="meta")
+    if work.objective == "segmentation":
+        return [images, torch.empty(work.batch, *side, dtype=torch.int64, device="meta")]
+    return [images]
 
 
 class _Clock:

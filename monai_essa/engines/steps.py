@@ -40,8 +40,8 @@ class TrainStep:
     - A loss or a gradient that is not finite ends the run before it reaches a weight. (Under loss scaling only the
       loss is checked: the scaler skips steps whose gradients overflow.)
     - After the optimizer step no gradient is left, so a checkpoint between two windows has none to keep.
-    - An objective with a method ``after_step`` has it called then, once a window: a teacher that is an average of the
-      student moves there, and nothing moves in a forward pass.
+    - An objective with methods ``before_step`` and ``after_step`` has them called around the optimizer step, once a
+      window: a teacher that is an average of the student moves there, and nothing moves in a forward pass.
 
     Args:
         objective: module that computes the loss, on its device already.
@@ -162,6 +162,7 @@ class TrainStep:
     def _step(self, engine: Any, batch: Any) -> None:
         optimizer = engine.optimizer
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        self._tell_objective("before_step")
         self.scaler.unscale_(optimizer)
         self._divide_by_total_weight(parameters)
         norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
@@ -172,9 +173,12 @@ class TrainStep:
         self.scaler.step(optimizer)
         self.scaler.update()
         optimizer.zero_grad(set_to_none=True)
-        after_step = getattr(unwrapped(self.objective), "after_step", None)
-        if after_step is not None:
-            after_step()
+        self._tell_objective("after_step")
+
+    def _tell_objective(self, moment: str) -> None:
+        told = getattr(unwrapped(self.objective), moment, None)
+        if told is not None:
+            told()
 
     def _divide_by_total_weight(self, parameters: list[nn.Parameter]) -> None:
         if len(self._weights) > 1:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -21,9 +21,11 @@ from monai.transforms import Compose, SpatialPad
 from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor
 
+from monai_essa.anatomy import encoder_view
 from monai_essa.data.lists.read import listed_patients
 from monai_essa.data.loading.keyed import key
 from monai_essa.data.pairing.names import patient_of
+from monai_essa.evaluation.baselines.neighbours import NeighbourProbe, compare_neighbours
 from monai_essa.evaluation.probe import (
     LEAST_PATIENTS,
     ProbeResult,
@@ -32,14 +34,25 @@ from monai_essa.evaluation.probe import (
     raw_features,
     same_place_found,
 )
+from monai_essa.pretext.distillation.views import encode_tokens, in_eval
 from monai_essa.weights import load_weights
 
-__all__ = ["Crops", "WeightsProbe", "probe_networks", "probe_weights", "random_network", "scan_crops"]
+__all__ = [
+    "Crops",
+    "WeightsProbe",
+    "probe_neighbours",
+    "probe_networks",
+    "probe_weights",
+    "random_network",
+    "scan_crops",
+]
 
 _MOST_CROPS = 64
 _MOST_OF_A_PATIENT = 3
 _RANDOM_NETWORKS = 5
 _CLASS, _SHARES, _POSITION = "the class", "the share of each label", "the position"
+_MOST_NEIGHBOURS = 600  # crops for k-NN
+_MOST_ROWS = 4096  # of them or their patches
 _ASIDE = 4  # a second view is moved by a quarter of the crop
 
 
@@ -54,6 +67,7 @@ class Crops:
             position in the scan.
         patients: of each crop.
         question: the name of the targets.
+        maps: the labels (spatial...) of each crop, where the scans have label maps.
     """
 
     images: list[Tensor]
@@ -61,6 +75,7 @@ class Crops:
     targets: np.ndarray
     patients: list[str]
     question: str
+    maps: list[Tensor] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -105,20 +120,45 @@ def probe_weights(parser: ConfigParser, path: str | Path, seed: int = 0) -> Weig
         ValueError: if the file does not fit the network, or a scan cannot be read.
     """
     started = time.monotonic()
-    pretrained = random_network(parser)
-    load_weights(pretrained, path)
-    names = ("load", "orient", "intensity")
-    transform = Compose([step for name in names for step in parser.get_parsed_content(name)])
-    datalist = parser.get_parsed_content("datalist")
-    patients = listed_patients(datalist, parser.get_parsed_content("section")) if str(datalist) else {}
-    items = parser.get_parsed_content("training_items")
-    crops = scan_crops(items, transform, parser.get_parsed_content("img_size"), patients, seed)
+    pretrained = _loaded(parser, path)
+    crops = _site_crops(parser, seed, _MOST_CROPS)
     if len(set(crops.patients)) < LEAST_PATIENTS:
         result, found = ProbeResult(crops.question, len(set(crops.patients)), len(crops.images)), (0.0, 0.0)
     else:
         random = (random_network(parser, key(seed, "network", number)) for number in range(_RANDOM_NETWORKS))
         result, found = probe_networks(pretrained, random, crops)
     return WeightsProbe(result, found, time.monotonic() - started)
+
+
+def probe_neighbours(parser: ConfigParser, before: str | Path, after: str | Path, seed: int = 0) -> NeighbourProbe:
+    """Compare two encoders by k-NN on a site's labels: the base and what an adaptation has made of it.
+
+    Of scans with a class, the image token is classified; of scans with a label map, each patch by the label in its
+    middle. At most 600 patients and 4,096 patches are drawn.
+
+    Args:
+        parser: as for :func:`probe_weights`, of essa_classification or essa_segmentation.
+        before: weight file of the base.
+        after: weight file of the adapted encoder, the ``model.pt`` of its run.
+        seed: of the choice.
+
+    Returns:
+        The probe.
+
+    Raises:
+        FileNotFoundError: if a weight file or a scan does not exist.
+        ValueError: if the scans have no labels, several classes each, or too few patients.
+    """
+    crops = _site_crops(parser, seed, _MOST_NEIGHBOURS)
+    if not crops.images:
+        raise ValueError(f"expected {LEAST_PATIENTS} patients or more for k-NN, got {len(crops.patients)}")
+    if crops.question == _POSITION or (crops.targets.sum(axis=1) != 1).any() and not crops.maps:
+        raise ValueError("k-NN needs a class or a label map of each scan; take --bundle essa_classification")
+    rows = [_neighbour_rows(_loaded(parser, path), crops) for path in (before, after)]
+    features, (classes, patients) = [row[0] for row in rows], rows[0][1:]
+    chosen = np.random.default_rng(seed).permutation(len(classes))[:_MOST_ROWS]
+    own, other = (each[chosen] for each in features)
+    return compare_neighbours(own, other, classes[chosen], [patients[number] for number in chosen])
 
 
 def random_network(parser: ConfigParser, seed: int = 0) -> nn.Module:
@@ -162,8 +202,9 @@ def scan_crops(
     img_size: Sequence[int],
     patients: Mapping[str, str] = MappingProxyType({}),
     seed: int = 0,
+    most: int = _MOST_CROPS,
 ) -> Crops:
-    """Cut at most 64 crops, at most 3 of a patient, one scan of each patient.
+    """Cut some crops, at most 3 of a patient, one scan of each patient.
 
     Args:
         items: of a data list, with ``image`` and perhaps ``label``.
@@ -171,6 +212,7 @@ def scan_crops(
         img_size: voxels of a crop along each axis; smaller scans are padded with 0.
         patients: of the images, by path; default: guessed from the names of files.
         seed: of the choice.
+        most: number of crops.
 
     Returns:
         The crops. With fewer than 20 patients it is empty but for their names: nothing is read.
@@ -179,10 +221,10 @@ def scan_crops(
         ValueError: if there are no items.
     """
     of_patient = _by_patient(items, patients)
-    chosen = sorted(of_patient, key=lambda name: key(seed, "patient", name))[:_MOST_CROPS]
+    chosen = sorted(of_patient, key=lambda name: key(seed, "patient", name))[:most]
     if len(chosen) < LEAST_PATIENTS:
         return Crops([], [], np.empty((0, 0)), chosen, _CLASS)
-    each = min(_MOST_OF_A_PATIENT, _MOST_CROPS // len(chosen))
+    each = min(_MOST_OF_A_PATIENT, most // len(chosen))
     drawn, question = [], _CLASS
     for name in chosen:
         scans = of_patient[name]
@@ -192,7 +234,47 @@ def scan_crops(
             drawn.append(_draw(scan, question, img_size, np.random.default_rng(key(seed, name, number))))
     images, aside, targets = zip(*drawn, strict=True)
     of_crops = [name for name in chosen for _ in range(each)]
-    return Crops(list(images), list(aside), _columns(np.stack(targets), question), of_crops, question)
+    maps = [torch.from_numpy(target.reshape(tuple(img_size))) for target in targets] if question == _SHARES else []
+    return Crops(list(images), list(aside), _columns(np.stack(targets), question), of_crops, question, maps)
+
+
+def _loaded(parser: ConfigParser, path: str | Path) -> nn.Module:
+    network = random_network(parser)
+    load_weights(network, path)
+    return network
+
+
+def _site_crops(parser: ConfigParser, seed: int, most: int) -> Crops:
+    """Return crops of the scans of a training config, preprocessed as it says."""
+    names = ("load", "orient", "intensity")
+    transform = Compose([step for name in names for step in parser.get_parsed_content(name)])
+    datalist = parser.get_parsed_content("datalist")
+    patients = listed_patients(datalist, parser.get_parsed_content("section")) if str(datalist) else {}
+    items = parser.get_parsed_content("training_items")
+    return scan_crops(items, transform, parser.get_parsed_content("img_size"), patients, seed, most)
+
+
+@torch.no_grad()
+def _neighbour_rows(network: nn.Module, crops: Crops) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Return features, classes and patients: a row for each crop, or for each patch where there are label maps."""
+    device = next(network.parameters()).device
+    features, classes, patients = [], [], []
+    with in_eval(network):
+        for number, image in enumerate(crops.images):
+            token, patches = encode_tokens(network, image[None].to(device))
+            rows = patches[0] if crops.maps else token
+            features.append(rows.float().cpu().numpy())
+            patients += [crops.patients[number]] * len(rows)
+            if crops.maps:
+                classes.append(_middles(crops.maps[number], encoder_view(network).stride))
+            else:
+                classes.append(crops.targets[number : number + 1].argmax(axis=1))
+    return np.concatenate(features), np.concatenate(classes), patients
+
+
+def _middles(labels: Tensor, stride: Sequence[int]) -> np.ndarray:
+    """Return the label in the middle of each patch, in row-major order."""
+    return labels[tuple(slice(step // 2, None, step) for step in stride)].numpy().ravel()
 
 
 def _by_patient(items: Sequence[Mapping[str, Any]], patients: Mapping[str, str]) -> dict[str, list[Mapping[str, Any]]]:

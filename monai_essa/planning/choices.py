@@ -161,7 +161,9 @@ def network_choice(stage: str, pretrained: Path | None = None, wanted: str | Non
     return Choice(network, f"the tensors of {pretrained.name} have its names")
 
 
-def overlay_choices(stage: str, network: Choice, modality: Choice, pretrained: bool) -> list[Choice]:
+def overlay_choices(
+    stage: str, network: Choice, modality: Choice, pretrained: bool, images: Sequence[Choice] = ()
+) -> list[Choice]:
     """List the config files over train.yaml.
 
     Args:
@@ -169,6 +171,7 @@ def overlay_choices(stage: str, network: Choice, modality: Choice, pretrained: b
         network: of :func:`network_choice`.
         modality: ``ct``, ``mr`` or ``us``; None in 2-D, where each image is scaled by itself.
         pretrained: whether there is a weight file.
+        images: overlays after that of the network, so that their sizes win, and before the method.
 
     Returns:
         File names without a folder, the last one strongest.
@@ -176,6 +179,7 @@ def overlay_choices(stage: str, network: Choice, modality: Choice, pretrained: b
     files = []
     if network.value != DEFAULT_NETWORK[stage]:
         files.append(Choice(f"network_{network.value}.yaml", network.reason))
+    files += images
     if not pretrained:
         why = "no pretrained weights, so every parameter has to learn: a method would freeze random tensors"
         files.append(Choice("method_full.yaml" if stage == "essa_ssa" else "start_random.yaml", why))
@@ -195,7 +199,9 @@ class Timing:
     scan: float
 
 
-def recipe_choice(budget: int, scans: int, peak: Callable[[str, int], int], network: str) -> dict[str, Choice]:
+def recipe_choice(
+    budget: int, scans: int, peak: Callable[[str, int], int], network: str, least_batch: int = 1
+) -> dict[str, Choice]:
     """Choose the lean recipe and the batch: the first of a list that the meter says to fit.
 
     Args:
@@ -203,23 +209,24 @@ def recipe_choice(budget: int, scans: int, peak: Callable[[str, int], int], netw
         scans: to train on; a batch is not larger.
         peak: of a recipe and a batch size, in bytes.
         network: for the error line.
+        least_batch: patients that the objective compares.
 
     Returns:
         ``lean`` and ``batch_size``.
 
     Raises:
-        ValueError: if a single patch does not fit.
+        ValueError: if the smallest batch does not fit.
     """
     tried: dict[tuple[str, int], int] = {}
     for lean, batch in _RECIPES:
-        if batch > max(1, scans):
+        if not least_batch <= batch <= max(1, scans):
             continue
         tried[lean, batch] = peak(lean, batch)
         if tried[lean, batch] <= budget:
             return {"lean": _lean(lean, tried), "batch_size": _batch(lean, batch, tried, budget, scans)}
-    least = min(tried.values())
+    least, patches = min(tried.values()), "one patch" if least_batch == 1 else f"a batch of {least_batch}"
     raise ValueError(
-        f"memory: expected at least {_gb(least)} for {network} with one patch and lean: small, got {_gb(budget)} "
+        f"memory: expected at least {_gb(least)} for {network} with {patches} and lean: small, got {_gb(budget)} "
         "after what the libraries take; set more --memory, a smaller img_size or another --network"
     )
 

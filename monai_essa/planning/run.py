@@ -27,6 +27,7 @@ from monai_essa.bundling.yaml_text import commented, yaml_node, yaml_text
 from monai_essa.cost.meter import StepCost, step_cost
 from monai_essa.cost.record import use_recipe
 from monai_essa.engines.steps import autocast_dtype
+from monai_essa.engines.views import empty_views
 from monai_essa.files import write_text_whole
 from monai_essa.outside import check_config_value, printable
 from monai_essa.planning.choices import (
@@ -45,6 +46,7 @@ from monai_essa.planning.choices import (
 )
 from monai_essa.planning.dry_run import try_steps
 from monai_essa.planning.networks import Network, images_for
+from monai_essa.planning.objectives import check_network, least_batch, objective_overlay, objective_values
 from monai_essa.planning.site import SiteFacts
 
 __all__ = [
@@ -60,6 +62,9 @@ __all__ = [
 ]
 
 Choices = dict[str, Choice]
+# For the meter, which reads no data: the steps of a run, a loss that small batches lack, the images that DIET tells
+# apart. None of them takes a thousandth of the memory.
+_METERED = {"epoch_steps": 1, "koleo": 0.0, "objective#images": 1000}
 _STEPS = 5
 _LOADS = 3
 _OVERLAP = 0.5  # of the sliding windows that essa_segmentation validates by
@@ -77,6 +82,8 @@ class Wishes:
         pretrained: weight file.
         adapter: of an earlier stage.
         values: over those of the plan, by key of the configs.
+        objective: of self-supervision: ``mae``, ``simmim``, ``dinov2``, ``contrastive`` or ``diet``; None for the
+            bundle's own.
     """
 
     out: Path
@@ -86,6 +93,7 @@ class Wishes:
     pretrained: Path | None
     adapter: Path | None
     values: Mapping[str, Any]
+    objective: str | None = None
 
 
 @dataclass(frozen=True)
@@ -115,7 +123,10 @@ def plan_run(wishes: Wishes, facts: SiteFacts, computer: Computer) -> Plan:
     """
     stage = _stage(wishes, facts)
     network = network_choice(stage.value, wishes.pretrained, wishes.network)
-    config_files = _config_files(stage, network, facts, wishes.pretrained is not None)
+    if wishes.objective is not None and stage.value != "essa_ssa":
+        raise ValueError(f"--objective {wishes.objective} is for self-supervision; give --stage ssa with it")
+    check_network(wishes.objective, network.value)
+    config_files = _config_files(stage, network, facts, wishes)
     names = [choice.value for choice in config_files]
 
     given = {key: Choice(value, "--args") for key, value in wishes.values.items()}
@@ -124,7 +135,8 @@ def plan_run(wishes: Wishes, facts: SiteFacts, computer: Computer) -> Plan:
 
     scans, held_out = _counts(facts, stage.value)
     peak_of = measured_peak(names, _plain(values))
-    values |= recipe_choice(computer.budget, scans, peak_of, network.value)
+    values |= recipe_choice(computer.budget, scans, peak_of, network.value, least_batch(wishes.objective, scans))
+    values |= objective_values(wishes.objective, network.value, given.get("batch_size", values["batch_size"]).value)
     cache = wishes.out.absolute().parent / "cache"
     values |= cache_choices(facts, spacing.value, patch.value, stage.value, computer, cache) | given
 
@@ -152,6 +164,8 @@ def measured_cost(config_files: Sequence[str], values: Mapping[str, Any]) -> Cal
     @functools.cache
     def built(lean: str) -> tuple[ConfigParser, Any, int]:
         parser = _parser(config_files, {**values, "lean": lean})
+        if "views" in parser:
+            parser.update({key: value for key, value in _METERED.items() if key in parser})
         objective = use_recipe(parser.get_parsed_content("objective"), lean, parser.get_parsed_content("precision"))
         return parser, objective, _kept_bytes(parser)
 
@@ -177,7 +191,7 @@ def measured_peak(config_files: Sequence[str], values: Mapping[str, Any]) -> Cal
 
 
 def measured_times(config_files: Sequence[str], values: Mapping[str, Any]) -> tuple[Timing, int | None]:
-    """Load three scans and take five training steps on them.
+    """Load three scans, or as many as the objective compares, and take five training steps on them.
 
     Args:
         config_files: of a bundle of monai_essa, merged in order.
@@ -187,7 +201,9 @@ def measured_times(config_files: Sequence[str], values: Mapping[str, Any]) -> tu
         The seconds, and the largest use of CUDA memory, None on another device.
     """
     parser = _parser(config_files, values)
-    items, batch = parser.get_parsed_content("training_items")[:_LOADS], parser.get_parsed_content("batch_size")
+    batch = parser.get_parsed_content("batch_size")
+    loads = 2 * batch if "views" in parser else _LOADS  # as many patients as an objective of views compares
+    items = parser.get_parsed_content("training_items")[:loads]
     with tempfile.TemporaryDirectory() as place:
         listed = Path(place) / "dataset.json"  # as data: in a config some text would be run, and "#" has a meaning
         write_text_whole(listed, json.dumps({"training": items}))
@@ -281,13 +297,12 @@ def _stage(wishes: Wishes, facts: SiteFacts) -> Choice:
     return stage_choice(facts, "segmentation")
 
 
-def _config_files(stage: Choice, network: Choice, facts: SiteFacts, pretrained: bool) -> list[Choice]:
+def _config_files(stage: Choice, network: Choice, facts: SiteFacts, wishes: Wishes) -> list[Choice]:
     flat = facts.spatial_dims == 2
     modality = Choice(None if flat else facts.modality, facts.modality_reason)
-    overlays = overlay_choices(stage.value, network, modality, pretrained)
-    if flat:  # after the network, so that its sizes win, and before the method
-        place = sum(choice.value.startswith("network") for choice in overlays)
-        overlays.insert(place, Choice("images_2d.yaml", "the images are 2-D"))
+    images = [Choice("images_2d.yaml", "the images are 2-D")] if flat else []
+    images += [Choice(name, f"--objective {wishes.objective}") for name in objective_overlay(wishes.objective)]
+    overlays = overlay_choices(stage.value, network, modality, wishes.pretrained is not None, images)
     files = [Choice("train.yaml", stage.reason), *overlays]
     configs = bundle_folder(stage.value) / "configs"
     return [Choice(str(configs / choice.value), choice.reason) for choice in files]
@@ -355,6 +370,10 @@ def _inputs(parser: ConfigParser, batch: int) -> list[torch.Tensor]:
     """Return what an objective is called with: images, and labels or the mask of the foreground."""
     channels, sides = _image_channels(parser), parser.get_parsed_content("img_size")
     images = torch.empty(batch, channels, *sides, device="meta")
+    if "views" in parser:
+        sizes = [sides, parser.get_parsed_content("local_size")]
+        objective, views = parser.get_parsed_content("objective"), parser.get_parsed_content("views")
+        return empty_views(objective, batch, channels, views, sizes)
     if "encoder_def" in parser:
         classes, several = len(parser.get_parsed_content("labels")), parser.get_parsed_content("multi_label")
         labels = torch.empty(batch, classes) if several else torch.empty(batch, dtype=torch.int64)

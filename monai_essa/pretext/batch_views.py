@@ -11,7 +11,12 @@ from torch import Tensor
 
 from monai_essa.pretext.masked_prediction import plain_tensor
 
-__all__ = ["check_patients", "first_of_each", "view_major"]
+__all__ = ["COMPARED", "SPREAD", "check_patients", "first_of_each", "view_major"]
+
+SPREAD = 4
+"""Patients in a batch whose image tokens KoLeo spreads, at least."""
+COMPARED = 8
+"""Patients in a batch that NT-Xent and Barlow Twins compare, at least."""
 
 
 def first_of_each(patients: Sequence[Hashable] | None, count: int) -> list[int]:

@@ -13,12 +13,11 @@ from monai.losses import BarlowTwinsLoss, ContrastiveLoss
 from torch import Tensor
 
 from monai_essa.anatomy import EncoderDescription, encoder_view
-from monai_essa.pretext.batch_views import check_patients, first_of_each, view_major
+from monai_essa.pretext.batch_views import COMPARED, check_patients, first_of_each, view_major
 from monai_essa.pretext.distillation.views import encode_tokens, token_width
 
 __all__ = ["Contrastive"]
 
-_LEAST_PATIENTS = 8
 _HIDDEN = 512
 
 
@@ -97,7 +96,7 @@ class Contrastive(nn.Module):
             raise ValueError(f"expected two views (B, 2, C, spatial...), got {tuple(crops.shape)}; set views: [2, 0]")
         rows = first_of_each(patients, len(crops))
         if self.training:
-            check_patients(len(rows), _LEAST_PATIENTS, self.loss, "take DIET, which compares no patients")
+            check_patients(len(rows), COMPARED, self.loss, "take DIET, which compares no patients")
         else:
             check_patients(len(rows), 2, f"validation by {self.loss}", "hold out more scans (a lower hold_out)")
         images, _ = encode_tokens(self.encoder, view_major(crops[rows]))

@@ -20,10 +20,18 @@ from monai_essa.files import written_whole
 from monai_essa.pretext import MAE, SimMIM
 from monai_essa.report.panels import Plane, display_planes, intensity_window, to_grey
 
-__all__ = ["ReconstructionPng", "reconstruction_montage", "write_reconstruction_png", "write_reconstructions"]
+__all__ = [
+    "TILE",
+    "ReconstructionPng",
+    "lay_out",
+    "reconstruction_montage",
+    "write_reconstruction_png",
+    "write_reconstructions",
+]
 
 _COLUMNS = ("original", "masked", "reconstructed")
-_TILE = 224  # pixels of the longest side of a slice
+TILE = 224
+"""Pixels of the longest side of a slice."""
 _GAP = 6
 _HEADER = 26
 _TEXT_SIZE = 14
@@ -67,9 +75,9 @@ def reconstruction_montage(
 
     window = intensity_window(images[0])
     columns = [display_planes(image, spacing) for image in images]
-    scale = _TILE / max(side for plane in columns[0] for side in plane.size_mm)
+    scale = TILE / max(side for plane in columns[0] for side in plane.size_mm)
     rows = [[_tile(plane, window, scale) for plane in planes] for planes in zip(*columns, strict=True)]
-    return _lay_out(rows, [plane.name for plane in columns[0]])
+    return np.asarray(lay_out(rows, [plane.name for plane in columns[0]], _COLUMNS))
 
 
 def write_reconstruction_png(
@@ -145,6 +153,40 @@ def write_reconstructions(objective: MAE | SimMIM, images: Any, folder: str | Pa
     return paths
 
 
+def lay_out(rows: Sequence[Sequence[Image.Image]], names: Sequence[str], columns: Sequence[str]) -> Image.Image:
+    """Lay tiles out as a table with titles; a single row has no name.
+
+    Args:
+        rows: tiles of one mode; those of a row are of one height.
+        names: of the rows.
+        columns: titles.
+
+    Returns:
+        A picture of the tiles' mode.
+
+    Example:
+        >>> lay_out([[Image.new("L", (10, 8))] * 2], ["axial"], ["scan", "features"]).size
+        (38, 40)
+    """
+    tile_width = max(tile.width for row in rows for tile in row)
+    margin = 0 if len(rows) == 1 else _HEADER
+    width = margin + len(columns) * (tile_width + _GAP) + _GAP
+    height = _HEADER + sum(row[0].height + _GAP for row in rows)
+    page = Image.new("L", (width, height), _PAPER).convert(rows[0][0].mode)
+    lefts = [margin + _GAP + column * (tile_width + _GAP) for column in range(len(columns))]
+
+    for title, left in zip(columns, lefts, strict=True):
+        page.paste(_caption(title, tile_width, _HEADER), (left, 0))
+    top = _HEADER
+    for row, name in zip(rows, names, strict=True):
+        if margin:
+            page.paste(_caption(name, row[0].height, margin).rotate(90, expand=True), (0, top))
+        for tile, left in zip(row, lefts, strict=True):
+            page.paste(tile, (left + (tile_width - tile.width) // 2, top))
+        top += row[0].height + _GAP
+    return page
+
+
 def _one_channel(image: torch.Tensor | np.ndarray, channel: int) -> np.ndarray:
     values = image.detach().cpu().float().numpy() if isinstance(image, torch.Tensor) else np.asarray(image)
     if values.ndim not in (3, 4):
@@ -157,26 +199,6 @@ def _one_channel(image: torch.Tensor | np.ndarray, channel: int) -> np.ndarray:
 def _tile(plane: Plane, window: tuple[float, float], scale: float) -> Image.Image:
     height, width = (max(1, round(side * scale)) for side in plane.size_mm)
     return Image.fromarray(to_grey(plane.pixels, window)).resize((width, height), Image.Resampling.NEAREST)
-
-
-def _lay_out(rows: list[list[Image.Image]], names: list[str]) -> np.ndarray:
-    tile_width = max(tile.width for row in rows for tile in row)
-    margin = 0 if len(rows) == 1 else _HEADER
-    width = margin + len(_COLUMNS) * (tile_width + _GAP) + _GAP
-    height = _HEADER + sum(row[0].height + _GAP for row in rows)
-    page = Image.new("L", (width, height), _PAPER)
-    lefts = [margin + _GAP + column * (tile_width + _GAP) for column in range(len(_COLUMNS))]
-
-    for title, left in zip(_COLUMNS, lefts, strict=True):
-        page.paste(_caption(title, tile_width, _HEADER), (left, 0))
-    top = _HEADER
-    for row, name in zip(rows, names, strict=True):
-        if margin:
-            page.paste(_caption(name, row[0].height, margin).rotate(90, expand=True), (0, top))
-        for tile, left in zip(row, lefts, strict=True):
-            page.paste(tile, (left + (tile_width - tile.width) // 2, top))
-        top += row[0].height + _GAP
-    return np.asarray(page)
 
 
 def _caption(text: str, width: int, height: int) -> Image.Image:
@@ -196,5 +218,6 @@ def _write(objective: MAE | SimMIM, item: Any, path: Path, seed: int) -> None:
     objective.train(training)
     path.parent.mkdir(parents=True, exist_ok=True)
     original, masked, prediction = (shown[name][0].float().cpu() for name in ("original", "masked", "prediction"))
-    spacing = item["image"].pixdim.tolist() if isinstance(item["image"], MetaTensor) else None
+    # A single slice of a volume keeps the volume's three lengths.
+    spacing = item["image"].pixdim.tolist()[: original.dim() - 1] if isinstance(item["image"], MetaTensor) else None
     write_reconstruction_png(path, original, masked, prediction, spacing)

@@ -32,6 +32,22 @@ from monai_essa.report.tables import ResultTable
 
 __all__ = ["write_run_report"]
 
+_PICTURES = (  # title, file, caption, text for who cannot see it
+    (
+        "Reconstruction",
+        "reconstruction.png",
+        "A scan that it did not train on: original, masked and reconstructed.",
+        "Original, masked and reconstructed slices.",
+    ),
+    (
+        "Features",
+        "features.png",
+        "Scans that it did not train on, and the three principal components of the patch tokens as colours: those of "
+        "the base and those after the adaptation. Patches of one colour are alike to the network.",
+        "Slices of scans beside the colours of their patch tokens before and after the adaptation.",
+    ),
+)
+
 
 @dataclass(frozen=True, eq=False)
 class _Run:
@@ -172,11 +188,7 @@ def _cases(read: Sequence[_Run], names: CaseNames) -> Iterator[ReportSection]:
 
 def _details(run: _Run, names: CaseNames, datalist: Path | None) -> Iterator[ReportSection]:
     if run.table is None:
-        picture = run.folder / "reconstruction.png"
-        if picture.is_file():
-            caption = "A scan that it did not train on: original, masked and reconstructed."
-            figure = ReportFigure(picture.read_bytes(), caption, "Original, masked and reconstructed slices.")
-            yield ReportSection("Reconstruction", figures=[figure])
+        yield from _pictures(run.folder)
     elif not run.table.higher_is_better:
         figures, sentence = probability_figures(run.table)
         yield ReportSection("Reliability and ROC", [sentence], figures=figures)
@@ -187,6 +199,14 @@ def _details(run: _Run, names: CaseNames, datalist: Path | None) -> Iterator[Rep
         cases, missing = shown_cases(run.table, names, listed_labels_of(datalist))
         figures, undrawn = case_figures(cases, run.classes() or ["foreground"], listed_label_map(datalist))
         yield ReportSection("Best, median and worst case", [f"{run.name}.", *missing, *undrawn], figures=figures)
+
+
+def _pictures(folder: Path) -> Iterator[ReportSection]:
+    """Show what a run without labels drew of scans that it did not train on."""
+    for title, name, caption, said in _PICTURES:
+        if (folder / name).is_file():
+            figure = ReportFigure((folder / name).read_bytes(), caption, said)
+            yield ReportSection(title, figures=[figure])
 
 
 def _curves(read: Sequence[_Run]) -> ReportSection:

@@ -16,6 +16,7 @@ from monai.bundle import ConfigParser
 
 from monai_essa.bundling.folder import bundle_folder
 from monai_essa.planning.networks import Images, Network
+from monai_essa.planning.objectives import objective_overlay, objective_values
 from monai_essa.study.stages import Stage
 
 __all__ = ["ARMS", "CHECK_OF_RATES", "FLOORS", "Arm", "Place", "StudyDesign", "config_keys"]
@@ -23,6 +24,7 @@ __all__ = ["ARMS", "CHECK_OF_RATES", "FLOORS", "Arm", "Place", "StudyDesign", "c
 _COST = "train#handlers#2#_disabled_"  # CostFile: what a step takes is the same in each repeat
 _DIVISOR = 3.0  # of the learning rates, for the arms that check them
 _PRETEXT_RATE = {2: 1.5e-3, 3: 1.0e-3}  # of every parameter from nothing, by dimension: docs/studies
+_OF_BASE = (None, "mae")  # objectives whose head the pre-training of a base leaves
 _TITLES = {"ssa": "SSA", "full_ssa": "SSA with every parameter", "tpp": "TPP"}
 # On labels, by task. A new decoder needs more than the 1.0e-3 of the overlays (docs/studies/verdicts.md); at that rate
 # an encoder would lose what it learned from other data.
@@ -103,12 +105,13 @@ class StudyDesign:
         network: that all arms share, but for ``scratch``.
         pretrained: the base: a file, ``family:NAME`` or ``bundle:DIR``; None makes it on the site's own scans.
         steps: by kind of stage (``base``, ``ssa``, ``train``) the number of training steps.
-        sizes: ``pretext_batch`` and ``batch``, the recipe ``lean``, the folder ``cache_dir`` or None, and
-            ``ssa_share``: the time of SSA as a share of that of a training.
+        sizes: ``pretext_batch`` and ``batch``, the recipe ``lean``, the folder ``cache_dir`` or None,
+            ``ssa_share``: the time of SSA as a share of that of a training, and ``patients``: that SSA learns from.
         values: the user's, over those of every stage whose bundle has the key.
         folder: of the study, absolute.
         seed: of the study.
         overlays: the user's config by name of the bundle that it lies over.
+        objective: of SSA and TPP; None for that of the bundles, by which a base is pre-trained too.
     """
 
     task: str
@@ -121,6 +124,7 @@ class StudyDesign:
     folder: Path
     seed: int = 0
     overlays: Mapping[str, str] = field(default_factory=dict)
+    objective: str | None = None
 
     @property
     def bundle(self) -> str:
@@ -142,11 +146,15 @@ class StudyDesign:
             base: run of the base that was made here; None: the weights that were given.
         """
         values = self._schedule("ssa", "pretext_batch") | self._start(base)
-        if base is not None:
+        if base is not None and self.objective in _OF_BASE:
             values["pretext_head"] = str(self._run(base) / "pretext_head.safetensors")
+        patients = min(self.sizes["pretext_batch"], self.sizes["patients"])
+        left_out = objective_values(self.objective, self.network.kind, patients)
+        values |= {key: choice.value for key, choice in left_out.items()}
         method = "full" if kind == "full_ssa" else self.network.method
         bundle = "essa_tpp" if kind == "tpp" else "essa_ssa"
-        return self._pretext(Stage(name, _TITLES[kind], bundle, (f"method_{method}.yaml",), values), place)
+        configs = (*objective_overlay(self.objective), f"method_{method}.yaml")
+        return self._pretext(Stage(name, _TITLES[kind], bundle, configs, values), place)
 
     def training(self, name: str, arm: Arm, place: Place, before: Mapping[str, str]) -> Stage:
         """Train an arm on the labels, as many steps as each other arm.
@@ -227,10 +235,11 @@ class StudyDesign:
     def _pretext(self, stage: Stage, place: Place) -> Stage:
         """Complete a self-supervised stage; its validation loss is computed once, since it chooses no epoch."""
         own = self._own(stage.name, place) | {"section": place.section("unlabeled")}
-        values = self._complete(stage.bundle, self.network, own | dict(stage.values))
+        values = self._complete(stage.bundle, self.network, own | dict(stage.values), stage.configs)
         values["val_interval"] = values["max_epochs"]
         overlays = (*self.network.overlay, *self.images.flat_overlay, *stage.configs, *self.images.intensity_overlay)
-        last = (*(("objective_simmim.yaml",) if self.network.described else ()), *self._users(stage.bundle))
+        simmim = self.network.described and not objective_overlay(self.objective)
+        last = (*(("objective_simmim.yaml",) if simmim else ()), *self._users(stage.bundle))
         return replace(stage, configs=("train.yaml", *overlays, *last), values=values)
 
     def _users(self, bundle: str) -> tuple[str, ...]:
@@ -257,9 +266,11 @@ class StudyDesign:
             "SegResNet", "segresnet", {"feature_size": width}, width, self.network.side, in_channels=channels
         )
 
-    def _complete(self, bundle: str, network: Network, values: Mapping[str, Any]) -> dict[str, Any]:
+    def _complete(
+        self, bundle: str, network: Network, values: Mapping[str, Any], overlays: Sequence[str] = ()
+    ) -> dict[str, Any]:
         """Put the values of images and network below those of a stage, and the user's above, as far as it has them."""
-        known = config_keys(bundle, network.overlay)
+        known = config_keys(bundle, (*network.overlay, *overlays))
         shared = {_renamed(key, bundle): value for key, value in (self.images.values() | dict(network.values)).items()}
         fitting, wanted = (
             {key: value for key, value in source.items() if key.partition("#")[0] in known}

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from monai_essa.bundling.folder import bundle_folder
 from monai_essa.cost.meter import flop_counter
 from monai_essa.planning.dry_run import try_steps
+from monai_essa.planning.objectives import fitting_batch, least_batch
 from monai_essa.planning.run import measured_cost
 from monai_essa.study.arms import ARMS, Place, StudyDesign
 from monai_essa.study.stages import Stage, Timings, run_stage, write_stage
@@ -71,6 +72,7 @@ def default_sizes(design: StudyDesign) -> dict[str, Any]:
     """Return the batches, the user's if there is one, and the recipe of a task where memory does not matter."""
     own = design.values.get("batch_size")  # of every stage, whose steps are counted in it
     batch, pretext = (own, own) if isinstance(own, int) else _BATCHES[design.task, design.images.spatial_dims]
+    pretext = fitting_batch(design.objective, pretext, design.sizes["patients"])
     return {"pretext_batch": pretext, "batch": batch, "lean": "fast"}
 
 
@@ -88,6 +90,7 @@ def fitting_sizes(design: StudyDesign, budget: int) -> tuple[StudyDesign, Memory
         ValueError: if not even single images fit.
     """
     sizes, least = default_sizes(design), 0
+    smallest = {"batch": 1, "pretext_batch": least_batch(design.objective)}
     while True:
         for lean in ("fast", "small"):
             own = replace(design, sizes={**design.sizes, **sizes, "lean": lean})
@@ -95,12 +98,12 @@ def fitting_sizes(design: StudyDesign, budget: int) -> tuple[StudyDesign, Memory
             if memory.peak <= budget:
                 return own, memory
             least = min(least or memory.peak, memory.peak)
-        if sizes["batch"] == sizes["pretext_batch"] == 1:
+        if all(sizes[key] <= size for key, size in smallest.items()):
             raise ValueError(
                 f"memory: {design.network.name} needs at least {least / 1e9:.2f} GB, and {budget / 1e9:.2f} GB are "
                 "left after what the libraries take; give more --memory or a smaller img_size"
             )
-        sizes |= {key: max(1, sizes[key] // 2) for key in ("batch", "pretext_batch")}
+        sizes |= {key: max(size, sizes[key] // 2) for key, size in smallest.items()}
 
 
 def network_work(design: StudyDesign) -> Work:
@@ -192,7 +195,8 @@ def _with_every_parameter(design: StudyDesign) -> tuple[Stage, Stage]:
 
 def _memory(design: StudyDesign) -> Memory:
     costs = []
-    for stage in _with_every_parameter(design):
+    adapted = [] if design.objective is None else [design.adaptation("ssa", "full_ssa", _PLACE, None)]
+    for stage in (*_with_every_parameter(design), *adapted):
         cost = measured_cost(_files(stage.bundle, stage.configs), stage.values)
         costs.append(cost(stage.values["lean"], stage.values["batch_size"]))
     return Memory(max(cost.peak_bytes for cost in costs), costs[1].weight_bytes)

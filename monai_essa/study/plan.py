@@ -27,6 +27,7 @@ from monai_essa.planning.networks import (
     images_for,
     network_ladder,
 )
+from monai_essa.planning.objectives import check_network
 from monai_essa.planning.overlay import described_network
 from monai_essa.study.arms import ARMS, CHECK_OF_RATES, Arm, StudyDesign
 from monai_essa.study.hours import STEPS, Memory, Work, default_sizes, fitting_sizes, measure, network_work
@@ -237,7 +238,12 @@ class _Fitting:
         if images.spacing is not None:
             voxels = int(voxels / math.prod(images.spacing))
         large = 5 * voxels * len(site.scans) > _CACHE_SHARE * self.around.computer.ram
-        sizes = {"cache_dir": str(self.around.folder / "cache") if large else None, "ssa_share": 1.0}
+        sizes = {
+            "cache_dir": str(self.around.folder / "cache") if large else None,
+            "ssa_share": 1.0,
+            "patients": _learned_from(self.around.parts.repeats[0][0]),
+        }
+        check_network(self.request.objective, network.kind)
         return StudyDesign(
             task=task,
             images=images,
@@ -249,6 +255,7 @@ class _Fitting:
             folder=self.around.folder,
             seed=self.request.seed,
             overlays=self.around.overlays,
+            objective=self.request.objective,
         )
 
     def _first_that_fits(self, designs: Sequence[StudyDesign]) -> tuple[StudyDesign, Memory]:
@@ -348,7 +355,8 @@ def _in_small(design: StudyDesign, around: Surroundings, place: Path) -> StudyDe
     """Write a data list of a few scans, and return the design in its folder."""
     parts, label_map = around.parts, around.site.label_map
     fold = parts.repeats[0][0]
-    few = Fold(_few(fold.training), _few(fold.test), fold.unlabeled[:_FEW])
+    unlabelled = _FEW if design.objective is None else 3 * design.sizes["pretext_batch"]
+    few = Fold(_few(fold.training), _few(fold.test), fold.unlabeled[:unlabelled])
     sections = partition_sections(replace(parts, repeats=((few,),), refit=few))
     about = {"label_map": {f"{value:g}": number for value, number in label_map.items()}} if label_map else {}
     write_text_whole(place / "datalist.json", json.dumps(about | sections))
@@ -361,6 +369,12 @@ def _few(scans: Sequence[Scan]) -> tuple[Scan, ...]:
     for scan in scans:
         by_class.setdefault(str(scan.label) if not isinstance(scan.label, str) else "map", []).append(scan)
     return tuple(scan for held in by_class.values() for scan in held[:_FEW])
+
+
+def _learned_from(fold: Fold) -> int:
+    """Return the number of patients that SSA learns from: all but each tenth."""
+    patients = _patients(fold.unlabeled)
+    return patients - -(-patients // 10)
 
 
 def _patients(scans: Sequence[Scan]) -> int:

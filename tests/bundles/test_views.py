@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,8 +72,18 @@ def test_an_objective_adapts_on_volumes(
     assert (tmp_path / "run" / "model.pt").exists() == (bundle == "essa_ssa")
     adapter = load_file(tmp_path / "run" / "adapter.safetensors")
     assert adapter and all(torch.isfinite(tensor).all() for tensor in adapter.values())
+    assert (tmp_path / "run" / "features.png").read_bytes().startswith(b"\x89PNG")
     if objective == OBJECTIVES[0]:
         assert json.loads((tmp_path / "run" / "cost.json").read_text(encoding="utf-8"))["peak_bytes"] > 0
+
+
+def test_the_schedules_count_optimizer_steps(volumes: Path, base: Path, open_bundle: RunBundle, tmp_path: Path) -> None:
+    values = batch(OBJECTIVES[0]) | {"dataset_dir": volumes, "section": "training", "pretrained": base, "hold_out": 4}
+    values |= {"batch_size": 1, "accumulation": 2, "output_dir": tmp_path / "run"}
+    workflow = open_bundle("essa_ssa", "train.yaml", OBJECTIVES[0], **values)
+    batches = len(workflow.parser.get_parsed_content("train#dataloader"))
+    schedule = workflow.parser.get_parsed_content("objective").schedule
+    assert batches % 2 and (schedule.steps_per_epoch, schedule.steps) == (batches // 2 + 1, batches + 1)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -103,15 +114,7 @@ def test_a_run_killed_twice_ends_as_the_unbroken_one_to_the_last_bit(
     for iteration in (3, 8):
         workflow = open_bundle("essa_ssa", "train.yaml", OBJECTIVES[0], output_dir=tmp_path / "killed", **values)
         workflow.initialize()
-        trainer = workflow.parser.get_parsed_content("train#trainer")
-
-        @trainer.on(Events.ITERATION_STARTED)
-        def kill(engine: Engine, last: int = iteration) -> None:
-            if engine.state.iteration == last:
-                raise Killed
-
-        with pytest.raises(Killed):
-            workflow.run()
+        _kill_at(workflow, iteration)
     run_bundle("essa_ssa", "train.yaml", OBJECTIVES[0], output_dir=tmp_path / "killed", **values)
     resumed, unbroken = (_state(tmp_path / name) for name in ("killed", "unbroken"))
     assert {"step", "image_targets.centre", "patch_targets.centre"} <= unbroken.keys()
@@ -120,6 +123,29 @@ def test_a_run_killed_twice_ends_as_the_unbroken_one_to_the_last_bit(
     assert rows(tmp_path / "killed") == rows(tmp_path / "unbroken")
     one, other = (load_file(tmp_path / name / "adapter.safetensors") for name in ("killed", "unbroken"))
     assert all(torch.equal(one[name], value) for name, value in other.items())
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES[1:])
+def test_a_run_without_a_teacher_killed_twice_ends_as_the_unbroken_one(
+    objective: str, volumes: Path, base: Path, open_bundle: RunBundle, run_bundle: RunBundle, tmp_path: Path
+) -> None:
+    """Sixteen patients learn and two are held out, all with copies of one volume."""
+    items = [{"image": f"p{number:02}.nii.gz", "patient": f"p{number:02}"} for number in range(18)]
+    for item in items:
+        shutil.copy(min(volumes.glob("image_*.nii.gz")), tmp_path / item["image"])
+    (tmp_path / "list.json").write_text(json.dumps({"unlabeled": items}), encoding="utf-8")
+    values = SMALL | {"datalist": tmp_path / "list.json", "pretrained": base, "batch_size": 8, "samples_per_epoch": 16}
+    values |= {"max_epochs": 3, "train#handlers#0#every": 2, "keep_resume": True}
+    run_bundle("essa_ssa", "train.yaml", objective, output_dir=tmp_path / "unbroken", **values)
+    for iteration in (3, 5):
+        workflow = open_bundle("essa_ssa", "train.yaml", objective, output_dir=tmp_path / "killed", **values)
+        workflow.initialize()
+        _kill_at(workflow, iteration)
+    run_bundle("essa_ssa", "train.yaml", objective, output_dir=tmp_path / "killed", **values)
+    resumed, unbroken = (_state(tmp_path / name) for name in ("killed", "unbroken"))
+    assert any(name.startswith("head.") for name in unbroken)
+    assert [name for name, value in unbroken.items() if not torch.equal(resumed[name], value)] == []
+    assert rows(tmp_path / "killed") == rows(tmp_path / "unbroken")
 
 
 def test_the_result_is_the_teacher(volumes: Path, base: Path, run_bundle: RunBundle, tmp_path: Path) -> None:
@@ -161,6 +187,18 @@ def test_what_a_site_can_get_wrong_is_one_line(
         workflow.run()
     line = str(root_cause(caught.value))
     assert message in line and "\n" not in line
+
+
+def _kill_at(workflow: ConfigWorkflow, iteration: int) -> None:
+    """Run a bundle and end it where an iteration begins."""
+
+    def kill(engine: Engine) -> None:
+        if engine.state.iteration == iteration:
+            raise Killed
+
+    workflow.parser.get_parsed_content("train#trainer").add_event_handler(Events.ITERATION_STARTED, kill)
+    with pytest.raises(Killed):
+        workflow.run()
 
 
 def _state(run: Path) -> dict[str, torch.Tensor]:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from monai_essa.study import run as run_module
+from monai_essa.study.terms.request import StudyRequest, check_values
 
 
 @pytest.fixture
@@ -22,13 +23,24 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 def test_the_options_are_handed_over(monai_essa, asked: list[Any]) -> None:
     line = ["scans", "--labels", "masks", "--label-count", 10, "--hours", 0.5, "--margin", 0.01, "--seed", 3]
-    line += ["--memory", "12GB", "--rival", "nnunet=theirs", "--out", "here", "--dry-run", "batch_size=4"]
+    line += [
+        "--objective",
+        "dinov2",
+        "--memory",
+        "12GB",
+        "--rival",
+        "nnunet=theirs",
+        "--out",
+        "here",
+        "--dry-run",
+        "batch_size=4",
+    ]
     assert monai_essa("adapt", *line).code == 0
     ((request, folder, dry_run, splits),) = asked
     assert (request.scans, request.labels, folder, dry_run) == (Path("scans"), Path("masks"), Path("here"), True)
     assert (request.split.label_count, request.split.seed, request.study.seed) == (10, 3, 3)
     assert (request.study.hours, request.margin, request.memory) == (0.5, 0.01, 12 * 10**9)
-    assert splits is None
+    assert splits is None and request.study.objective == "dinov2" and request.canonical()["objective"] == "dinov2"
     assert request.rivals == {"nnunet": Path("theirs")} and request.study.values == {"batch_size": 4}
 
 
@@ -37,6 +49,14 @@ def test_several_numbers_of_labels_may_stand_before_a_value(monai_essa, asked: l
     request = asked[0][0]
     assert (request.split.label_count, request.split.further) == (10, (3, 50))
     assert request.study.values == {"batch_size": 4} and request.canonical()["further_labels"] == [3, 50]
+
+
+def test_values_of_an_objective_belong_to_it(monai_essa, asked: list[Any], tmp_path: Path) -> None:
+    refused = monai_essa("adapt", "scans", "--out", tmp_path / "study", "prototypes=64", "--dry-run")
+    assert asked and refused.code == 0  # the command hands over; the study refuses what no config has
+    with pytest.raises(ValueError, match="'prototypes': expected a key of a train.yaml"):
+        check_values(StudyRequest(values={"prototypes": 64}))
+    check_values(StudyRequest(values={"prototypes": 64}, objective="dinov2"))
 
 
 def test_values_may_stand_before_the_options_too(monai_essa, asked: list[Any]) -> None:

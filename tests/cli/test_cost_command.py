@@ -23,6 +23,18 @@ def test_table_file_and_figure(tmp_path, capsys):
     assert (tmp_path / "cost" / "cost.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_objectives_of_views_are_measured_too(tmp_path, capsys):
+    peaks = {}
+    for objective in ("dinov2", "contrastive", "diet"):
+        assert (
+            main([*SMALL, "--methods", "apla", "--batch", "8", "--objective", objective, "--out", str(tmp_path)]) == 0
+        )
+        rows = json.loads((tmp_path / "cost.json").read_text(encoding="utf-8"))["rows"]
+        peaks[objective] = rows[1]["peak_bytes"]
+        assert rows[1]["peak_bytes"] < rows[0]["peak_bytes"]
+    assert peaks["dinov2"] > max(peaks["contrastive"], peaks["diet"])  # it has a teacher and the largest head
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -37,6 +37,7 @@ NOT_RUN = {
     "make ": "runs this suite, or is run by .ci/run beside it",
     ".venv/bin/ruff format": "rewrites the sources; make lint checks them",
     "monai-essa demo": "tests/demo/test_run.py runs it",
+    "monai-essa weights probe vit_b.pt": "needs 20 patients with labels: tests/evaluation/test_probe_scans.py runs it",
     "monai-essa adapt scans": "hours: tests/study/test_run.py runs small ones",
 }
 

@@ -34,6 +34,7 @@ OTHERS = (
     "docs/how-to/own-pretext-task.md",
     "docs/get-started.md",
     "docs/how-to/cost-and-lean.md",
+    "docs/how-to/dinov2.md",
     "docs/index.md",
     "CONTRIBUTING.md",
 )
@@ -48,6 +49,7 @@ ELSEWHERE = {
     "docs/how-to/own-encoder.md": "tests/bases: its descriptions adapt LiteMedSAM's TinyViT and ViTs of timm",
     "docs/studies/lite-medsam.md": "tests/bases/test_lite_medsam.py, with the packages of make test-bases",
     "docs/how-to/public-weights.md": "tests/weights/test_family_files.py and tests/evaluation/test_probe_scans.py",
+    "docs/concepts/self-distillation.md": "tests/pretext/distillation/test_dinov2_training.py, which it names",
     "docs/benchmark.md": "takes an hour: tests/benchmarks/test_benchmark.py makes a part of the page",
 }
 KEPT = {"scans", "labels", "vit_b.pt", "datalist.json", "runs", "last_blocks.py"}

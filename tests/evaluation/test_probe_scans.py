@@ -17,7 +17,7 @@ from monai.networks.nets import ViT
 from torch import Tensor, nn
 
 from monai_essa.cli import main
-from monai_essa.evaluation.probe_scans import probe_networks, scan_crops
+from monai_essa.evaluation.probe_scans import _neighbour_rows, probe_networks, scan_crops
 
 SHAPE = (20, 16, 12)
 ITEMS = [{"image": f"scans/p{number:02}.nii.gz"} for number in range(24)]
@@ -141,3 +141,28 @@ def test_a_file_that_does_not_fit_is_one_line(
     assert main(["weights", "probe", str(weights), str(hippocampus_tiny / "dataset.json"), "--args", "device=cpu",
                  *ARGS]) == 1  # fmt: skip
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_an_adaptation_is_compared_by_labels_only_if_it_is_named(
+    data_dir: Path, weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = data_dir / "pneumoniamnist" / "pneumoniamnist.npz"
+    options = ["--bundle", "essa_classification", "--images", "2d", "--after", str(weights)]
+    assert main(["weights", "probe", str(weights), str(images), *options, "--args", *ARGS, "patch_size=7",
+                 "img_size=[28,28]", "device=cpu"]) == 0  # fmt: skip
+    out = capsys.readouterr().out
+    assert "k-NN with labels, mean recall over the classes: before 0." in out
+    assert "difference 0.000 (no interval: all patients agree); 600 rows of 600 patients" in out
+
+
+def test_patches_of_label_maps_are_rows_with_the_label_in_their_middle() -> None:
+    def labelled(item: Mapping[str, Any]) -> dict[str, Tensor]:
+        scan = places(item)
+        return scan | {"label": MetaTensor((scan["image"][:1] > 9).float())}
+
+    crops = scan_crops(ITEMS, labelled, (8, 8, 8))
+    net = ViT(3, (8, 8, 8), 4, hidden_size=12, mlp_dim=12, num_layers=1, num_heads=2)
+    features, classes, patients = _neighbour_rows(net, crops)
+    assert features.shape == (48 * 8, 12) and len(patients) == 48 * 8
+    middles = [crops.images[0][0, 2 + 4 * x, 2 + 4 * y, 2 + 4 * z] > 9 for x, y, z in np.ndindex(2, 2, 2)]
+    assert classes[:8].tolist() == [float(middle) for middle in middles]

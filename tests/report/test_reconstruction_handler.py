@@ -44,6 +44,13 @@ def test_one_numbered_picture_for_each_image(tmp_path):
     assert not np.array_equal(*(np.asarray(Image.open(path)) for path in paths))
 
 
+def test_a_slice_that_keeps_the_lengths_of_its_volume_is_drawn(tmp_path):
+    net = MAE(ViT(1, 32, 16, 24, 48, 1, 4, spatial_dims=2))
+    item = {"image": MetaTensor(torch.rand(1, 32, 32), affine=torch.diag(torch.tensor([2.0, 1.0, 5.0, 1.0])))}
+    (path,) = write_reconstructions(net, [item], tmp_path)
+    assert Image.open(path).size == (3 * 224 + 24, 112 + 26 + 6)
+
+
 def test_thick_slices_are_drawn_thick(tmp_path):
     flat, thick = (
         np.asarray(Image.open(write_reconstructions(objective(), items(1, mm), tmp_path / str(mm))[0]))

@@ -20,7 +20,7 @@ from monai_essa.study.terms.listing import listed_stages, refit_stages
 from monai_essa.study.terms.partition import Scan
 from tests.study.tiny import TIMINGS
 
-SIZES = {"pretext_batch": 8, "batch": 2, "lean": "fast", "cache_dir": None, "ssa_share": 0.4}
+SIZES = {"pretext_batch": 8, "batch": 2, "lean": "fast", "cache_dir": None, "ssa_share": 0.4, "patients": 20}
 BEFORE = {"base": "b", "ssa": "s", "tpp": "t", "full_ssa": "f"}
 SEGRESNET = Network("SegResNet", "segresnet", {"feature_size": 8}, 8, 96)
 
@@ -53,6 +53,18 @@ def test_the_checks_of_the_rates_run_at_a_third_and_are_else_their_arms() -> Non
         assert third.values["lr"] == pytest.approx(own.values["lr"] / 3)
         different = {key for key in own.values if own.values[key] != third.values[key]}
         assert different == {"lr", "output_dir"} and own.configs == third.configs
+
+
+@pytest.mark.parametrize("kind", ["ssa", "tpp", "full_ssa"])
+def test_an_objective_is_that_of_the_stages_without_labels_and_not_of_the_base(kind: str) -> None:
+    of = replace(design(prototypes=64), objective="dinov2")
+    stage = of.adaptation("s", kind, Place(1, 1), "b")
+    assert "objective_dinov2.yaml" in stage.configs and stage.values["prototypes"] == 64
+    assert stage.values["pretrained"] == "/study/runs/b/model.pt" and "pretext_head" not in stage.values
+    assert "koleo" not in stage.values and "prototypes" not in training("ssa", of).values
+    assert "objective_dinov2.yaml" not in of.base("b", Place(1, 1)).configs
+    few = replace(of, sizes=SIZES | {"patients": 3})
+    assert few.adaptation("s", kind, Place(1, 1), "b").values["koleo"] == 0.0
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import operator
 import random
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -57,6 +57,10 @@ class KeyedSampler(Sampler[tuple[int, int]]):
     ``epoch`` of a pair counts these permutations. With ``samples_per_epoch`` an epoch of the trainer is a window of
     the sequence, shorter or longer than the data set, so that three labelled volumes still make a useful epoch.
 
+    With ``patients`` each patient comes once in a permutation, with the next of their scans each time, and P patients
+    alternate in two halves: any P / 2 neighbours are different patients, which an objective that compares patients
+    needs of a batch.
+
     With several processes, process r of W takes each W-th pair of the same order, from the r-th on: batch i of all
     processes together holds the samples that batch i of a single process with a W times larger batch holds. An epoch
     that W does not divide is filled up from its own beginning.
@@ -64,12 +68,14 @@ class KeyedSampler(Sampler[tuple[int, int]]):
     Args:
         length: number of items of the data set.
         seed: the seed of the run.
-        samples_per_epoch: number of samples of an epoch over all processes; default: ``length``.
+        samples_per_epoch: number of samples of an epoch over all processes; default: a permutation.
         rank: this process; default: that of ``torch.distributed``, 0 where it is not initialised.
         world_size: number of processes; default as for ``rank``.
+        patients: of the items; default: an item is a patient, and the order is any.
 
     Raises:
-        ValueError: if ``length``, ``samples_per_epoch`` or ``world_size`` is below 1, or ``rank`` is not below it.
+        ValueError: if ``length``, ``samples_per_epoch`` or ``world_size`` is below 1, ``rank`` is not below it, or
+            there is not one patient for each item.
 
     Example:
         >>> sampler = KeyedSampler(length=3, seed=0)
@@ -85,11 +91,14 @@ class KeyedSampler(Sampler[tuple[int, int]]):
         samples_per_epoch: int | None = None,
         rank: int | None = None,
         world_size: int | None = None,
+        patients: Sequence[Hashable] | None = None,
     ) -> None:
         distributed = dist.is_available() and dist.is_initialized()
         self.length = length
         self.seed = seed
-        self.samples_per_epoch = length if samples_per_epoch is None else samples_per_epoch
+        self.scans = None if patients is None else _scans_of_each(patients, length)
+        self._once = length if self.scans is None else len(self.scans)  # items of a permutation
+        self.samples_per_epoch = self._once if samples_per_epoch is None else samples_per_epoch
         self.rank = rank if rank is not None else dist.get_rank() if distributed else 0
         self.world_size = world_size if world_size is not None else dist.get_world_size() if distributed else 1
         self.epoch = 0
@@ -122,14 +131,18 @@ class KeyedSampler(Sampler[tuple[int, int]]):
 
     def _window(self) -> list[tuple[int, int]]:
         start = self.epoch * self.samples_per_epoch
-        first, last = start // self.length, (start + self.samples_per_epoch - 1) // self.length
+        first, last = start // self._once, (start + self.samples_per_epoch - 1) // self._once
         sequence = [(number, index) for number in range(first, last + 1) for index in self._permutation(number)]
-        offset = start - first * self.length
+        offset = start - first * self._once
         return sequence[offset : offset + self.samples_per_epoch]
 
     def _permutation(self, number: int) -> list[int]:
         generator = torch.Generator().manual_seed(key(self.seed, "order", number))
-        return torch.randperm(self.length, generator=generator).tolist()
+        if self.scans is None:
+            return torch.randperm(self.length, generator=generator).tolist()
+        halves = (self.scans[0::2], self.scans[1::2])
+        order = [half[place] for half in halves for place in torch.randperm(len(half), generator=generator).tolist()]
+        return [scans[number % len(scans)] for scans in order]
 
 
 class KeyedDataset(Dataset[Any]):
@@ -206,3 +219,13 @@ def _global_random_state(seed: int) -> Iterator[None]:
         finally:
             np.random.set_state(numpy_state)
             random.setstate(python_state)
+
+
+def _scans_of_each(patients: Sequence[Hashable], length: int) -> list[list[int]]:
+    """Return the numbers of the items of each patient, in the order in which the patients come first."""
+    if len(patients) != length:
+        raise ValueError(f"expected one patient for each of {length} items, got {len(patients)}")
+    found: dict[Hashable, list[int]] = {}
+    for number, patient in enumerate(patients):
+        found.setdefault(patient, []).append(number)
+    return list(found.values())

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from monai_essa.engines.views.batches import prepare_numbered_batch, prepare_views_batch
+from monai_essa.engines.views.batches import empty_views, local_crop_size, prepare_numbered_batch, prepare_views_batch
 from monai_essa.engines.views.collapse import CollapseAlarm, feature_rank, patch_tokens
 from monai_essa.engines.views.teacher import TeacherHandOver, WeightDecaySchedule
 
@@ -13,7 +13,9 @@ __all__ = [
     "CollapseAlarm",
     "TeacherHandOver",
     "WeightDecaySchedule",
+    "empty_views",
     "feature_rank",
+    "local_crop_size",
     "patch_tokens",
     "prepare_numbered_batch",
     "prepare_views_batch",

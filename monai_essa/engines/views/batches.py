@@ -1,19 +1,22 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Batches of views for a trainer or an evaluator: the crops of MultiCropd, and whose they are."""
+"""Batches of views for a trainer, an evaluator or a meter: the crops of MultiCropd, and whose they are."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn as nn
 from monai.utils.enums import CommonKeys as Keys
 
+from monai_essa.anatomy import FeatureMapEncoder, encoder_view
 from monai_essa.data.transforms.multi_crop import LOCAL
+from monai_essa.pretext.diet import DIET
 
-__all__ = ["prepare_numbered_batch", "prepare_views_batch"]
+__all__ = ["empty_views", "local_crop_size", "prepare_numbered_batch", "prepare_views_batch"]
 
 PATIENT, NUMBER = "patient", "number"
 
@@ -70,3 +73,54 @@ def prepare_numbered_batch(
         raise KeyError(f"the batch has no {NUMBER!r}: give the data set items of monai_essa.data.numbered_items")
     numbers = torch.as_tensor(batch[NUMBER]).to(device=device, non_blocking=non_blocking)
     return batch[Keys.IMAGE].to(device=device, non_blocking=non_blocking, **kwargs), numbers
+
+
+def local_crop_size(network: nn.Module, img_size: Sequence[int]) -> list[int]:
+    """Return the size of a local crop: half of a global one, rounded up to steps of the encoder.
+
+    Args:
+        network: a network whose encoder is known.
+        img_size: voxels of a global crop.
+
+    Returns:
+        Voxels along each axis; two steps of a SwinUNETR or a CNN at least, which have no feature map of one position.
+
+    Example:
+        >>> from monai.networks.nets import ViT
+        >>> net = ViT(1, 48, 16, hidden_size=48, mlp_dim=96, num_layers=1, num_heads=4)
+        >>> local_crop_size(net, (48, 48, 96))
+        [32, 32, 48]
+    """
+    view = encoder_view(network)
+    least = 2 if isinstance(view, FeatureMapEncoder) else 1
+    pairs = list(zip(img_size, view.stride, strict=True))
+    return [min(size, step * max(least, -(-size // (2 * step)))) for size, step in pairs]
+
+
+def empty_views(
+    objective: nn.Module, batch: int, channels: int, views: Sequence[int], sizes: Sequence[Sequence[int]]
+) -> list[torch.Tensor]:
+    """Return what an objective of views is called with, on the meta device: for a meter only shapes count.
+
+    Args:
+        objective: of ``monai_essa.pretext``.
+        batch: B.
+        channels: C.
+        views: the numbers of global and local views.
+        sizes: of a global and of a local crop.
+
+    Returns:
+        Global views and, if there are any, local ones; for DIET the numbers of the images.
+
+    Example:
+        >>> [tuple(part.shape) for part in empty_views(nn.Identity(), 4, 1, (2, 3), ((16, 16), (8, 8)))]
+        [(4, 2, 1, 16, 16), (4, 3, 1, 8, 8)]
+    """
+    crops = [
+        torch.empty(batch, count, channels, *size, device="meta")
+        for count, size in zip(views, sizes, strict=True)
+        if count
+    ]
+    if isinstance(objective, DIET):
+        return [crops[0], torch.empty(batch, dtype=torch.int64, device="meta")]
+    return crops

@@ -16,7 +16,8 @@ from ignite.engine import Engine, Events
 from monai.metrics import EmbeddingCollapseMetric
 from torch import Tensor
 
-from monai_essa.pretext.distillation.views import encode_tokens, in_eval
+from monai_essa.anatomy import encoder_view
+from monai_essa.pretext.distillation.views import cell_grid, encode_tokens, in_eval
 
 __all__ = ["CollapseAlarm", "feature_rank", "patch_tokens"]
 
@@ -25,13 +26,16 @@ _LEAST_RANK = 0.25  # of that before the training
 _NEAR_UNIFORM = 0.01
 _PATIENCE = 3  # epochs in a row: a head that has just begun passes through uniform targets too
 _TOKENS = 1024
+_FEW_TOKENS = 1000  # below, the rank says less (RankMe), and the log says that there are no more
+_IMAGES = 64  # held-out images at most, and rounds of views of each until there are enough tokens
+_ROUNDS = 8
 _ADVICE = "lower lr, raise the teacher's momentum, or take a smaller temperature for the teacher"
 
 
 class CollapseAlarm:
     """Handler of the trainer that watches features without labels, and stops a run that has collapsed.
 
-    After each epoch it encodes the same held-out images, in the same fixed patches, and compares:
+    After each epoch it encodes the same views of held-out images, in the same fixed patches, and compares:
 
     - the rank of their patch tokens (:func:`feature_rank`) with that before the first step: below a quarter of it the
       run stops;
@@ -83,9 +87,28 @@ class CollapseAlarm:
         self._uniform_epochs = state["uniform_epochs"]
 
     def _start(self, engine: Any) -> None:
-        self._crops = [self.images[0, number]["image"].as_subclass(Tensor) for number in range(len(self.images))]
+        self._crops = self._fixed_views()
+        tokens = self._tokens(engine)
+        if len(tokens) < min(self.tokens, _FEW_TOKENS):
+            _logger.warning(
+                "the alarm of a collapse compares %d patch tokens, all that the held-out scans have: with %d or more, "
+                "from a lower hold_out, it is more certain",
+                len(tokens),
+                _FEW_TOKENS,
+            )
         if self.first_rank is None:
-            self.first_rank = feature_rank(self._tokens(engine))
+            self.first_rank = feature_rank(tokens)
+
+    def _fixed_views(self) -> list[Tensor]:
+        """Return views of up to 64 images, and further views of each until there are enough patches."""
+        step = max(1, len(self.images) // _IMAGES)
+        numbers, view = range(0, len(self.images), step)[:_IMAGES], encoder_view(self.objective.encoder)  # type: ignore[arg-type]
+        crops: list[Tensor] = []
+        for turn in range(_ROUNDS):
+            crops += [self.images[turn, number]["image"].as_subclass(Tensor) for number in numbers]
+            if sum(len(views) * math.prod(cell_grid(view, views)) for views in crops) >= self.tokens:
+                break
+        return crops
 
     def _add(self, engine: Any) -> None:
         output = engine.state.output[0] if isinstance(engine.state.output, list) else engine.state.output
@@ -112,7 +135,7 @@ class CollapseAlarm:
             return
         (loss, entropy), uniform = (total / self._count for total in self._sums), math.log(prototypes)
         near = max(abs(loss - uniform), abs(entropy - uniform)) < _NEAR_UNIFORM * uniform
-        counts = near and engine.state.iteration > schedule.warmup_steps
+        counts = near and int(self.objective.step) > schedule.warmup_steps  # type: ignore[arg-type]
         self._uniform_epochs = self._uniform_epochs + 1 if counts else 0
         if self._uniform_epochs == _PATIENCE:
             raise RuntimeError(

@@ -15,7 +15,7 @@ from torch import Tensor
 from monai_essa.adapters.adaptation import disable_adapter
 from monai_essa.adapters.adapted import is_adapted
 from monai_essa.anatomy import EncoderDescription, encoder_view
-from monai_essa.pretext.batch_views import check_patients, first_of_each, view_major
+from monai_essa.pretext.batch_views import SPREAD, check_patients, first_of_each, view_major
 from monai_essa.pretext.distillation.assignment import Centring, SinkhornKnopp
 from monai_essa.pretext.distillation.crop_masks import CropMasks, crop_masks
 from monai_essa.pretext.distillation.head import DINOHead, PrototypeHead
@@ -36,7 +36,6 @@ from monai_essa.pretext.distillation.views import (
 
 __all__ = ["DINOv2", "DistillationWeights"]
 
-_LEAST_GROUP = 4  # patients whose image tokens are spread
 _ASSIGNMENTS = ("centring", "sinkhorn")
 
 
@@ -77,8 +76,9 @@ class DINOv2(nn.Module):
 
     The sum of DINO, iBOT and KoLeo, which the released ESSA code adapts by, and of Gram anchoring as an option. The
     teacher shares every frozen tensor with the student and averages those that learn, so it costs a forward pass and
-    the size of the adapter. Call :meth:`after_step` after each optimizer step, as ``TrainStep`` does: the teacher and
-    the centres move there. :meth:`hand_over` ends the training with the teacher's tensors in the encoder.
+    the size of the adapter. Call :meth:`before_step` before each optimizer step and :meth:`after_step` after it, as
+    ``TrainStep`` does: prototypes wait in the first epoch, and teacher and centres move once a step. :meth:`hand_over`
+    ends the training with the teacher's tensors in the encoder.
 
     Args:
         encoder: a ViT, UNETR, SwinUNETR, ResNet, SegResNet or another that ``encoder_view`` knows, plain or adapted; it
@@ -99,6 +99,7 @@ class DINOv2(nn.Module):
         >>> objective = DINOv2(net, DistillationSchedule(steps=10), DINOHead(prototypes=32, hidden_size=64))
         >>> parts = objective(torch.rand(4, 2, 1, 16, 16, 16), generator=torch.Generator().manual_seed(0))
         >>> parts["loss"].backward()
+        >>> objective.before_step()
         >>> objective.after_step()
         >>> sorted(parts)
         ['dino', 'entropy', 'ibot', 'koleo', 'loss']
@@ -158,11 +159,19 @@ class DINOv2(nn.Module):
         """
         rows = first_of_each(patients, len(global_crops))
         if self.loss.koleo and self.training:
-            check_patients(len(rows), _LEAST_GROUP, "KoLeo", "set its weight to 0")
+            check_patients(len(rows), SPREAD, "KoLeo", "set its weight to 0")
         with uncached_autocast(global_crops.device):
             parts, entropy = self._parts(global_crops, local_crops, rows, generator)
         total = torch.stack([getattr(self.loss, name) * part for name, part in parts.items()]).sum()
         return {"loss": total, **parts, "entropy": entropy}
+
+    def before_step(self) -> None:
+        """Take the gradient from prototypes that do not learn yet.
+
+        A gradient of zeros would not do: the optimizer would count the step, decay them, and begin too fast later.
+        """
+        if not self.schedule.prototypes_learn(self.step):
+            self.head.prototypes.grad = None
 
     def after_step(self) -> None:
         """Move the teacher and the centres after a step of the optimizer, and count it."""
@@ -192,18 +201,17 @@ class DINOv2(nn.Module):
         masks = self._masks(images, generator)
         targets, patch_targets = self._targets(images, masks)
 
-        learning = self.schedule.prototypes_learn(self.step)
         student = self._student()
-        seen: EncodedView = student(images, masks, self.mask_token, learning)
+        seen: EncodedView = student(images, masks, self.mask_token)
         logits = [seen.image_logits.unflatten(0, (views, -1))]
         if local_crops is not None:
-            local: EncodedView = student(view_major(local_crops), None, None, learning)
+            local: EncodedView = student(view_major(local_crops))
             logits.append(local.image_logits.unflatten(0, (local_crops.shape[1], -1)))
 
         parts = {"dino": image_token_loss(torch.cat(logits), targets.unflatten(0, (views, -1)))}
         if masks is not None and seen.patch_logits is not None and patch_targets is not None:
             parts["ibot"] = masked_token_loss(seen.patch_logits, patch_targets, masks.weights, len(images))
-        if self.loss.koleo and len(rows) >= _LEAST_GROUP:
+        if self.loss.koleo and len(rows) >= SPREAD:
             groups = seen.image.unflatten(0, (views, -1))[:, rows]  # one view of a patient in each
             parts["koleo"] = torch.stack([spread_loss(group) for group in groups]).sum()
         if self.loss.gram:

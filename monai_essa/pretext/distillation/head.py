@@ -73,13 +73,11 @@ class PrototypeHead(nn.Module):
             nn.init.trunc_normal_(layer.weight, std=_STD)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, tokens: Tensor, learning: Tensor | None = None) -> Tensor:
+    def forward(self, tokens: Tensor) -> Tensor:
         """Return logits.
 
         Args:
             tokens: (..., D).
-            learning: boolean scalar: whether the prototypes get a gradient; None: they do. As a tensor it needs no wait
-                for the device.
 
         Returns:
             Cosines (..., K) of tokens and prototypes.
@@ -87,7 +85,5 @@ class PrototypeHead(nn.Module):
         for number, layer in enumerate(self.layers):
             tokens = layer(tokens if number == 0 else F.gelu(tokens))
         prototypes: Tensor = self.prototypes
-        if learning is not None:
-            prototypes = torch.where(learning, prototypes, prototypes.detach())
         # Brought to fp32: the squares of a bottleneck in half precision lose what tells two scans apart.
         return F.linear(F.normalize(tokens.to(prototypes), dim=-1), F.normalize(prototypes, dim=-1))

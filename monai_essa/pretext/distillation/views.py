@@ -65,28 +65,21 @@ class ViewEncoder(nn.Module):
         self.encoder = encoder
         self.head = head
 
-    def forward(
-        self,
-        images: Tensor,
-        masks: CropMasks | None = None,
-        mask_token: Tensor | None = None,
-        learning: Tensor | None = None,
-    ) -> EncodedView:
+    def forward(self, images: Tensor, masks: CropMasks | None = None, mask_token: Tensor | None = None) -> EncodedView:
         """Encode and project.
 
         Args:
             images: (B, C, spatial...).
             masks: of the final tokens; their logits are returned.
             mask_token: (D) that takes the place of the masked patches' embeddings; None leaves the images whole.
-            learning: as for :class:`PrototypeHead`.
         """
         image, patches = encode_tokens(self.encoder, images, masks if mask_token is not None else None, mask_token)
         chosen = None if masks is None else patches.flatten(0, 1)[masks.cells]
         return EncodedView(
             image=image,
             patches=patches,
-            image_logits=self.head(image, learning),
-            patch_logits=None if chosen is None else self.head(chosen, learning),
+            image_logits=self.head(image),
+            patch_logits=None if chosen is None else self.head(chosen),
         )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from monai_essa.outside import check_config_value, shown
 from monai_essa.planning.networks import Network
+from monai_essa.planning.objectives import objective_overlay
 from monai_essa.planning.overlay import Overlay, write_overlays
 from monai_essa.study.arms import config_keys
 from monai_essa.study.splits import SplitRequest
@@ -54,6 +55,7 @@ class StudyRequest:
         seed: of the draws and the trainings.
         preset: a size that is fixed beforehand, instead of what fits the hours.
         overlay: a config over those of every stage, whose plain values are among ``values``.
+        objective: of SSA and TPP; None for that of the bundles.
     """
 
     pretrained: str | None = None
@@ -62,6 +64,7 @@ class StudyRequest:
     seed: int = 0
     preset: Preset | None = None
     overlay: Overlay | None = None
+    objective: str | None = None
 
 
 @dataclass(frozen=True)
@@ -108,12 +111,15 @@ class AdaptRequest:
     def _optional(self) -> dict[str, Any]:
         """Return what few requests have."""
         overlay = {} if self.study.overlay is None else {"overlay": self.study.overlay.canonical()}
-        return overlay | ({"further_labels": list(self.split.further)} if self.split.further else {})
+        objective = {} if self.study.objective is None else {"objective": self.study.objective}
+        further = {"further_labels": list(self.split.further)} if self.split.further else {}
+        return overlay | objective | further
 
 
 def check_values(study: StudyRequest) -> None:
     """Refuse values that no config has, that the study itself sets, or that would be code in a config."""
-    known = set().union(*(config_keys(f"essa_{name}") for name in ("ssa", "tpp", "segmentation", "classification")))
+    own, tasks = objective_overlay(study.objective), ("ssa", "tpp", "segmentation", "classification")
+    known = set().union(*(config_keys(f"essa_{name}", own) for name in tasks))
     for key in (*study.values, *(() if study.overlay is None else study.overlay.parts)):
         first = key.removeprefix("+").partition("#")[0]
         if first in _FIXED:

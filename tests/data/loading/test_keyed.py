@@ -81,6 +81,19 @@ def test_windows_of_another_size_than_the_data_set_go_through_all_items_before_a
     assert len(sampler) == 7
 
 
+def test_neighbours_are_of_different_patients_and_each_scan_has_its_turn() -> None:
+    patients = ["a", "a", "b", "c", "c", "c", "d", "e", "f", "g"]  # seven patients
+    sampler = KeyedSampler(10, seed=1, samples_per_epoch=21, patients=patients)
+    order = [pair for epoch in range(2) for pair in epoch_of(sampler, epoch)]
+    names = [patients[index] for _, index in order]
+    assert all(len(set(names[start : start + 3])) == 3 for start in range(len(names) - 2))
+    assert [len({index for _, index in order if patients[index] == name}) for name in "abc"] == [2, 1, 3]
+    assert len(set(order)) == len(order) == 42
+    assert len(KeyedSampler(10, patients=patients)) == 7
+    with pytest.raises(ValueError, match="expected one patient for each of 10 items, got 3"):
+        KeyedSampler(10, patients=["a", "b", "c"])
+
+
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_batches_of_all_processes_together_are_the_batches_of_one_process(world_size: int) -> None:
     length, batch = 12, 2

@@ -108,6 +108,31 @@ def test_the_tokens_are_those_of_the_same_patches_and_leave_the_network_as_it_is
     assert one.shape == (100, 24) and torch.equal(one, again) and net.training
 
 
+def test_few_images_give_more_views_until_there_are_a_thousand_tokens(caplog: pytest.LogCaptureFixture):
+    turns: list[tuple[int, int]] = []
+
+    class Counted:
+        def __init__(self, images: int) -> None:
+            self.images = images
+
+        def __len__(self) -> int:
+            return self.images
+
+        def __getitem__(self, at: tuple[int, int]) -> dict[str, torch.Tensor]:
+            turns.append(at)
+            return {"image": torch.rand(2, 1, 16, 16)}  # 32 tokens
+
+    engine: Any = SimpleNamespace(state=SimpleNamespace(device="cpu"))
+    alarm = CollapseAlarm(objective(), Counted(9))
+    alarm._start(engine)
+    assert len(turns) == 36 and {turn for turn, _ in turns} == {0, 1, 2, 3} and not caplog.records  # 1,152 tokens
+    turns.clear()
+    CollapseAlarm(objective(), Counted(200))._start(engine)
+    assert [number for _, number in turns] == list(range(0, 192, 3))
+    CollapseAlarm(objective(), Counted(1))._start(engine)
+    assert "compares 256 patch tokens, all that the held-out scans have" in caplog.text
+
+
 def test_no_held_out_image_is_refused():
     with pytest.raises(ValueError, match="lower hold_out"):
         CollapseAlarm(nn.Identity(), [])

@@ -114,6 +114,29 @@ def test_frozen_tensors_are_the_students_and_those_of_the_base(method: Adaptatio
     assert objective(crops((16, 16)), generator=masks())["loss"] != before
 
 
+def test_after_a_hundred_steps_frozen_tensors_are_those_of_the_base_in_one_storage():
+    objective = small(APLA(columns=4))
+    base = {name: tensor.clone() for name, tensor in objective.encoder.state_dict().items()}
+    places = {name: tensor.data_ptr() for name, tensor in objective.encoder.named_parameters()}
+    optimizer = torch.optim.AdamW([p for p in objective.parameters() if p.requires_grad], lr=1e-2)
+    for _ in range(100):
+        objective.train()(crops((16, 16)), generator=masks())["loss"].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        objective.after_step()
+    seen: list[dict[str, int]] = []
+    hook = objective.encoder.blocks[1].register_forward_hook(
+        lambda *_: seen.append({name: tensor.data_ptr() for name, tensor in objective.encoder.named_parameters()})
+    )
+    objective(crops((16, 16)), generator=masks())
+    hook.remove()
+    learned = {name for name, tensor in objective.encoder.named_parameters() if tensor.requires_grad}
+    teacher, student = seen
+    for name, tensor in objective.encoder.state_dict().items():
+        assert torch.equal(tensor, base[name]) != (name in learned), name
+    assert student == places and {name for name in places if teacher[name] != places[name]} == learned
+
+
 def test_the_teacher_stays_at_momentum_one_and_follows_at_zero():
     for momentum, copied in ((1.0, False), (0.0, True)):
         objective = small()

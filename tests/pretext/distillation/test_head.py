@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The head: a weight-normed last layer of gain 1, frozen on request."""
+"""The head: a weight-normed last layer of gain 1."""
 
 from __future__ import annotations
 
@@ -28,12 +28,6 @@ def test_it_is_an_mlp_a_bottleneck_of_unit_length_and_a_weight_normed_layer():
     gradients = torch.autograd.grad(head(tokens).square().sum(), head.prototypes)[0]
     reference = torch.autograd.grad(expected.square().sum(), last.parametrizations.weight.original1)[0]
     torch.testing.assert_close(gradients, reference, rtol=1e-6, atol=1e-6)
-
-
-def test_frozen_prototypes_get_no_gradient_and_the_layers_before_do():
-    head = PrototypeHead(6, SIZE)
-    head(torch.randn(3, 6), learning=torch.tensor(False)).square().sum().backward()
-    assert not head.prototypes.grad.any() and head.layers[0].weight.grad.any()
 
 
 @pytest.mark.parametrize("prototypes", [1, 0, -4])
