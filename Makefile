@@ -43,7 +43,7 @@ test-all:
 # Of an environment that is there: the machine may have no network, and its torch is its own.
 test-gpu:
 	$(BIN)/python -m pytest -m "gpu" tests
-	$(BIN)/python -m pytest tests/distributed tests/engines/test_meta_device.py
+	$(BIN)/python -m pytest tests/distributed
 
 test-resume: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m "" -k killed tests/study tests/bundles/test_resume.py
