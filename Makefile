@@ -4,6 +4,7 @@
 # make test-all          all three, and the tests marked full: tutorials, full products, what the documentation shows
 # make test-resume       a study killed at twenty random moments ends with the same bits; make test kills it three times
 # make test-oldest       the contract test on the lowest MONAI that setup.cfg allows
+# make test-gpu          the tests that need a CUDA device, with those of the distributed run; no download
 # make lint              ruff and mypy only
 # make fuzz [SEED=S]     hostile inputs of a new seed, or of S: 2,000 for each test of tests/fuzz, or FUZZ=N
 # make demo [DATA=DIR]   the whole path on the demo cohort, or on your MSD-style folder
@@ -31,13 +32,18 @@ BASES_ARGS ?= -n 2 --dist loadfile
 FUZZ ?= 2000
 SEED := $(shell date +%s)
 
-.PHONY: test test-all test-resume test-oldest test-label test-bases fuzz lint demo tutorials bundles docs clean
+.PHONY: test test-all test-gpu test-resume test-oldest test-label test-bases fuzz lint demo tutorials bundles docs clean
 
 test: lint
 	$(BIN)/python -m pytest $(PYTEST_ARGS) -m "$(MARKS)" $(TESTS)
 
 test-all:
 	$(MAKE) test test-label test-bases MARKS=
+
+# Of an environment that is there: the machine may have no network, and its torch is its own.
+test-gpu:
+	$(BIN)/python -m pytest -m "gpu" tests
+	$(BIN)/python -m pytest tests/distributed
 
 test-resume: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m "" -k killed tests/study tests/bundles/test_resume.py

@@ -34,8 +34,8 @@ EXTRAS = (
     "mlflow",
 )
 
-FLOOR = {"outside", "files", "error_line", "licence"}
-NETWORKS = FLOOR | {"anatomy", "methods", "adapters", "weights", "pretext"}
+FLOOR = {"outside", "files", "error_line", "licence", "devices"}
+NETWORKS = FLOOR | {"distributed", "anatomy", "methods", "adapters", "weights", "pretext"}
 STAGES = NETWORKS | {"data", "efficiency", "cost", "engines", "__init__"}
 ANSWERS = STAGES | {"evaluation", "report", "bundling", "planning"}
 # What each room of monai_essa may import from the others: a new room joins by one line. `__init__` gives the version.
@@ -43,14 +43,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "outside": set(),
     "files": set(),
     "error_line": {"outside"},
+    "devices": set(),
     "licence": {"outside"},
     "torchvision_operators": set(),
+    "distributed": FLOOR | {"__init__"},
     "anatomy": FLOOR,
     "methods": FLOOR | {"anatomy"},
     "adapters": FLOOR | {"anatomy", "methods", "__init__"},
     "weights": FLOOR | {"anatomy"},
-    "pretext": FLOOR | {"anatomy", "adapters"},  # Gram anchoring compares with the base under an adapter
-    "data": FLOOR,
+    "pretext": FLOOR | {"distributed", "anatomy", "adapters"},  # Gram anchoring compares with the base under an adapter
+    "data": FLOOR | {"distributed"},
     "efficiency": NETWORKS,
     "cost": NETWORKS | {"efficiency", "engines"},  # a handler of the engine writes what a step costs
     "engines": NETWORKS | {"data", "__init__"},
@@ -192,6 +194,18 @@ def test_only_anatomy_imports_network_classes() -> None:
     rooms = ("anatomy", "efficiency")
     named = {path.partition("/")[0] if path.startswith(rooms) else path for path in importing}
     assert named - {"anatomy"} == USES_MONAI_CLASSES.keys()
+
+
+def test_one_file_asks_for_the_gpu_by_name() -> None:
+    """MONAI Label has names of devices of its own, which its requests and its base classes use."""
+    naming = {
+        path.relative_to(PACKAGE)
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if (isinstance(node, ast.Constant) and isinstance(node.value, str) and re.fullmatch(r"cuda(:\d+)?", node.value))
+        or (isinstance(node, ast.Attribute) and node.attr in ("cuda", "is_cuda"))
+    }
+    assert {path for path in naming if path.parts[0] != "label"} == {Path("devices.py")}
 
 
 def test_the_tests_stand_in_the_rooms_of_what_they_test() -> None:

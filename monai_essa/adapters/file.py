@@ -60,7 +60,7 @@ from monai_essa.files import written_whole
 from monai_essa.licence import kept_origin
 from monai_essa.methods.method import AdaptationMethod
 
-__all__ = ["AdapterFile", "adapt_by_file", "load_adapter", "read_adapter", "save_adapter"]
+__all__ = ["AdapterFile", "adapt_by_file", "load_adapter", "read_adapter", "save_adapter", "write_adapter"]
 
 _logger = logging.getLogger(__name__)
 
@@ -116,7 +116,6 @@ def save_adapter(network: nn.Module, path: str | Path, preprocessing: Mapping[st
     """
     path, record, network = Path(path), enabled_adaptation(network), unwrapped(network)
     tensors = adapter_state_dict(network)
-    check_values(tensors, f"{path} was not written")
     content = {
         "format_version": FORMAT_VERSION,
         "methods": [_method_entry(method) for method in record.methods],
@@ -124,15 +123,34 @@ def save_adapter(network: nn.Module, path: str | Path, preprocessing: Mapping[st
         "claims": sorted({file_name(network, name) for name in record.claims}),
         "also_train": list(record.also_train),
         "network": type(network).__name__,
-        "versions": {"torch": str(torch.__version__), "monai": monai.__version__, "monai_essa": __version__},
         "preprocessing": check_card(preprocessing, f"{path} was not written, preprocessing"),
         **base_identity(network, tensors),
         **({} if (origin := kept_origin(network)) is None else {"base": origin}),
-        "tensors_sha256": sha256_of_all(tensors),
     }
-    sealed = seal_record(content, f"{path} was not written")
+    return write_adapter(path, tensors, content)
+
+
+def write_adapter(path: str | Path, tensors: Mapping[str, torch.Tensor], content: Mapping[str, Any]) -> Path:
+    """Write an adapter file from its tensors and its record, whose checksums are made here.
+
+    Args:
+        path: where to write, whole or not at all.
+        tensors: by name in a file.
+        content: the record; checksums and versions in it are replaced.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: if a tensor or a field of the record is one that a reader would refuse.
+    """
+    path = Path(path)
+    check_values(tensors, f"{path} was not written")
+    versions = {"torch": str(torch.__version__), "monai": monai.__version__, "monai_essa": __version__}
+    whole = dict(content) | {"versions": versions, "tensors_sha256": sha256_of_all(tensors)}
+    sealed = seal_record(whole, f"{path} was not written")
     with written_whole(path) as temporary:
-        temporary.write_bytes(save(tensors, metadata={KEY: json.dumps(sealed)}))
+        temporary.write_bytes(save(dict(tensors), metadata={KEY: json.dumps(sealed)}))
     return path
 
 

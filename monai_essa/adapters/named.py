@@ -33,6 +33,7 @@ from monai_essa.anatomy.described.description import EncoderDescription
 from monai_essa.anatomy.described.fit import describe
 from monai_essa.anatomy.lean_marks import check_not_lean
 from monai_essa.anatomy.parts import unwrapped
+from monai_essa.devices import gpus_among
 from monai_essa.methods.method import AdaptationMethod
 
 __all__ = ["active_adapter", "adapter_names", "add_adapter", "remove_adapter", "set_adapter"]
@@ -246,7 +247,7 @@ def _put_on(network: nn.Module, kept: KeptAdapter) -> None:
     """Adapt the base with the methods of an adapter, and put its tensors in place of the new ones."""
     inner = unwrapped(network)
     devices = {parameter.device for parameter in inner.parameters()}
-    with torch.random.fork_rng([device for device in devices if device.type == "cuda"]):  # what is drawn is not used
+    with torch.random.fork_rng(gpus_among(devices)):  # what is drawn is not used
         adapt(network, kept.methods, kept.also_train)
     made, base = inner.state_dict(keep_vars=True), adaptation_of(inner).base
     for name, tensor in kept.tensors.items():

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""`monai-essa adapter info`, `adapter merge`, `adapter diff` and `adapter export`."""
+"""`monai-essa adapter info`, `adapter merge`, `adapter diff`, `adapter export` and `adapter average`."""
 
 from __future__ import annotations
 
@@ -22,8 +22,10 @@ __all__ = ["add_to"]
 
 
 def add_to(commands: Commands) -> None:
-    """Add the commands ``adapter info``, ``adapter merge``, ``adapter diff`` and ``adapter export``."""
-    family = add_family(commands, "adapter", "look at adapter files, merge them, compare them, make folders to share")
+    """Add the commands ``info``, ``merge``, ``diff``, ``export`` and ``average`` of ``adapter``."""
+    family = add_family(
+        commands, "adapter", "look at adapter files, merge, compare and average them, make folders to share"
+    )
     info = add_command(
         family, "info", _info, "say what an adapter file holds", "monai-essa adapter info adapter.safetensors"
     )
@@ -35,6 +37,7 @@ def add_to(commands: Commands) -> None:
     diff.add_argument("first", type=Path, metavar="A", help="an adapter file, the reference")
     diff.add_argument("second", type=Path, metavar="B", help="another")
     _add_export(family)
+    _add_average(family)
 
 
 def _add_merge(family: Commands) -> None:
@@ -86,6 +89,26 @@ def _add_export(family: Commands) -> None:
         "--base-model", metavar="ID", help="of the base on the hub (default: the family of its weights)"
     )
     _add_permission(parser)
+
+
+def _add_average(family: Commands) -> None:
+    parser = add_command(
+        family,
+        "average",
+        _average,
+        "average the adapters of sites that share no scans: the adapter of the averaged weights",
+        "monai-essa adapter average a.safetensors b.safetensors --weights 120 80 --out both.safetensors",
+    )
+    parser.add_argument(
+        "files", type=Path, nargs="+", metavar="FILE", help="adapter files of one base and one method, two or more"
+    )
+    parser.add_argument(
+        "--weights", type=float, nargs="+", metavar="W", help="of the files, as numbers of scans (default: all alike)"
+    )
+    parser.add_argument(
+        "--rank", type=int, metavar="R", help="of LoRA in the result (default: the exact one, as many times as files)"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="a new adapter file")
 
 
 def _add_permission(parser: argparse.ArgumentParser) -> None:
@@ -146,6 +169,23 @@ def _export(arguments: argparse.Namespace) -> int:
     print(f"wrote {written.path}: read it back by load_adapter(network, {str(written.path)!r})")
     if written.without_peft:
         print(f"without the folder peft: {written.without_peft}")
+    return 0
+
+
+def _average(arguments: argparse.Namespace) -> int:
+    from monai_essa.adapters.averaging.average import average_adapters
+    from monai_essa.adapters.file import read_adapter
+    from monai_essa.adapters.record import methods_text
+
+    if arguments.out.exists():
+        raise FileExistsError(f"{arguments.out} exists: give --out a new file")
+    made = average_adapters([read_adapter(path) for path in arguments.files], arguments.weights, arguments.rank)
+    made.save(arguments.out)
+    for path, share in zip(arguments.files, made.shares, strict=True):
+        print(f"{share:6.1%}  {path}")
+    errors = made.errors.values()
+    print(f"truncated, relative error up to {max(errors):.3g}" if errors else "exact: adapter of the averaged weights")
+    print(f"wrote {arguments.out}: {methods_text(made.record)}")
     return 0
 
 

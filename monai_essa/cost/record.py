@@ -17,6 +17,7 @@ from ignite.engine import Engine, Events
 
 from monai_essa.adapters.summary import summary
 from monai_essa.cost.meter import StepCost, step_cost
+from monai_essa.devices import peak_bytes, reset_peak
 from monai_essa.efficiency.lean import lean
 from monai_essa.engines.steps import autocast_dtype
 from monai_essa.files import write_text_whole
@@ -66,12 +67,12 @@ class CostFile:
         self._record = {"batch": [list(value.shape) for value in given], **cost_record(cost, self.network)}
         _logger.info("a training step takes %.2f GB at most, see %s", cost.peak_bytes / 1e9, self.path.name)
         self._write()
-        if engine.state.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(engine.state.device)
+        reset_peak(engine.state.device)
 
     def _finish(self, engine: Any) -> None:
-        if self._record and engine.state.device.type == "cuda":
-            self._record["measured_peak_bytes"] = torch.cuda.max_memory_allocated(engine.state.device)
+        peak = peak_bytes(engine.state.device)
+        if self._record and peak is not None:
+            self._record["measured_peak_bytes"] = peak
             self._write()
 
     def _write(self) -> None:

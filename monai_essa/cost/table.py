@@ -27,6 +27,7 @@ from monai_essa.adapters.adaptation import adapt
 from monai_essa.anatomy.parts import decoder_pattern
 from monai_essa.cost.meter import Optimizer, StepCost, fused_adamw, step_cost
 from monai_essa.cost.record import cost_record, use_recipe
+from monai_essa.devices import default_device, is_gpu, peak_bytes, reset_peak, wait_for_gpu
 from monai_essa.engines.steps import autocast_dtype
 from monai_essa.engines.views import empty_views, local_crop_size
 from monai_essa.methods import APLA, SSF, VPT, AdaptFormer, BitFit, FullTuning, HeadOnly, LoRA, NormTuning
@@ -226,13 +227,12 @@ def measured_step(
         return forward - begin, backward - forward, clock() - backward
 
     step()  # the optimizer's state and the pools of memory appear
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+    reset_peak(device)
     times = [step() for _ in range(steps)]
     forward, backward, update = (statistics.median(part) for part in zip(*times, strict=True))
     images = len(next(value for value in inputs if isinstance(value, torch.Tensor)))
-    peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
-    return MeasuredStep(forward, backward, update, images / statistics.median(map(sum, times)), peak)
+    seconds = statistics.median(map(sum, times))
+    return MeasuredStep(forward, backward, update, images / seconds, peak_bytes(device))
 
 
 def foreach_adamw(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
@@ -339,9 +339,10 @@ def _row(work: CostWork, name: str, method: AdaptationMethod, recipe: str, stock
     optimizer = foreach_adamw if stock else fused_adamw
     cost = step_cost(objective, *inputs, optimizer=optimizer, autocast=autocast)
     measured = None
-    if torch.cuda.is_available():
-        real = [torch.zeros(given.shape, dtype=given.dtype, device="cuda") for given in inputs]
-        measured = measured_step(objective.cuda(), *real, optimizer=optimizer, autocast=autocast)
+    device = default_device()
+    if is_gpu(device):
+        real = [torch.zeros(given.shape, dtype=given.dtype, device=device) for given in inputs]
+        measured = measured_step(objective.to(device), *real, optimizer=optimizer, autocast=autocast)
     record = cost_record(cost, network) | ({"measured": asdict(measured)} if measured else {})
     return CostRow(f"{name}, MONAI's own" if stock else name, recipe, cost, record, measured)
 
@@ -373,10 +374,11 @@ class _Clock:
     """Read the clock once everything before is done: a GPU works on while Python goes ahead."""
 
     def __init__(self, device: torch.device) -> None:
-        self._wait: Callable[[], None] = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+        self._on_gpu = is_gpu(device)
 
     def __call__(self) -> float:
-        self._wait()
+        if self._on_gpu:
+            wait_for_gpu()
         return time.perf_counter()
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         split_patients,
     )
     from monai_essa.data.loading.cache import MappedDataset, cached_dataset
-    from monai_essa.data.loading.keyed import KeyedDataset, KeyedSampler
+    from monai_essa.data.loading.keyed import KeyedDataset, KeyedSampler, OwnCases
     from monai_essa.data.pairing.names import patient_of
     from monai_essa.data.pairing.search import CaseRules
     from monai_essa.data.readers.monai_readers import NPZReader, SimpleITKReader, VolumeReader
@@ -44,6 +44,7 @@ __all__ = [
     "KeyedSampler",
     "MappedDataset",
     "NPZReader",
+    "OwnCases",
     "Problem",
     "SimpleITKReader",
     "VolumeReader",
@@ -82,6 +83,7 @@ _MODULE_OF = {
     "KeyedSampler": "loading.keyed",
     "MappedDataset": "loading.cache",
     "NPZReader": "readers.monai_readers",
+    "OwnCases": "loading.keyed",
     "Problem": "check.volumes",
     "SimpleITKReader": "readers.monai_readers",
     "VolumeReader": "readers.monai_readers",

@@ -17,6 +17,8 @@ import torch
 import torch.nn as nn
 from ignite.engine import Engine, Events
 
+from monai_essa.adapters.identity import sha256_of_all
+from monai_essa.distributed.processes import check_alike, in_several_processes
 from monai_essa.files import file_sha256, unfinished, written_whole
 
 __all__ = [
@@ -55,6 +57,8 @@ class RunCheckpoint:
     after every ``every`` iterations within one, and when the trainer is told to terminate. Where gradients are being
     accumulated it waits for the optimizer step.
     Put it first in the list of handlers: what others do when the run starts, they then do after the resume.
+    In a distributed run the first process writes and all read; they compare what they go on with, and a run may go on
+    with another number of processes if all batches together stay as large.
 
     Args:
         folder: folder of the resume files.
@@ -123,6 +127,11 @@ class RunCheckpoint:
         if content is not None:
             self._check(content, engine)
             self._load(content, engine)
+        check_alike(
+            configuration=self.fingerprint,
+            checkpoint=f"of iteration {engine.state.iteration}",
+            trainable_tensors=sha256_of_all(self._changing()) if in_several_processes() else "",
+        )
         # The other handlers of these events are all attached by now, so the checkpoint comes after them.
         if not engine.has_event_handler(self.save, Events.EPOCH_COMPLETED):
             engine.add_event_handler(Events.ITERATION_COMPLETED, self._save_within_epoch)

@@ -21,6 +21,7 @@ from monai.utils.enums import CommonKeys as Keys
 from monai.utils.misc import MAX_SEED, get_seed
 
 from monai_essa.data.loading.keyed import KeyedSampler
+from monai_essa.distributed.processes import names_lost_process, process_count, wait_for_all
 from monai_essa.engines.folder.run_folder import run_iterations
 from monai_essa.engines.stop import says_what_is_smaller, stops_on_sigterm
 
@@ -143,9 +144,11 @@ class RestoreBest:
         engine.add_event_handler(Events.COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Load the checkpoint."""
+        """Load the checkpoint, when the first process has written it."""
+        wait_for_all()
         if not self.path.is_file():
             self.evaluator.run(engine.state.epoch)
+            wait_for_all()
         self.network.load_state_dict(torch.load(self.path, weights_only=True))
 
 
@@ -215,7 +218,7 @@ def extra_epochs(
     Args:
         run: folder of the finished run of that stage; None: no such control, no epoch more.
         samples: of an epoch of this run; None: each of the items once.
-        batch_size: of this run.
+        batch_size: of each process of this run.
         start: of this run: an adapter file would bring what the earlier run learned.
         items: that this run trains on.
 
@@ -238,7 +241,7 @@ def extra_epochs(
         return 0
     if start == "adapter":
         raise ValueError(f"equal_steps is the control of a run that does not start from {run}: set start: encoder")
-    return math.ceil(run_iterations(run) / math.ceil((samples or len(items)) / batch_size))
+    return math.ceil(run_iterations(run) / math.ceil((samples or len(items)) / (batch_size * process_count())))
 
 
 def run_trainer(trainer: Workflow, seed: int, settings: Mapping[str, Any] = MappingProxyType({})) -> None:
@@ -250,7 +253,7 @@ def run_trainer(trainer: Workflow, seed: int, settings: Mapping[str, Any] = Mapp
         settings: ``lean``, ``batch_size`` and ``img_size`` of the run, to name smaller ones where memory runs out.
 
     Raises:
-        RuntimeError: if that seed is not the one in use, or memory runs out.
+        RuntimeError: if that seed is not the one in use, memory runs out, or another process of the run is lost.
         SystemExit: after SIGTERM, as :func:`~monai_essa.engines.stop.stops_on_sigterm` says.
     """
     if get_seed() != int(seed) % MAX_SEED:
@@ -258,5 +261,5 @@ def run_trainer(trainer: Workflow, seed: int, settings: Mapping[str, Any] = Mapp
             f"expected 'initialize' to have set the seed {seed} before 'run', got {get_seed()}: the run would be "
             "unchecked and not repeatable; run both, as python -m monai.bundle run does"
         )
-    with stops_on_sigterm(trainer), says_what_is_smaller(trainer, settings):
+    with names_lost_process(), stops_on_sigterm(trainer), says_what_is_smaller(trainer, settings):
         trainer.run()

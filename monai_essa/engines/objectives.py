@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from monai_essa.anatomy.parts import part_of
+from monai_essa.distributed.processes import process_rank
 from monai_essa.engines.supervised.average import WeightAverage
 from monai_essa.files import written_whole
 from monai_essa.outside import switch
@@ -121,8 +122,9 @@ class PretextHead:
         self.path = Path(path)
 
     def attach(self, engine: Engine) -> None:
-        """Write at the trainer's end."""
-        engine.add_event_handler(Events.COMPLETED, self)
+        """Write at the trainer's end, in the first process."""
+        if process_rank() == 0:
+            engine.add_event_handler(Events.COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
         """Write the file under a temporary name, then rename it."""

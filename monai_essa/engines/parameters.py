@@ -15,6 +15,8 @@ from torch.optim import Optimizer
 
 from monai_essa.adapters.identity import sha256_of
 from monai_essa.anatomy.tensor_names import is_token_or_position, layer_depths
+from monai_essa.distributed.processes import check_alike
+from monai_essa.files import json_sha256
 from monai_essa.outside import Number
 
 __all__ = ["FrozenCheck", "frozen_tensors", "parameter_groups", "warmup_cosine"]
@@ -138,8 +140,13 @@ class FrozenCheck:
         engine.add_event_handler(Events.COMPLETED, self.compare)
 
     def start(self) -> None:
-        """Take the digests that :meth:`compare` compares with."""
+        """Take the digests that :meth:`compare` compares with.
+
+        Raises:
+            RuntimeError: if another process of a distributed run has other frozen tensors.
+        """
         self._before = self._digests()
+        check_alike(base=json_sha256(self._before))
 
     def compare(self) -> None:
         """Compare with the digests taken at the start.

@@ -24,6 +24,7 @@ from monai.utils.enums import CommonKeys as Keys
 
 from monai_essa.data.readers.volume import ras_size
 from monai_essa.data.readers.volume_file import read_volume
+from monai_essa.devices import peak_bytes
 from monai_essa.files import write_text_whole
 
 __all__ = ["LossLog", "TrackedMetrics", "TrainingProgress", "patch_introduction"]
@@ -206,8 +207,8 @@ def patch_introduction(img_size: Sequence[int], spacing: Sequence[float], items:
 def _shown(output: Any) -> dict[str, Any]:
     entries = output[0] if isinstance(output, list) else output
     shown = {"loss": float(entries[Keys.LOSS])}
-    if torch.cuda.is_initialized():
-        shown["GB"] = torch.cuda.max_memory_allocated() / 1e9
+    if (peak := peak_bytes()) is not None:
+        shown["GB"] = peak / 1e9
     return shown
 
 

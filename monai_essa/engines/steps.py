@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +15,13 @@ import torch.nn as nn
 from monai.data import MetaTensor
 from monai.engines.utils import IterationEvents
 from monai.utils.enums import CommonKeys as Keys
+from torch.nn.parallel import DistributedDataParallel
 
 from monai_essa.anatomy.parts import unwrapped
 from monai_essa.data.loading.keyed import key
+from monai_essa.devices import default_device, gpus_among, is_gpu
+from monai_essa.distributed.processes import in_several_processes, process_count
+from monai_essa.distributed.shares import BatchShare, in_parallel, own_rows, shared_means, sharing
 from monai_essa.pretext.masked_prediction import plain_tensor
 
 __all__ = ["TrainStep", "ValidationStep", "autocast_dtype", "autocast_to", "default_precision", "keyed_rng"]
@@ -42,6 +46,9 @@ class TrainStep:
     - After the optimizer step no gradient is left, so a checkpoint between two windows has none to keep.
     - An objective with methods ``before_step`` and ``after_step`` has them called around the optimizer step, once a
       window: a teacher that is an average of the student moves there, and nothing moves in a forward pass.
+    - In a distributed run the objective is put into DistributedDataParallel, which sums the gradients of what learns
+      and nothing else. A batch is then that of all processes: its masks, its weights and the loss that is logged are
+      those of one process with a batch as large as all of theirs together.
 
     Args:
         objective: module that computes the loss, on its device already.
@@ -86,9 +93,11 @@ class TrainStep:
         self.clip_norm = clip_norm
         self.accumulation = accumulation
         self.seed = seed
-        on_cuda = any(parameter.is_cuda for parameter in objective.parameters())
-        self._weights: list[torch.Tensor] = []  # of the batches of this window
-        self.scaler = torch.amp.GradScaler("cuda", enabled=precision == "fp16" and on_cuda)
+        gpus = gpus_among(parameter.device for parameter in objective.parameters())
+        self._weights: list[torch.Tensor] = []  # of the batches of this window, over all processes
+        self._own_weight = torch.ones(())  # of this process's share of the last one
+        self._parallel: nn.Module | None = None
+        self.scaler = torch.amp.GradScaler(default_device().type, enabled=precision == "fp16" and bool(gpus))
 
     def __call__(self, engine: Any, batch: Any) -> dict[str, Any]:
         """Run the step; called by the trainer.
@@ -107,6 +116,7 @@ class TrainStep:
         window = _window(engine.state.iteration, engine.state.epoch_length, self.accumulation)
         device = engine.state.device
         inputs = engine.prepare_batch(batch, device, engine.non_blocking, **engine.to_kwargs)
+        inputs, share = own_rows(engine, inputs)
         engine.state.output = {
             name: value for name, value in zip((Keys.IMAGE, Keys.LABEL), inputs, strict=False) if value is not None
         }
@@ -116,9 +126,15 @@ class TrainStep:
             # Gradients that an earlier use of the network left, such as a cost meter's, must not leak in.
             engine.optimizer.zero_grad(set_to_none=True)
             self._weights.clear()
-        with keyed_rng(device, self.seed, engine.state.iteration, engine.state.rank) as generator:
-            loss = self._forward(engine, batch, inputs, generator)
-            self.scaler.scale(self._weighted(loss)).backward()
+        with (
+            keyed_rng(
+                device, self.seed, engine.state.iteration, engine.state.rank, shared=share is not None
+            ) as generator,
+            sharing(share),
+            self._gradients_stay_here(not window.last),
+        ):
+            loss = self._forward(engine, batch, inputs, generator, share)
+            self.scaler.scale(self._weighted(loss, share is not None)).backward()
         engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
         if window.last:
             self._step(engine, batch)
@@ -133,26 +149,44 @@ class TrainStep:
         """Take over what :meth:`state_dict` returned."""
         self.scaler.load_state_dict(dict(state))
 
-    def _forward(self, engine: Any, batch: Any, inputs: Any, generator: torch.Generator) -> torch.Tensor:
+    def _forward(
+        self, engine: Any, batch: Any, inputs: Any, generator: torch.Generator, share: BatchShare | None
+    ) -> torch.Tensor:
         with autocast_to(self.precision, engine.state.device):
             first, *others = (plain_tensor(value) for value in inputs)
-            parts = engine.inferer(first, self.objective, *others, generator=generator)
-        parts = dict(parts)
-        weight = parts.pop("weight", None)
-        self._weights.append(
-            parts[Keys.LOSS].detach().new_tensor(len(inputs[0])) if weight is None else weight.detach()
-        )
+            parts = dict(engine.inferer(first, self._called(), *others, generator=generator))
+        loss, weight = parts[Keys.LOSS], parts.pop("weight", None)
+        weight = loss.detach().new_tensor(len(inputs[0])) if weight is None else weight.detach()
+        self._own_weight = weight
+        if share is not None:
+            self._own_weight = weight * bool(share.own)
+            parts, weight = shared_means(parts, weight, share)
+        self._weights.append(weight)
         engine.state.output.update({name: value.detach() for name, value in parts.items()})
         engine.fire_event(IterationEvents.FORWARD_COMPLETED)
-        loss = parts[Keys.LOSS]
-        if not torch.isfinite(loss):
+        if not torch.isfinite(parts[Keys.LOSS]):
             scalars = {name: value.item() for name, value in parts.items() if value.ndim == 0}
             raise FloatingPointError(_not_finite(f"loss ({scalars})", engine.state, batch))
         engine.fire_event(IterationEvents.LOSS_COMPLETED)
         return loss
 
-    def _weighted(self, loss: torch.Tensor) -> torch.Tensor:
+    def _called(self) -> nn.Module:
+        """Return what computes the loss: the objective, in a distributed run in DistributedDataParallel."""
+        if not in_several_processes() or isinstance(self.objective, DistributedDataParallel):
+            return self.objective
+        if self._parallel is None:
+            self._parallel = in_parallel(self.objective)
+        return self._parallel
+
+    def _gradients_stay_here(self, accumulating: bool) -> AbstractContextManager[None]:
+        """Return a context without a sum over the processes: only the last batch of a window needs it."""
+        called = self._called()
+        return called.no_sync() if accumulating and isinstance(called, DistributedDataParallel) else nullcontext()
+
+    def _weighted(self, loss: torch.Tensor, shared: bool) -> torch.Tensor:
         """Return the loss times its weight, in units of the window's first weight to stay in the range of fp16."""
+        if shared:  # DistributedDataParallel divides by the number of processes
+            return loss * (self._own_weight * process_count() / self._unit()).to(loss)
         return loss if len(self._weights) == 1 else loss * (self._weights[-1] / self._unit())
 
     def _unit(self) -> torch.Tensor:
@@ -194,7 +228,8 @@ class ValidationStep:
 
     The masks of a batch are keyed by (seed, "validation", number of the batch): the same in each epoch and each run, so
     a lower loss is a better network and not an easier mask. With ``prepare_batch=prepare_unlabelled_batch`` no label
-    has a part in choosing the best checkpoint.
+    has a part in choosing the best checkpoint. In a distributed run a batch is that of all processes, as for
+    :class:`TrainStep`.
 
     Args:
         objective: a pretext objective, on its device.
@@ -240,14 +275,20 @@ class ValidationStep:
         """
         device = engine.state.device
         inputs = engine.prepare_batch(batch, device, engine.non_blocking, **engine.to_kwargs)
+        inputs, share = own_rows(engine, inputs)
         engine.state.output = {Keys.IMAGE: inputs[0]}
         plain = [plain_tensor(value) for value in inputs]
         with (
             engine.mode(self.objective),
             keyed_rng(device, self.seed, "validation", engine.state.iteration) as generator,
             autocast_to(self.precision, device),
+            sharing(share),
         ):
-            engine.state.output.update(self.objective(*plain, generator=generator))
+            parts = dict(self.objective(*plain, generator=generator))
+        if share is not None:
+            weight = parts.pop("weight", parts[Keys.LOSS].new_tensor(len(inputs[0])))
+            parts, _ = shared_means(parts, weight, share)
+        engine.state.output.update(parts)
         engine.fire_event(IterationEvents.FORWARD_COMPLETED)
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         return engine.state.output
@@ -297,11 +338,11 @@ def default_precision() -> str:
         >>> default_precision() in ("bf16", "fp32")
         True
     """
-    return "bf16" if torch.cuda.is_available() else "fp32"
+    return "bf16" if is_gpu(default_device()) else "fp32"
 
 
 @contextmanager
-def keyed_rng(device: torch.device, seed: int, *parts: int | str) -> Iterator[torch.Generator]:
+def keyed_rng(device: torch.device, seed: int, *parts: int | str, shared: bool = False) -> Iterator[torch.Generator]:
     """Seed torch's global generators by a key within the block; afterwards they are as before.
 
     Dropout draws from the global generators, a mask from the generator that the block is given: two keys, so that a
@@ -311,6 +352,7 @@ def keyed_rng(device: torch.device, seed: int, *parts: int | str) -> Iterator[to
         device: where the step runs.
         seed: the seed of the run.
         parts: what the step is, for example iteration and rank.
+        shared: the last part is the rank, and the masks are those of the first process: each draws for all of them.
 
     Yields:
         A generator on ``device`` for the masks of the step.
@@ -323,9 +365,10 @@ def keyed_rng(device: torch.device, seed: int, *parts: int | str) -> Iterator[to
         >>> torch.equal(first[0], again[0]), torch.equal(first[1], again[1])
         (True, True)
     """
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with torch.random.fork_rng(devices=gpus_among([device])):
         torch.manual_seed(key(seed, "dropout", *parts))
-        yield torch.Generator(device).manual_seed(key(seed, "mask", *parts))
+        masks = (*parts[:-1], 0) if shared else parts
+        yield torch.Generator(device).manual_seed(key(seed, "mask", *masks))
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ from typing import Any
 
 from ignite.engine import Engine, Events
 
+from monai_essa.distributed.processes import any_process, in_several_processes
+
 __all__ = ["says_what_is_smaller", "smaller_settings", "stops_on_sigterm"]
 
 _logger = logging.getLogger(__name__)
@@ -27,6 +29,9 @@ _LARGEST_STRIDE = 32  # of an encoder, SwinUNETR's
 @contextmanager
 def stops_on_sigterm(trainer: Engine) -> Iterator[None]:
     """Let the first SIGTERM end the trainer after the iteration that it is in; a second one ends the process at once.
+
+    In a distributed run one process that is asked ends all of them, after the same iteration, and more signals change
+    nothing: a scheduler and torchrun each send one, and torchrun kills what is not done after 30 seconds.
 
     A scheduler sends SIGTERM some seconds before it kills. :class:`~monai_essa.engines.RunCheckpoint` saves when a
     trainer is told to terminate, so that the same command then goes on with the next iteration. At the end of an epoch
@@ -123,15 +128,16 @@ class _Request:
 
     def note(self, number: int, frame: FrameType | None) -> None:
         self._asked = True
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if not in_several_processes():
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
         if os.getpid() != self._process:  # a forked worker
             os.kill(os.getpid(), number)
 
     def stop_within_epoch(self, engine: Any) -> None:
-        if self._asked and engine.state.iteration % engine.state.epoch_length != 0:
+        if engine.state.iteration % engine.state.epoch_length != 0:
             self.stop(engine)
 
     def stop(self, engine: Any) -> None:
-        if self._asked and engine.state.iteration < engine.state.max_epochs * engine.state.epoch_length:
+        if any_process(self._asked) and engine.state.iteration < engine.state.max_epochs * engine.state.epoch_length:
             self.stopped = True
             engine.terminate(skip_completed=True)

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from monai_essa.anatomy.tensor_names import architecture_of
+from monai_essa.devices import default_device, gpu_memory
 from monai_essa.planning.site import FEW_LABELS, ImageFacts, SiteFacts
 from monai_essa.weights.file import read_weight_file
 
@@ -359,11 +359,11 @@ def this_computer(folder: Path, memory: int | None = None) -> Computer:
     """
     ram = _ram()
     disk = shutil.disk_usage(next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists()))
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = default_device().type
     if memory is not None:
         return Computer(memory, "--memory", device, ram or memory, disk.free)
-    if device == "cuda":
-        name, total = torch.cuda.get_device_name(), torch.cuda.mem_get_info()[1]
+    if (card := gpu_memory()) is not None:
+        name, total = card
         return Computer(total, name, device, ram or total, disk.free)
     if ram is None:
         raise ValueError("the memory of this computer is unknown; set --memory, such as --memory 16GB")

@@ -21,6 +21,7 @@ from monai_essa.adapters.summary import summary
 from monai_essa.bundling.folder import check_configs
 from monai_essa.data import DataCheck, check_datalist
 from monai_essa.data.lists.read import listed_path, read_datalist, section_items
+from monai_essa.devices import peak_bytes, reset_peak, wait_for_gpu
 
 __all__ = ["DiskSpace", "Trial", "check_training_data", "disk_space", "dry_config", "dry_trial", "try_steps"]
 
@@ -175,13 +176,11 @@ def try_steps(parser: ConfigParser, most: int = _STEPS, cached: bool = False) ->
     parser.parse(reset=True)
     trainer: Any = parser.get_parsed_content("train#trainer")
     steps = trainer.state.max_epochs * trainer.state.epoch_length
-    if trainer.state.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(trainer.state.device)
+    reset_peak(trainer.state.device)
     trainer.logger.disabled = True  # it would print an error twice before the one line of the command
     watch = _Stopwatch(trainer, min(steps, most))
     trainer.run()
 
-    on_cuda = trainer.state.device.type == "cuda"
     output = trainer.state.output[0] if isinstance(trainer.state.output, list) else trainer.state.output
     return Trial(
         loss=float(output["loss"]),
@@ -189,7 +188,7 @@ def try_steps(parser: ConfigParser, most: int = _STEPS, cached: bool = False) ->
         batch_seconds=_typical(watch.batches),
         steps=steps,
         device=trainer.state.device,
-        memory_bytes=torch.cuda.max_memory_allocated(trainer.state.device) if on_cuda else None,
+        memory_bytes=peak_bytes(trainer.state.device),
     )
 
 
@@ -218,8 +217,7 @@ class _Stopwatch:
         self.batches.append(time.perf_counter() - self._since)
 
     def _step(self, engine: Engine) -> None:
-        if torch.cuda.is_initialized():
-            torch.cuda.synchronize()
+        wait_for_gpu()
         self.steps.append(time.perf_counter() - self._since)
         if engine.state.iteration >= self._most:
             engine.terminate()

@@ -9,6 +9,8 @@ from collections.abc import Hashable, Sequence
 
 from torch import Tensor
 
+from monai_essa.distributed.processes import gathered_cases
+from monai_essa.distributed.shares import own_share
 from monai_essa.pretext.masked_prediction import plain_tensor
 
 __all__ = ["COMPARED", "SPREAD", "check_patients", "first_of_each", "view_major"]
@@ -27,7 +29,7 @@ def first_of_each(patients: Sequence[Hashable] | None, count: int) -> list[int]:
         count: number of rows.
 
     Returns:
-        Row numbers in ascending order.
+        Row numbers in ascending order, where processes share a batch those in the whole of it.
 
     Raises:
         ValueError: if there is not one patient for each row.
@@ -36,10 +38,13 @@ def first_of_each(patients: Sequence[Hashable] | None, count: int) -> list[int]:
         >>> first_of_each(["a", "b", "a"], 3)
         [0, 1]
     """
+    share = own_share()
     if patients is None:
-        return list(range(count))
+        return list(range(count if share is None else share.rows))
     if len(patients) != count:
         raise ValueError(f"expected one patient for each of {count} images, got {len(patients)}")
+    if share is not None:
+        patients = gathered_cases(list(patients))[: share.rows]
     rows: dict[Hashable, int] = {}
     for row, patient in enumerate(patients):
         rows.setdefault(patient, row)

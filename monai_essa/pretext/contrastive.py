@@ -13,6 +13,7 @@ from monai.losses import BarlowTwinsLoss, ContrastiveLoss
 from torch import Tensor
 
 from monai_essa.anatomy import EncoderDescription, encoder_view
+from monai_essa.distributed.shares import all_rows
 from monai_essa.pretext.batch_views import COMPARED, check_patients, first_of_each, view_major
 from monai_essa.pretext.distillation.views import encode_tokens, token_width
 
@@ -99,8 +100,8 @@ class Contrastive(nn.Module):
             check_patients(len(rows), COMPARED, self.loss, "take DIET, which compares no patients")
         else:
             check_patients(len(rows), 2, f"validation by {self.loss}", "hold out more scans (a lower hold_out)")
-        images, _ = encode_tokens(self.encoder, view_major(crops[rows]))
-        one, other = self.head(images).chunk(2)
+        images, _ = encode_tokens(self.encoder, view_major(crops))
+        one, other = (all_rows(features)[rows] for features in self.head(images).chunk(2))
         with torch.autocast(crops.device.type, enabled=False):  # exponentials and products over the batch
             kind = torch.promote_types(one.dtype, torch.float32)
             return {"loss": self._compare(one.to(kind), other.to(kind))}

@@ -15,6 +15,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from monai_essa.distributed.shares import drawn_rows
+
 __all__ = [
     "block_mask",
     "check_ratio",
@@ -89,7 +91,7 @@ def random_mask(
     cells = math.prod(grid)
     count = masked_count(cells, ratio)
     source = torch.device("cpu") if generator is None else generator.device
-    scores = torch.rand(batch, cells, generator=generator, device=source)
+    scores = drawn_rows(batch, lambda rows: torch.rand(rows, cells, generator=generator, device=source))
     chosen = scores.argsort(dim=1, stable=True)[:, :count]
     mask = torch.zeros(batch, cells, dtype=torch.bool, device=source).scatter(1, chosen, True)
     return mask.unflatten(1, tuple(grid)).to(device or source)

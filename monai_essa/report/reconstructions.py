@@ -16,6 +16,7 @@ from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 from PIL import Image, ImageDraw, ImageFont
 
+from monai_essa.distributed.processes import process_rank
 from monai_essa.files import written_whole
 from monai_essa.pretext import MAE, SimMIM
 from monai_essa.report.panels import Plane, display_planes, intensity_window, to_grey
@@ -127,8 +128,9 @@ class ReconstructionPng:
         self.seed = seed
 
     def attach(self, engine: Engine) -> None:
-        """Attach to a MONAI trainer."""
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+        """Attach to a MONAI trainer; of a distributed run in the first process alone."""
+        if process_rank() == 0:
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
         """Write the picture."""

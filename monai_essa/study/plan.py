@@ -127,7 +127,7 @@ class _Fitting:
         """Choose the network, with its sizes, its times and what was refused."""
         designs = self._designs()
         tqdm.write(f"planning: what a step takes of the memory, of at most {len(designs)} networks")
-        on_cuda = self.around.computer.device == "cuda"  # where a small network does not show what a large one takes
+        on_cuda = self.around.computer.device != "cpu"  # where a small network does not show what a large one takes
         design, memory = self._first_that_fits(designs if on_cuda else designs[::-1])
         with tempfile.TemporaryDirectory() as place:
             small = _in_small(design, self.around, Path(place))

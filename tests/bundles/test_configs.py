@@ -62,10 +62,12 @@ def combinations() -> Iterator[tuple[str, tuple[str, ...]]]:
         yield from ((bundle, ("train.yaml", *row)) for row in rows)
         own = [
             name
-            for kind in ("intensity", "loss", "weights", "augment", "fit", "last", "tracking")
+            for kind in ("intensity", "loss", "weights", "augment", "fit", "last", "tracking", "multi")
             for name in overlays(bundle, kind)
         ]
         yield from ((bundle, ("train.yaml", name)) for name in own)
+        if bundle in SUPERVISED:
+            yield bundle, ("train.yaml", "multi_gpu_train.yaml", "evaluate.yaml")
         public = [name for name in overlays(bundle, "intensity") if name != "intensity_mr.yaml"]
         public += [*(overlays(bundle, "inference") or overlays(bundle, "network")), *overlays(bundle, "images")]
         public += overlays(bundle, "fit")
@@ -190,6 +192,18 @@ def test_inference_names_monai_components_only(bundle: str, files: tuple[str, ..
     modules |= {statement.split()[1].partition(".")[0] for statement in parser["imports"]}
     assert modules <= (PUBLIC | {"timm"} if files[-1].endswith(TIMM) else PUBLIC)
     assert not [text for name in files for text in strings(read(bundle, name)) if "monai_essa" in text]
+
+
+@pytest.mark.parametrize("bundle", NAMES)
+def test_a_distributed_run_changes_the_entries_that_it_means(bundle: str) -> None:
+    """They are named by their places in lists."""
+    plain, parallel = parsed(bundle, ("train.yaml",)), parsed(bundle, ("train.yaml", "multi_gpu_train.yaml"))
+    assert parallel["train#handlers#6"] == plain["train#handlers#6"] | {
+        "_disabled_": "$torch.distributed.get_rank() > 0"
+    }
+    assert plain["train#handlers#6#_target_"] == "TensorBoardStatsHandler"
+    assert plain["record#config#steps#1"] == "@batch_size"
+    assert plain["initialize#0#_target_"].endswith("show_cause_last")  # join_processes does that too
 
 
 def test_every_overlay_is_among_the_combinations() -> None:

@@ -133,3 +133,15 @@ def test_export_of_a_lone_file_says_that_nothing_was_measured(monai_essa, files,
     assert "base_model: me/vit" in card and "Not measured" in card
     again = monai_essa("adapter", "export", files.adapters[0], "--out", out)
     assert again.code == 1 and "expected a new folder" in again.err
+
+
+def test_average_writes_an_adapter_and_says_whose_it_is(monai_essa, files, tmp_path: Path) -> None:
+    out = tmp_path / "both.safetensors"
+    command = ("adapter", "average", *files.adapters, "--weights", 3, 1, "--out", out)
+    given = monai_essa(*command)
+    assert given.code == 0, given.err
+    assert given.out.splitlines()[0].startswith(" 75.0%") and "exact: adapter of the averaged weights" in given.out
+    one, other, both = (read_adapter(path).tensors for path in (*files.adapters, out))
+    assert all(torch.allclose(both[name], 0.75 * one[name] + 0.25 * other[name], atol=1e-7) for name in one)
+    again = monai_essa(*command)
+    assert again.code == 1 and f"{out} exists" in again.err

@@ -45,6 +45,7 @@ ELSEWHERE = {
     "docs/how-to/adapt.md": "tests/study/test_run.py; test_parsed_commands.py reads the options",
     "docs/how-to/compare.md": "tests/cli/test_compare_command.py; the other commands are those of segmentation.md",
     "docs/how-to/train-better.md": "tests/bundles/test_better_training.py runs each key; the commands are parsed",
+    "docs/how-to/cluster.md": "tests/docs/test_cluster.py reads it, tests/bundles/test_multi_gpu.py runs processes",
     "docs/how-to/report.md": "tests/report/test_run_report.py and tests/report/study, on studies and runs of their own",
     "docs/how-to/own-encoder.md": "tests/bases: its descriptions adapt LiteMedSAM's TinyViT and ViTs of timm",
     "docs/studies/lite-medsam.md": "tests/bases/test_lite_medsam.py, with the packages of make test-bases",

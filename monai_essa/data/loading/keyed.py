@@ -17,13 +17,14 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from monai.data.utils import set_rnd
 from torch.utils.data import Dataset, Sampler
 
+from monai_essa.distributed.processes import process_count, process_rank
+from monai_essa.distributed.shares import BatchShare
 from monai_essa.files import short_digest
 
-__all__ = ["KeyedDataset", "KeyedSampler", "key"]
+__all__ = ["KeyedDataset", "KeyedSampler", "OwnCases", "key"]
 
 
 def key(seed: int, *parts: int | str) -> int:
@@ -63,7 +64,7 @@ class KeyedSampler(Sampler[tuple[int, int]]):
 
     With several processes, process r of W takes each W-th pair of the same order, from the r-th on: batch i of all
     processes together holds the samples that batch i of a single process with a W times larger batch holds. An epoch
-    that W does not divide is filled up from its own beginning.
+    that W does not divide is filled up from its own beginning, and :meth:`share` says which samples are no filling.
 
     Args:
         length: number of items of the data set.
@@ -72,10 +73,12 @@ class KeyedSampler(Sampler[tuple[int, int]]):
         rank: this process; default: that of ``torch.distributed``, 0 where it is not initialised.
         world_size: number of processes; default as for ``rank``.
         patients: of the items; default: an item is a patient, and the order is any.
+        whole_batches_of: batch size of each process: leave out the end of an epoch that fills no batch of all of
+            them, unless it is all there is; default: nothing is left out.
 
     Raises:
-        ValueError: if ``length``, ``samples_per_epoch`` or ``world_size`` is below 1, ``rank`` is not below it, or
-            there is not one patient for each item.
+        ValueError: if ``length``, ``samples_per_epoch`` or ``world_size`` is below 1, ``rank`` is not below it, there
+            is not one patient for each item, or there are more processes than samples.
 
     Example:
         >>> sampler = KeyedSampler(length=3, seed=0)
@@ -92,15 +95,17 @@ class KeyedSampler(Sampler[tuple[int, int]]):
         rank: int | None = None,
         world_size: int | None = None,
         patients: Sequence[Hashable] | None = None,
+        whole_batches_of: int | None = None,
     ) -> None:
-        distributed = dist.is_available() and dist.is_initialized()
         self.length = length
         self.seed = seed
         self.scans = None if patients is None else _scans_of_each(patients, length)
         self._once = length if self.scans is None else len(self.scans)  # items of a permutation
         self.samples_per_epoch = self._once if samples_per_epoch is None else samples_per_epoch
-        self.rank = rank if rank is not None else dist.get_rank() if distributed else 0
-        self.world_size = world_size if world_size is not None else dist.get_world_size() if distributed else 1
+        self.rank = process_rank() if rank is None else rank
+        self.world_size = process_count() if world_size is None else world_size
+        whole = (whole_batches_of or 1) * self.world_size
+        self._used = self.samples_per_epoch
         self.epoch = 0
         self.skip = 0
         if min(self.length, self.samples_per_epoch, self.world_size) < 1 or not 0 <= self.rank < self.world_size:
@@ -109,6 +114,9 @@ class KeyedSampler(Sampler[tuple[int, int]]):
                 f"samples_per_epoch {self.samples_per_epoch}, rank {self.rank}, world_size {self.world_size}: "
                 "check the data list"
             )
+        _check_enough(self.samples_per_epoch, self.world_size, "samples in an epoch")
+        if whole_batches_of is not None and self.samples_per_epoch >= whole:
+            self._used -= self.samples_per_epoch % whole
 
     def set_epoch(self, epoch: int, skip: int = 0) -> None:
         """Choose the epoch that the next iteration over the sampler yields.
@@ -122,19 +130,32 @@ class KeyedSampler(Sampler[tuple[int, int]]):
 
     def __len__(self) -> int:
         """Count the samples of this process in a whole epoch, skipped or not."""
-        return -(-self.samples_per_epoch // self.world_size)
+        return -(-self._used // self.world_size)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         window = self._window()
         for step in range(self.skip, len(self)):
             yield window[(step * self.world_size + self.rank) % len(window)]
 
+    def share(self, batch: int, batch_size: int) -> BatchShare:
+        """Return the share of this process in a batch of all processes.
+
+        Args:
+            batch: number of the batch in its epoch, from 0 on.
+            batch_size: of each process.
+
+        Example:
+            >>> KeyedSampler(length=5, rank=1, world_size=2).share(batch=1, batch_size=2)
+            BatchShare(rows=1, rank=1, count=2)
+        """
+        return _share(self._used, batch, batch_size, self.rank, self.world_size)
+
     def _window(self) -> list[tuple[int, int]]:
         start = self.epoch * self.samples_per_epoch
         first, last = start // self._once, (start + self.samples_per_epoch - 1) // self._once
         sequence = [(number, index) for number in range(first, last + 1) for index in self._permutation(number)]
         offset = start - first * self._once
-        return sequence[offset : offset + self.samples_per_epoch]
+        return sequence[offset : offset + self._used]
 
     def _permutation(self, number: int) -> list[int]:
         generator = torch.Generator().manual_seed(key(self.seed, "order", number))
@@ -143,6 +164,44 @@ class KeyedSampler(Sampler[tuple[int, int]]):
         halves = (self.scans[0::2], self.scans[1::2])
         order = [half[place] for half in halves for place in torch.randperm(len(half), generator=generator).tolist()]
         return [scans[number % len(scans)] for scans in order]
+
+
+class OwnCases(Sampler[int]):
+    """Yield the numbers of the cases that this process evaluates: each W-th one of W processes, in their order.
+
+    Args:
+        cases: the data set.
+        fill: give each process equally many, by the first cases again, for a step that computes batches of all
+            processes and leaves these out (:meth:`share`); else each case is evaluated once.
+
+    Raises:
+        ValueError: if there are more processes than cases, and nothing is filled up.
+
+    Example:
+        >>> list(OwnCases(range(3)))
+        [0, 1, 2]
+    """
+
+    def __init__(self, cases: Any, fill: bool = False) -> None:
+        self.cases = cases
+        self.fill = fill
+        self.rank, self.world_size = process_rank(), process_count()
+        if not fill:
+            _check_enough(len(cases), self.world_size, "cases to evaluate")
+
+    def __len__(self) -> int:
+        return -(-len(self.cases) // self.world_size) if self.fill else len(self._own())
+
+    def __iter__(self) -> Iterator[int]:
+        yield from self._own()
+        yield from range(len(self) - len(self._own()))
+
+    def share(self, batch: int, batch_size: int) -> BatchShare:
+        """Return the share of this process in a batch of all processes, as :meth:`KeyedSampler.share` does."""
+        return _share(len(self.cases), batch, batch_size, self.rank, self.world_size)
+
+    def _own(self) -> range:
+        return range(self.rank, len(self.cases), self.world_size)
 
 
 class KeyedDataset(Dataset[Any]):
@@ -204,6 +263,19 @@ class KeyedDataset(Dataset[Any]):
         with _global_random_state(item_seed):
             set_rnd(self.dataset.transform, seed=item_seed)
             return self.dataset[index]
+
+
+def _share(samples: int, batch: int, batch_size: int, rank: int, processes: int) -> BatchShare:
+    rows = min(samples - batch * batch_size * processes, batch_size * processes)
+    return BatchShare(rows, rank, processes)
+
+
+def _check_enough(samples: int, processes: int, what: str) -> None:
+    if 1 <= samples < processes:
+        raise ValueError(
+            f"expected no more processes than {what}, got {processes} for {samples}: give torchrun "
+            f"--nproc_per_node={samples} or fewer"
+        )
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from monai_essa.adapters.record import check_card
 from monai_essa.adapters.summary import summary
 from monai_essa.anatomy import state_with_grid
 from monai_essa.anatomy.parts import encoder_prefix, part_of
+from monai_essa.distributed.processes import process_rank
 from monai_essa.engines.folder.run_folder import note_origin
 from monai_essa.files import write_text_whole, written_whole
 from monai_essa.licence import kept_card, kept_origin
@@ -73,8 +74,9 @@ class StageOutputs:
         _refuse_other_images(kept_card(network), self.preprocessing)
 
     def attach(self, engine: Engine) -> None:
-        """Write at the trainer's end; attach after the handler that restores the best epoch, if there is one."""
-        engine.add_event_handler(Events.COMPLETED, self)
+        """Write at the trainer's end, in the first process; attach after the handler that restores the best epoch."""
+        if process_rank() == 0:
+            engine.add_event_handler(Events.COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
         """Write the files, each under a temporary name first."""

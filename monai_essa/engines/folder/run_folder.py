@@ -19,9 +19,9 @@ from typing import Any
 import monai
 import numpy as np
 import torch
-import torch.distributed as dist
 
 from monai_essa import __version__
+from monai_essa.distributed.processes import process_rank
 from monai_essa.engines.checkpoint import delete_resume_files, has_resume_files
 from monai_essa.engines.folder.fingerprints import datalist_fingerprint, setting_fingerprints
 from monai_essa.files import json_sha256, write_text_whole
@@ -91,7 +91,7 @@ def open_run(
     identity = {"seed": seed, "data": datalist_fingerprint(sections), "config": setting_fingerprints(config)}
     if _goes_on(folder, identity):
         logger.info("going on with the unfinished run in %s", folder)
-    elif _is_first_process():
+    elif process_rank() == 0:
         folder.mkdir(parents=True, exist_ok=True)
         about = {"layout": _LAYOUT, "notes": dict(notes or {}), "settings": shown_settings(config)}
         begun = {"status": "running", "started": _now()}
@@ -116,7 +116,7 @@ def finish_run(
     folder = Path(folder)
     if not (folder / _FILE).exists():
         raise FileNotFoundError(f"{folder} holds no {_FILE}: open_run() must come before finish_run()")
-    if _is_first_process():
+    if process_rank() == 0:
         taken = {"iterations": iterations, "epochs": epochs}
         done = {name: count for name, count in taken.items() if count is not None}
         _write(folder, _read(folder) | done | {"status": "finished", "finished": _now()})
@@ -132,7 +132,7 @@ def note_origin(folder: str | Path, origin: Mapping[str, Any] | None) -> None:
         origin: family, licence and authors of the base (:data:`monai_essa.licence.ORIGIN`); None writes nothing.
     """
     folder = Path(folder)
-    if origin is not None and _is_first_process() and (folder / _FILE).exists():
+    if origin is not None and process_rank() == 0 and (folder / _FILE).exists():
         _write(folder, _read(folder) | {"base": dict(origin)})
 
 
@@ -262,7 +262,3 @@ def _harmless_name(match: re.Match[str]) -> str:
 
 def _now() -> str:
     return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-
-
-def _is_first_process() -> bool:
-    return not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0

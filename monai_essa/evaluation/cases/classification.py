@@ -19,6 +19,7 @@ from monai.utils import ImageMetaKey
 from monai.utils.enums import CommonKeys as Keys
 
 from monai_essa.data.pairing.names import patients_of
+from monai_essa.distributed.processes import gathered_cases, process_rank
 from monai_essa.evaluation.bootstrap import Interval, bootstrap_interval
 from monai_essa.evaluation.metrics import (
     area_under_roc,
@@ -80,6 +81,8 @@ def classification_intervals(
 class ClassificationReport:
     """Handler that writes ``predictions.csv`` and ``metrics.json`` when an evaluator completes.
 
+    The images are those of all processes.
+
     - ``predictions.csv``: image, label (several names are joined by ``+``) and a probability for each class;
     - ``metrics.json``: each metric of :func:`~monai_essa.evaluation.classification_intervals`, and the bins of
       :func:`~monai_essa.evaluation.reliability_bins` under ``reliability``. Patients are those of
@@ -121,7 +124,10 @@ class ClassificationReport:
         engine.add_event_handler(Events.COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Write the files."""
+        """Write the files, in the first process."""
+        self._rows = gathered_cases(self._rows)
+        if process_rank() > 0:
+            return
         images = [image for image, _, _ in self._rows]
         probabilities, truth = (np.stack([row[place] for row in self._rows]) for place in (1, 2))
         self.output_dir.mkdir(parents=True, exist_ok=True)

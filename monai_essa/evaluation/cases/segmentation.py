@@ -26,6 +26,7 @@ from monai.utils import ImageMetaKey
 from monai.utils.enums import CommonKeys as Keys
 
 from monai_essa.data.pairing.names import patients_of
+from monai_essa.distributed.processes import gathered_cases, process_rank
 from monai_essa.evaluation.bootstrap import Interval, bootstrap_interval
 from monai_essa.files import write_text_whole
 
@@ -103,7 +104,7 @@ def score_structure(
 
 
 class SegmentationReport:
-    """Handler that writes ``cases.csv`` and ``metrics.json`` when an evaluator completes.
+    """Handler that writes ``cases.csv`` and ``metrics.json`` when an evaluator completes, of all processes' cases.
 
     - ``cases.csv``: a row for each case and structure with the entries of :class:`CaseScores`;
     - ``metrics.json``: for each structure, how many cases were found, missed, added and absent, and the mean of each
@@ -151,7 +152,10 @@ class SegmentationReport:
         engine.add_event_handler(Events.COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Write the files."""
+        """Write the files, in the first process."""
+        self._cases = dict(gathered_cases(list(self._cases.items())))
+        if process_rank() > 0:
+            return
         self.output_dir.mkdir(parents=True, exist_ok=True)
         write_text_whole(self.output_dir / "cases.csv", self._table())
         write_text_whole(self.output_dir / "metrics.json", json.dumps(self._record(), indent=2) + "\n")

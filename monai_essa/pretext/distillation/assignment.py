@@ -12,6 +12,8 @@ import torch.distributed as dist
 import torch.nn as nn
 from torch import Tensor
 
+from monai_essa.distributed.shares import all_max, all_sum, own_share
+
 __all__ = ["Centring", "SinkhornKnopp", "sinkhorn_knopp"]
 
 _logger = logging.getLogger(__name__)
@@ -79,8 +81,8 @@ class Centring(nn.Module):
 class SinkhornKnopp(nn.Module):
     """Balance the targets of a batch over the prototypes (SwAV, Caron et al. 2020, arXiv 2006.09882, section 3.1).
 
-    Each row is a distribution, and each prototype gets about the same share of the rows. Where there are many more
-    prototypes than rows there is nothing to balance, and a warning says so once.
+    Each row is a distribution, and each prototype gets about the same share of the rows, those of all processes of a
+    run. Where there are many more prototypes than rows there is nothing to balance, and a warning says so once.
 
     Args:
         iterations: of the balancing; 3 as in DINOv2.
@@ -103,7 +105,7 @@ class SinkhornKnopp(nn.Module):
     @torch.no_grad()
     def forward(self, logits: Tensor, temperature: Tensor) -> Tensor:
         """Return probabilities (rows, K) for logits (rows, K)."""
-        rows, prototypes = logits.shape
+        rows, prototypes = int(all_sum(torch.tensor(len(logits)))), logits.shape[1]
         if prototypes > _FULL * rows and not self._warned:
             self._warned = True
             _logger.warning(
@@ -123,7 +125,8 @@ def sinkhorn_knopp(scores: Tensor, iterations: int = 3) -> Tensor:
     r"""Scale :math:`\exp(scores)` so that rows sum to 1 and columns to about rows / columns.
 
     Prototypes are balanced first and rows last in each iteration, so the sums of rows are exact and those of columns
-    come closer with each iteration. It is computed in logarithms, where nothing overflows.
+    come closer with each iteration. It is computed in logarithms, where nothing overflows. Where processes share a
+    batch, the rows are those of all of them.
 
     Args:
         scores: (rows, K).
@@ -138,6 +141,14 @@ def sinkhorn_knopp(scores: Tensor, iterations: int = 3) -> Tensor:
     """
     logs = scores.to(torch.promote_types(scores.dtype, torch.float32))
     for _ in range(iterations):
-        logs = logs - logs.logsumexp(dim=0, keepdim=True)
+        logs = logs - _logsumexp_of_all_rows(logs)
         logs = logs - logs.logsumexp(dim=1, keepdim=True)
     return logs.exp()
+
+
+def _logsumexp_of_all_rows(logs: Tensor) -> Tensor:
+    if own_share() is None:
+        return logs.logsumexp(dim=0, keepdim=True)
+    lowest = logs.new_full((1, logs.shape[1]), torch.finfo(logs.dtype).min)  # of a process without a row
+    top = all_max(torch.cat([logs, lowest]).amax(dim=0, keepdim=True))
+    return top + all_sum((logs - top).exp().sum(dim=0, keepdim=True)).log()

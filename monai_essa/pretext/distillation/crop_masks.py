@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from monai_essa.distributed.shares import drawn_rows, own_share
+
 __all__ = ["CropMasks", "crop_masks"]
 
 _MASKED_CROPS = 0.5
@@ -67,17 +69,26 @@ def crop_masks(
             f"expected two crops or more of two cells or more to mask, got {crops} of {tuple(grid)}; "
             "use larger global crops, or set the weight of iBOT to 0"
         )
-    counts = _counts(crops, cells)
     source = torch.device("cpu") if generator is None else generator.device
-    chosen = torch.rand(crops, generator=generator, device=source).argsort()[: len(counts)]
+    places = drawn_rows(crops, lambda rows: torch.arange(rows, device=source))  # of these crops in the whole batch
+    whole = crops if (share := own_share()) is None else crops // max(len(share.own), 1) * share.rows
+    counts = _counts(whole, cells)
+    chosen = torch.rand(whole, generator=generator, device=source).argsort()[: len(counts)]
     order = _distances(len(counts), grid, generator, source).argsort(dim=1, stable=True)  # (masked crops, N)
 
-    numbers = [chosen[row] * cells + order[row, :count] for row, count in enumerate(counts)]
-    weights = [torch.full((count,), 1 / count, device=source) for count in counts]
-    flat = torch.cat(numbers)
+    masked = list(range(len(counts)))
+    if share is not None:  # those that this process has
+        own = places.new_full((whole,), -1).index_copy(0, places, torch.arange(crops, device=source))
+        chosen = own[chosen]
+        masked = chosen.ge(0).nonzero().flatten().tolist()
+    numbers = [chosen[row] * cells + order[row, : counts[row]] for row in masked]
+    weights = [torch.full((counts[row],), 1 / counts[row], device=source) for row in masked]
+    flat = torch.cat([chosen[:0], *numbers])
     mask = torch.zeros(crops * cells, dtype=torch.bool, device=source).index_fill(0, flat, True)
     target = device or source
-    return CropMasks(mask.view(crops, *grid).to(target), flat.to(target), torch.cat(weights).to(target))
+    return CropMasks(
+        mask.view(crops, *grid).to(target), flat.to(target), torch.cat([places[:0].float(), *weights]).to(target)
+    )
 
 
 def _counts(crops: int, cells: int) -> list[int]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from monai_essa.adapters.adaptation import disable_adapter
 from monai_essa.adapters.adapted import is_adapted
 from monai_essa.anatomy import EncoderDescription, encoder_view
+from monai_essa.distributed.shares import all_rows
 from monai_essa.pretext.batch_views import SPREAD, check_patients, first_of_each, view_major
 from monai_essa.pretext.distillation.assignment import Centring, SinkhornKnopp
 from monai_essa.pretext.distillation.crop_masks import CropMasks, crop_masks
@@ -212,7 +213,8 @@ class DINOv2(nn.Module):
         if masks is not None and seen.patch_logits is not None and patch_targets is not None:
             parts["ibot"] = masked_token_loss(seen.patch_logits, patch_targets, masks.weights, len(images))
         if self.loss.koleo and len(rows) >= SPREAD:
-            groups = seen.image.unflatten(0, (views, -1))[:, rows]  # one view of a patient in each
+            tokens = all_rows(seen.image.unflatten(0, (views, -1)).transpose(0, 1))  # (B, G, D)
+            groups = tokens[rows].transpose(0, 1)  # one view of a patient in each
             parts["koleo"] = torch.stack([spread_loss(group) for group in groups]).sum()
         if self.loss.gram:
             parts["gram"] = gram_loss(seen.patches, self._base_tokens(images))
