@@ -24,6 +24,7 @@ from monai.networks.nets import UNETR, MaskedAutoEncoderViT, SegResNet, SwinUNET
 from torch import Tensor
 
 from monai_essa.adapters.adaptation import adapt
+from monai_essa.anatomy import keep_grid
 from monai_essa.anatomy.parts import decoder_pattern
 from monai_essa.cost.meter import Optimizer, StepCost, fused_adamw, step_cost
 from monai_essa.cost.record import cost_record, use_recipe
@@ -63,6 +64,7 @@ __all__ = [
 ]
 
 _CLASSES = 2
+_PATCH = 16  # voxels along each side, of the ViTs
 _DIET_IMAGES = 1000  # each is a class: for sites of about so many
 NETWORKS: dict[str, Callable[[int], nn.Module]] = {
     "vit_s": lambda size: ViT(1, size, 16, hidden_size=384, mlp_dim=1536, num_heads=6, qkv_bias=True),
@@ -332,6 +334,8 @@ def _row(work: CostWork, name: str, method: AdaptationMethod, recipe: str, stock
     network = NETWORKS[work.network](work.size)
     if labelled and isinstance(network, ViT):
         raise ValueError(f"expected a network with a decoder for segmentation, got {work.network}; use unetr_b")
+    if isinstance(network, ViT):
+        keep_grid(network, (work.size // _PATCH,) * 3)  # which local crops need, and a ViT does not store
     adapt(network, method, also_train=[decoder_pattern(network)] if labelled else [])
     objective = use_recipe(_objective(work, network), recipe, work.precision)
     inputs = _inputs(work, objective, network)
