@@ -165,7 +165,7 @@ def _efficiency(found: Any, where: str) -> dict[int, tuple[Mapping[str, Any], ..
         return {}
     if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
         raise ValueError(f"{where}: expected a list of mappings, got {shown(found)}")
-    labels = [Number(1, 10**6, whole=True).check(each.get("labels"), f"{where}, labels") for each in found]
+    labels = [int(Number(1, 10**6, whole=True).check(each.get("labels"), f"{where}, labels")) for each in found]
     rows = [tuple(_rows(each.get("arms") or [], _SCORED, f"{where}, arms")) for each in found]
     return dict(zip(labels, rows, strict=True))
 
