@@ -30,6 +30,7 @@ torch, counting of bytes and operations:
 ignite and MONAI:
 
 - ``ignite.handlers.Checkpoint.state_dict._saved``: which best checkpoints there are, kept over a resume.
+- ``monai.handlers.EarlyStopHandler._handler``: the ignite handler that counts, whose count a resumed run needs again.
 - ``monai.handlers.CheckpointSaver._key_metric_checkpoint``: the ignite handler in which MONAI keeps them.
 - ``monai.transforms.RandomizableTransform._do_transform``: whether a random transform acts this time.
 
@@ -52,7 +53,7 @@ import pytest
 import torch
 import torch.nn as nn
 from ignite.handlers import Checkpoint
-from monai.handlers import CheckpointSaver
+from monai.handlers import CheckpointSaver, EarlyStopHandler
 from monai.transforms import RandShiftIntensity
 from torch.distributed.algorithms._checkpoint import checkpoint_wrapper
 from torch.distributed.fsdp import _common_utils as fsdp
@@ -78,6 +79,7 @@ PROBES: dict[str, Callable[[], bool]] = {
         list(checkpoint_wrapper.CheckpointWrapper(nn.Linear(2, 2))._modules) == ["_checkpoint_wrapped_module"]
     ),
     "ignite.handlers.Checkpoint.state_dict._saved": lambda: list(best_checkpoint().state_dict()["_saved"]) == [],
+    "monai.handlers.EarlyStopHandler._handler": lambda: EarlyStopHandler(1, lambda _: 0.0)._handler is None,
     "monai.handlers.CheckpointSaver._key_metric_checkpoint": lambda: isinstance(best_checkpoint(), Checkpoint),
     "monai.transforms.RandomizableTransform._do_transform": lambda: RandShiftIntensity(1.0, prob=1.0)._do_transform,
 }
