@@ -113,7 +113,7 @@ def test_what_is_switched_off_by_its_place_stands_there(bundle: str) -> None:
     names = [handler["_target_"].rpartition(".")[2] for handler in config["train"]["handlers"]]
     assert names[2] == "CostFile"
     if bundle in ("essa_segmentation", "essa_classification"):
-        assert (names[5], names[8]) == ("ValidationHandler", "RestoreBest")
+        assert (names[5], names[10]) == ("ValidationHandler", "RestoreBest")
         assert config["initialize"][5]["_target_"].startswith(("monai_essa.engines.check_f", "monai_essa.data.check_e"))
 
 
