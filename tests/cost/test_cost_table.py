@@ -9,7 +9,7 @@ from functools import partial
 
 import pytest
 
-from monai_essa.cost.table import NETWORKS, CostWork, cost_rows, named_method
+from monai_essa.cost.table import NETWORKS, OBJECTIVES, CostWork, cost_rows, named_method
 from monai_essa.methods import APLA, VPT, AdaptFormer, BitFit, LoRA
 
 
@@ -64,7 +64,7 @@ def test_a_segmentation_network_trains_its_decoder_too(network):
     ("values", "message"),
     [
         ({"network": "resnet"}, f"expected network to be one of {', '.join(NETWORKS)}, got 'resnet'"),
-        ({"network": "vit_b", "objective": "dino"}, "expected objective to be one of simmim, mae, segmentation"),
+        ({"network": "vit_b", "objective": "dino"}, f"expected objective to be one of {', '.join(OBJECTIVES)}, got 'dino'"),
     ],
 )
 def test_unknown_work_is_refused(values, message):
