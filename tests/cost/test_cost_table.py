@@ -64,7 +64,7 @@ def test_a_segmentation_network_trains_its_decoder_too(network):
     ("values", "message"),
     [
         ({"network": "resnet"}, f"expected network to be one of {', '.join(NETWORKS)}, got 'resnet'"),
-        ({"network": "vit_b", "objective": "dino"}, f"expected objective to be one of {', '.join(OBJECTIVES)}, got 'dino'"),
+        ({"network": "vit_b", "objective": "dino"}, f"objective to be one of {', '.join(OBJECTIVES)}, got 'dino'"),
     ],
 )
 def test_unknown_work_is_refused(values, message):

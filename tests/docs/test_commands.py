@@ -40,7 +40,7 @@ OTHERS = (
 )
 ELSEWHERE = {
     "docs/studies/hippocampus.md": "tests/docs/test_studies.py",
-    "docs/studies/verdicts.md": "hours: tests/study/test_run.py and tests/benchmarks/test_check_study.py run small ones",
+    "docs/studies/verdicts.md": "hours: tests/study/test_run.py, tests/benchmarks/test_check_study.py",
     "docs/studies/chest-x-rays.md": "tests/docs/test_studies.py",
     "docs/label.md": "servers: make test-label; what comes before them: tests/bundling/test_bundle_copy.py",
     "docs/how-to/adapt.md": "tests/study/test_run.py; test_parsed_commands.py reads the options",
