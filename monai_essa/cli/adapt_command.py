@@ -47,6 +47,14 @@ def add_to(commands: Commands) -> None:
         metavar="FILE",
         help="a config over those of every stage: values, transforms, or the encoder of BASE where MONAI lacks it",
     )
+    _add_terms(parser)
+    parser.add_argument("--out", type=Path, default=Path("study"), metavar="DIR", help="(default: %(default)s)")
+    parser.add_argument("--dry-run", action="store_true", help="print stages, hours, memory and disk; write nothing")
+    parser.set_defaults(passes_on=True)  # argparse finds no KEY=VALUE after an option
+
+
+def _add_terms(parser: argparse.ArgumentParser) -> None:
+    """Add what a study may take, and the terms on which it compares."""
     parser.add_argument("--objective", choices=OBJECTIVES, help="of SSA and TPP (default: that of the bundles)")
     parser.add_argument("--memory", metavar="SIZE", help="of the card, as 12GB (default: what this computer has)")
     parser.add_argument("--hours", default="8", metavar="HOURS", help="for everything (default: %(default)s)")
@@ -77,9 +85,6 @@ def add_to(commands: Commands) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="of draws and trainings (default: %(default)s)")
     parser.add_argument("--transductive", action="store_true", help="let SSA see the scans of the tested patients too")
-    parser.add_argument("--out", type=Path, default=Path("study"), metavar="DIR", help="(default: %(default)s)")
-    parser.add_argument("--dry-run", action="store_true", help="print stages, hours, memory and disk; write nothing")
-    parser.set_defaults(passes_on=True)  # argparse finds no KEY=VALUE after an option
 
 
 def _adapt(arguments: argparse.Namespace) -> int:

@@ -362,7 +362,7 @@ def _said_of_export(plan: _Plan, chosen: Chosen | None, site: SiteScores) -> lis
 def _caution(plan: _Plan, chosen: Chosen | None, arms: Sequence[ArmScores]) -> list[str]:
     """Say that a closed form is ahead of what is exported; nothing if none is."""
     floors = {each["name"] for each in plan.arms if each["kind"] == "floor"}
-    means = {arm.name: arm_row(arm)["mean"] for arm in arms if arm.name in floors and chosen is not None}
+    means = {arm.name: arm_row(arm)["mean"] for arm in arms if arm.name in floors}
     sign = 1 if all(arm.higher_is_better for arm in arms) else -1
     best = max(means, key=lambda name: sign * means[name], default=None)
     if chosen is None or best is None or not sign * means[best] > sign * chosen.uncorrected:

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 import torch
-from ignite.engine import Engine, Events
 from monai.bundle import ConfigWorkflow
 from safetensors.torch import load_file
 
 from monai_essa.engines.checkpoint import read_resume_file
 from monai_essa.error_line import root_cause
 from monai_essa.evaluation import read_run
+from tests.bundles.test_resume import interrupt
 
 RunBundle = Callable[..., ConfigWorkflow]
 Refused = Callable[..., str]
@@ -31,10 +31,6 @@ KEYS |= {"accumulation": 2, "lean": "small"}
 LABELS = {"background": 0, "anterior": 1, "posterior": 2}
 
 
-class Killed(BaseException):
-    """Ends a run in this process at once: no handler of errors sees it."""
-
-
 @pytest.fixture
 def data(volumes: Path, classes: Path) -> Callable[[str], dict[str, Any]]:
     """The data of a bundle, with an eighth of the windows in validation."""
@@ -45,17 +41,6 @@ def data(volumes: Path, classes: Path) -> Callable[[str], dict[str, Any]]:
         return {"dataset_dir": volumes, "validate#inferer#overlap": 0.0}
 
     return of
-
-
-def interrupt(workflow: ConfigWorkflow, iteration: int) -> None:
-    def kill(engine: Engine) -> None:
-        if engine.state.iteration == iteration:
-            raise Killed
-
-    workflow.initialize()
-    workflow.parser.get_parsed_content("train#trainer").add_event_handler(Events.ITERATION_COMPLETED, kill)
-    with pytest.raises(Killed):
-        workflow.run()
 
 
 def record(run: Path) -> dict[str, Any]:

@@ -21,9 +21,9 @@ def seeded() -> torch.Generator:
 @pytest.mark.parametrize(("samples", "count", "batch"), [(5, 2, 2), (15, 2, 4), (7, 3, 2), (4, 4, 1)])
 @pytest.mark.parametrize("whole", [False, True])
 def test_the_rows_of_all_shares_are_the_batch_of_one_process(samples: int, count: int, batch: int, whole: bool) -> None:
-    one = KeyedSampler(samples, 0, whole_batches_of=batch * count if whole else None, rank=0, world_size=1)
+    one = KeyedSampler(samples, 0, whole_batches_of=batch * count if whole else None, process=(0, 1))
     ranks = [
-        KeyedSampler(samples, 0, whole_batches_of=batch if whole else None, rank=rank, world_size=count)
+        KeyedSampler(samples, 0, whole_batches_of=batch if whole else None, process=(rank, count))
         for rank in range(count)
     ]
     for sampler in (one, *ranks):
@@ -58,8 +58,8 @@ def test_each_case_is_evaluated_once_or_filled_up(monkeypatch: pytest.MonkeyPatc
 
 def test_more_processes_than_samples_are_refused() -> None:
     with pytest.raises(ValueError, match="no more processes than samples in an epoch, got 3 for 2: give torchrun"):
-        KeyedSampler(2, rank=0, world_size=3)
-    assert len(KeyedSampler(2, samples_per_epoch=4, rank=0, world_size=3)) == 2
+        KeyedSampler(2, process=(0, 3))
+    assert len(KeyedSampler(2, samples_per_epoch=4, process=(0, 3))) == 2
 
 
 @pytest.mark.parametrize("rows", [5, 6])

@@ -117,6 +117,29 @@ def test_what_is_switched_off_by_its_place_stands_there(bundle: str) -> None:
         assert config["initialize"][5]["_target_"].startswith(("monai_essa.engines.check_f", "monai_essa.data.check_e"))
 
 
+def test_a_decoder_or_head_from_nothing_learns_at_its_own_rate_in_every_arm() -> None:
+    segmented = {arm.name: training(arm.name).values["lr"] for arm in ARMS if not arm.slower and arm.name != "tpp"}
+    assert set(segmented.values()) == {3.0e-3}
+    given = replace(design(), pretrained="/vit.pt")
+    assert training("full", given).values["lr"] == 1.0e-3 and training("ssa", given).values["lr"] == 3.0e-3
+    of = design(task="classification")
+    for name in ("ssa", "no_ssa", "scratch", "full", "head"):
+        values = training(name, of).values
+        assert values["lr"] * values["head_lr_factor"] == pytest.approx(3.0e-3)
+    assert training("full", of).values["lr"] == 3.0e-4 and "head_lr_factor" not in training("full").values
+
+
+@pytest.mark.parametrize(("unlabelled", "cached"), [(1920, True), (2500, False)])
+def test_no_stage_loads_scans_that_none_of_its_steps_sees(unlabelled: int, cached: bool) -> None:
+    parts = partition(folds(12, unlabelled), SplitRequest(repeats=1))
+    planned, stage = next(row for row in listed_stages(design(), TIMINGS, ARMS[:2], parts) if row[0].kind == "ssa")
+    assert steps(stage) * stage.values["batch_size"] == 1920 and ("cache_rate" not in stage.values) is cached
+    loaded = unlabelled if cached else 1920 + unlabelled // 10
+    assert planned.seconds == pytest.approx(TIMINGS.training("ssa", None, 240, loaded), abs=0.1)
+    held_out = yaml.safe_load((bundle_folder("essa_ssa") / "configs" / "train.yaml").read_text())["hold_out"]
+    assert held_out == 10
+
+
 def folds(labelled: int, unlabelled: int) -> list[Scan]:
     scans = [Scan(f"/l{number}.nii", f"/l{number}_seg.nii", f"l{number}") for number in range(labelled)]
     return scans + [Scan(f"/u{number}.nii", None, f"u{number}") for number in range(unlabelled)]

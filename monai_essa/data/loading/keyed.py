@@ -70,15 +70,15 @@ class KeyedSampler(Sampler[tuple[int, int]]):
         length: number of items of the data set.
         seed: the seed of the run.
         samples_per_epoch: number of samples of an epoch over all processes; default: a permutation.
-        rank: this process; default: that of ``torch.distributed``, 0 where it is not initialised.
-        world_size: number of processes; default as for ``rank``.
+        process: number of this process, from 0, and how many there are; default: those of ``torch.distributed``, or
+            0 and 1 where it is not initialised.
         patients: of the items; default: an item is a patient, and the order is any.
         whole_batches_of: batch size of each process: leave out the end of an epoch that fills no batch of all of
             them, unless it is all there is; default: nothing is left out.
 
     Raises:
-        ValueError: if ``length``, ``samples_per_epoch`` or ``world_size`` is below 1, ``rank`` is not below it, there
-            is not one patient for each item, or there are more processes than samples.
+        ValueError: if ``length``, ``samples_per_epoch`` or the number of processes is below 1, that of this one
+            is not below it, there is not one patient for each item, or there are more processes than samples.
 
     Example:
         >>> sampler = KeyedSampler(length=3, seed=0)
@@ -92,8 +92,7 @@ class KeyedSampler(Sampler[tuple[int, int]]):
         length: int,
         seed: int = 0,
         samples_per_epoch: int | None = None,
-        rank: int | None = None,
-        world_size: int | None = None,
+        process: tuple[int, int] | None = None,
         patients: Sequence[Hashable] | None = None,
         whole_batches_of: int | None = None,
     ) -> None:
@@ -102,8 +101,7 @@ class KeyedSampler(Sampler[tuple[int, int]]):
         self.scans = None if patients is None else _scans_of_each(patients, length)
         self._once = length if self.scans is None else len(self.scans)  # items of a permutation
         self.samples_per_epoch = self._once if samples_per_epoch is None else samples_per_epoch
-        self.rank = process_rank() if rank is None else rank
-        self.world_size = process_count() if world_size is None else world_size
+        self.rank, self.world_size = (process_rank(), process_count()) if process is None else process
         whole = (whole_batches_of or 1) * self.world_size
         self._used = self.samples_per_epoch
         self.epoch = 0
@@ -145,7 +143,7 @@ class KeyedSampler(Sampler[tuple[int, int]]):
             batch_size: of each process.
 
         Example:
-            >>> KeyedSampler(length=5, rank=1, world_size=2).share(batch=1, batch_size=2)
+            >>> KeyedSampler(length=5, process=(1, 2)).share(batch=1, batch_size=2)
             BatchShare(rows=1, rank=1, count=2)
         """
         return _share(self._used, batch, batch_size, self.rank, self.world_size)

@@ -146,10 +146,7 @@ def run_iterations(folder: str | Path) -> int:
         FileNotFoundError: if there is no run.
         ValueError: if the run is not finished, or run.json is damaged.
     """
-    path = Path(folder) / _FILE
-    if not path.is_file():
-        raise FileNotFoundError(f"{folder} holds no {_FILE}: give the folder of a finished run")
-    record = _read(Path(folder))
+    path, record = _found(folder)
     if record["status"] != "finished" or "iterations" not in record:
         raise ValueError(f"{path} does not say how many iterations it took: name the folder of a finished run")
     return int(record["iterations"])
@@ -165,13 +162,18 @@ def run_settings(folder: str | Path) -> dict[str, Any]:
         FileNotFoundError: if there is no run.
         ValueError: if the run is not finished, or run.json is damaged.
     """
-    path = Path(folder) / _FILE
-    if not path.is_file():
-        raise FileNotFoundError(f"{folder} holds no {_FILE}: give the folder of a finished run")
-    record = _read(Path(folder))
+    path, record = _found(folder)
     if record["status"] != "finished":
         raise ValueError(f"{folder} holds an unfinished run: start it again with the same command to finish it")
     return dict(check_config_value(record.get("settings") or {}, f"{path}, field 'settings'"))
+
+
+def _found(folder: str | Path) -> tuple[Path, dict[str, Any]]:
+    """Return the path of run.json and what it says."""
+    path = Path(folder) / _FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} holds no {_FILE}: give the folder of a finished run")
+    return path, _read(Path(folder))
 
 
 def shown_settings(config: Mapping[str, Any]) -> dict[str, Any]:

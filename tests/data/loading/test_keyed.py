@@ -98,7 +98,7 @@ def test_neighbours_are_of_different_patients_and_each_scan_has_its_turn() -> No
 def test_batches_of_all_processes_together_are_the_batches_of_one_process(world_size: int) -> None:
     length, batch = 12, 2
     alone = epoch_of(KeyedSampler(length, SEED), 1)
-    ranks = [epoch_of(KeyedSampler(length, SEED, rank=rank, world_size=world_size), 1) for rank in range(world_size)]
+    ranks = [epoch_of(KeyedSampler(length, SEED, process=(rank, world_size)), 1) for rank in range(world_size)]
     for start in range(0, length // world_size, batch):
         together = set(itertools.chain.from_iterable(rank[start : start + batch] for rank in ranks))
         assert together == set(alone[start * world_size : (start + batch) * world_size])
@@ -106,13 +106,15 @@ def test_batches_of_all_processes_together_are_the_batches_of_one_process(world_
 
 def test_an_epoch_that_the_processes_do_not_divide_is_filled_from_its_beginning() -> None:
     alone = epoch_of(KeyedSampler(LENGTH, SEED), 1)
-    ranks = [epoch_of(KeyedSampler(LENGTH, SEED, rank=rank, world_size=4), 1) for rank in range(4)]
+    ranks = [epoch_of(KeyedSampler(LENGTH, SEED, process=(rank, 4)), 1) for rank in range(4)]
     assert [len(rank) for rank in ranks] == [2, 2, 2, 2]
     assert [rank[0] for rank in ranks] + [rank[1] for rank in ranks] == alone + alone[:3]
 
 
-@pytest.mark.parametrize("arguments", [{"length": 0}, {"length": 3, "samples_per_epoch": 0}, {"length": 3, "rank": 1}])
-def test_impossible_sizes_are_refused(arguments: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    "arguments", [{"length": 0}, {"length": 3, "samples_per_epoch": 0}, {"length": 3, "process": (1, 1)}]
+)
+def test_impossible_sizes_are_refused(arguments: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="check the data list"):
         KeyedSampler(**arguments)
 
