@@ -162,7 +162,7 @@ def _comparisons_table(study: StudyFolder) -> Iterator[ResultTable]:
     ]
     note = (
         "Difference: above 0 if the first is better, patient by patient. Decidable: the smallest difference that this "
-        "study could decide. 'description' was not among the primary comparisons, and has no word."
+        "study could decide. What was not among the primary comparisons has no word."
     )
     headers = ["comparison", "difference", "interval", "decidable", "verdict"]
     if rows:
