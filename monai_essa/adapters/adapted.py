@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import itertools
+import weakref
 from dataclasses import dataclass, field
 
 import torch
@@ -32,9 +34,13 @@ __all__ = [
 ]
 
 _RECORD = "_monai_essa_adaptation"
-# On the parts of an adapted network. A module is marked with the class of the network, which its copies keep; a
-# parameter is marked with its own identity, because one that comes out of a file is not part of a network.
+# On the parts of an adapted network. A module is marked with the class of the network, which its copies keep. A
+# parameter is marked with a number under which this process remembers it: a file keeps the number, but the parameter
+# that is read from the file is another object and no part of a network. (An address would not do: Python gives the
+# address of a freed parameter to a new one.)
 _PART = "_monai_essa_part_of"
+_numbers = itertools.count()
+_marked: weakref.WeakValueDictionary[int, nn.Parameter] = weakref.WeakValueDictionary()
 _FIRST = "default"  # the name of an adapter that was added without one
 _CHECKPOINT = "monai_essa_checkpoint"  # in the metadata of the state dict of an adapted network
 
@@ -166,7 +172,8 @@ def mark_parts(network: nn.Module) -> None:
     for module in network.modules():
         vars(module)[_PART] = type(network).__name__
     for parameter in network.parameters():
-        vars(parameter)[_PART] = id(parameter)
+        vars(parameter)[_PART] = number = next(_numbers)
+        _marked[number] = parameter
 
 
 def refuse_parallel(network: nn.Module, step: str) -> None:
@@ -211,7 +218,7 @@ def refuse_adapted_part(network: nn.Module) -> None:
 def _belongs_to_adapted(part: nn.Module | nn.Parameter) -> bool:
     mark = vars(part).get(_PART)
     if isinstance(part, nn.Parameter):
-        return bool(mark == id(part))
+        return mark is not None and _marked.get(mark) is part
     return mark is not None or isinstance(part, AdapterLayer)
 
 

@@ -66,12 +66,10 @@ ARMS: tuple[Arm, ...] = (
     Arm("full_ssa", "full-parameter SSA, then PEFT", "full_ssa"),
 )
 """In the order of importance: if the hours are short, arms are dropped from the end."""
+_RIDGE = Arm("floor_features", "ridge regression on features of the frozen base", "base")
 FLOORS: Mapping[str, tuple[Arm, ...]] = {
-    "segmentation": (Arm("floor_atlas", "atlas vote"),),
-    "classification": (
-        Arm("floor_voxels", "ridge regression on voxels"),
-        Arm("floor_features", "ridge regression on features of the frozen base", "base"),
-    ),
+    "segmentation": (Arm("floor_atlas", "atlas vote"), _RIDGE),
+    "classification": (Arm("floor_voxels", "ridge regression on voxels"), _RIDGE),
 }
 """What a network should pass, by task: closed forms, in which nothing trains."""
 CHECK_OF_RATES = ("ssa_third", "no_ssa_third")
@@ -200,7 +198,8 @@ class StudyDesign:
     def floor(self, name: str, floor: Arm, training: Stage, place: Place) -> Stage:
         """Score a closed form on the test patients, with the images of a training."""
         test = self.test(name, training, place)
-        overlays = ["floor_voxels.yaml"] if floor.name == "floor_features" else []
+        over = floor.name == "floor_features" and self.task == "classification"
+        overlays = ["floor_voxels.yaml"] if over else []
         values = {key: value for key, value in test.values.items() if key != "adapter"}
         values |= {"output_dir": str(self._run(name)), **self._kept(name)}
         return replace(test, title=floor.title, configs=(*test.configs, *overlays, f"{floor.name}.yaml"), values=values)

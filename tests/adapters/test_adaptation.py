@@ -125,9 +125,10 @@ def test_a_tensor_that_an_adapted_network_holds_too_is_refused():
 
 def test_parameters_out_of_a_file_are_no_part_of_the_network_that_they_were_saved_from(tmp_path):
     torch.save(dict(adapt(vit(), FullTuning()).named_parameters()), tmp_path / "parameters.pt")
-    fresh = vit()
-    fresh.load_state_dict(torch.load(tmp_path / "parameters.pt", weights_only=True), strict=False, assign=True)
-    assert adapt(fresh, FullTuning()) is fresh
+    for _ in range(3):  # the new parameters may get the addresses of those of the network before
+        fresh = vit()
+        fresh.load_state_dict(torch.load(tmp_path / "parameters.pt", weights_only=True), strict=False, assign=True)
+        assert adapt(fresh, FullTuning()) is fresh
 
 
 @pytest.mark.parametrize("method", [APLA(columns=5), LoRA(rank=2), BitFit()])

@@ -33,7 +33,7 @@ PUBLIC = {"monai", "torch", "numpy", "ignite", "pathlib", "collections"}
 FINALS = (("reconstruct.yaml",), ("evaluate.yaml",))
 FINALS += (("reconstruct.yaml", "reconstruct_adapter.yaml"), ("evaluate.yaml", "evaluate_adapter.yaml"))
 FINALS += (("evaluate.yaml", "floor_atlas.yaml"), ("evaluate.yaml", "floor_voxels.yaml"))
-FINALS += (("evaluate.yaml", "floor_voxels.yaml", "floor_features.yaml"),)
+FINALS += (("evaluate.yaml", "floor_features.yaml"), ("evaluate.yaml", "floor_voxels.yaml", "floor_features.yaml"))
 # For 2-D images alone, and bound only where timm is: make test-bases runs them.
 TIMM = "_timm.yaml"
 FILES = sorted(BUNDLES.glob("*/configs/*.yaml"))

@@ -37,6 +37,18 @@ def test_the_atlas_votes_on_the_voxels_of_the_file(volumes: Path, run_bundle: Ru
     assert "holds a finished run" in str(root_cause(caught.value))
 
 
+def test_the_ridge_segments_from_the_features_of_the_base(
+    volumes: Path, stages: Stages, run_bundle: RunBundle, tmp_path: Path
+) -> None:
+    values: dict[str, Any] = {"dataset_dir": volumes, "validation_section": "validation"}
+    values |= {"pretrained": stages.pretrained / "model.pt", "output_dir": tmp_path / "run"}
+    run_bundle("essa_segmentation", "train.yaml", "evaluate.yaml", "floor_features.yaml", **values)
+    run = read_run(tmp_path / "run")
+    assert len(run.scores) == 2 and all(0.3 < score < 1 for score in run.scores.values())
+    record = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
+    assert (record["status"], record["notes"]) == ("finished", {"floor": "features"})
+
+
 @pytest.mark.parametrize("floor", ["voxels", "features"])
 def test_the_ridge_predicts_each_image(
     floor: str, classes: Path, stages: Stages, run_bundle: RunBundle, tmp_path: Path

@@ -8,5 +8,6 @@ from __future__ import annotations
 from monai_essa.evaluation.baselines.atlas import AtlasVote, majority_vote
 from monai_essa.evaluation.baselines.classifier import RidgeClassifier
 from monai_essa.evaluation.baselines.ridge import Ridge, fit_ridge
+from monai_essa.evaluation.baselines.segmenter import RidgeSegmenter
 
-__all__ = ["AtlasVote", "Ridge", "RidgeClassifier", "fit_ridge", "majority_vote"]
+__all__ = ["AtlasVote", "Ridge", "RidgeClassifier", "RidgeSegmenter", "fit_ridge", "majority_vote"]

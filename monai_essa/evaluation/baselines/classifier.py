@@ -19,7 +19,7 @@ from torch import Tensor
 from monai_essa.data.pairing.names import patient_of
 from monai_essa.evaluation.baselines.ridge import fit_ridge
 
-__all__ = ["RidgeClassifier"]
+__all__ = ["RidgeClassifier", "owner_of"]
 
 _LEAST = 1.0e-4  # probability: the regression may leave 0 to 1, and a certain error would be no floor
 
@@ -64,7 +64,7 @@ class RidgeClassifier(nn.Module):
         self.features = features
         self.multi_label = multi_label
         targets = np.stack([_one_hot(item[Keys.LABEL], num_classes) for item in items])
-        owners = [_owner(item[Keys.IMAGE], number, patients) for number, item in enumerate(items)]
+        owners = [owner_of(item[Keys.IMAGE], number, patients) for number, item in enumerate(items)]
         self.ridge = fit_ridge(features(crops=[item[Keys.IMAGE] for item in items]), targets, owners)
 
     @torch.no_grad()
@@ -75,12 +75,18 @@ class RidgeClassifier(nn.Module):
         return torch.as_tensor(logits, dtype=torch.float32, device=images.device)
 
 
+def owner_of(image: Any, number: int, patients: Mapping[str, str]) -> str:
+    """Return the patient of an image; one of its own where the image does not say its file.
+
+    Args:
+        image: a MetaTensor, or any array.
+        number: of the image in its dataset.
+        patients: by path.
+    """
+    path = str(getattr(image, "meta", {}).get("filename_or_obj", ""))
+    return patients.get(path) or (patient_of(path) if path else f"image {number}")
+
+
 def _one_hot(label: Any, num_classes: int) -> np.ndarray:
     classes = np.asarray(label)
     return classes.astype(float) if classes.ndim else np.eye(num_classes)[int(classes)]
-
-
-def _owner(image: Any, number: int, patients: Mapping[str, str]) -> str:
-    """Return the patient of an image; one of its own where the image does not say its file."""
-    path = str(getattr(image, "meta", {}).get("filename_or_obj", ""))
-    return patients.get(path) or (patient_of(path) if path else f"image {number}")
