@@ -15,6 +15,7 @@ from monai_essa.outside import Number, Text, shown
 __all__ = ["add_to"]
 
 _MOST_HOURS = 10_000
+_MOST_REPEATS = 20
 
 
 def add_to(commands: Commands) -> None:
@@ -67,6 +68,13 @@ def _add_terms(parser: argparse.ArgumentParser) -> None:
         "first number, and further ones draw the label efficiency",
     )
     parser.add_argument(
+        "--repeats",
+        type=int,
+        default=5,
+        metavar="N",
+        help="of everything, each with other draws; fewer where the hours are short (default: %(default)s, at least 3)",
+    )
+    parser.add_argument(
         "--margin",
         default="0.02",
         help="how much worse a simpler arm may be without consequence (default: %(default)s)",
@@ -105,6 +113,7 @@ def _adapt(arguments: argparse.Namespace) -> int:
         task=arguments.task,
         split=SplitRequest(
             counts[0] if counts else None,
+            repeats=_repeats(arguments.repeats),
             seed=arguments.seed,
             transductive=arguments.transductive,
             further=tuple(counts[1:]),
@@ -115,6 +124,12 @@ def _adapt(arguments: argparse.Namespace) -> int:
         rivals=dict(map(_rival, arguments.rival)),
     )
     return run_study(request, arguments.out, arguments.dry_run, arguments.export_splits)
+
+
+def _repeats(count: int) -> int:
+    if not 3 <= count <= _MOST_REPEATS:
+        raise ValueError(f"--repeats: expected 3 to {_MOST_REPEATS}, since fewer decide nothing, got {count}")
+    return count
 
 
 def _label_counts(arguments: argparse.Namespace) -> list[int]:

@@ -62,9 +62,9 @@ __all__ = [
 ]
 
 Choices = dict[str, Choice]
-# For the meter, which reads no data: the steps of a run, a loss that small batches lack, the images that DIET tells
-# apart. None of them takes a thousandth of the memory.
-_METERED = {"epoch_steps": 1, "koleo": 0.0, "objective#images": 1000}
+# For the meter, which reads no data: the weights of classes, which labels tell; the steps of a run, a loss that small
+# batches lack, the images that DIET tells apart. None of them takes a thousandth of the memory.
+_METERED = {"loss_weights": None, "epoch_steps": 1, "koleo": 0.0, "objective#images": 1000}
 _STEPS = 5
 _LOADS = 3
 _OVERLAP = 0.5  # of the sliding windows that essa_segmentation validates by
@@ -164,8 +164,7 @@ def measured_cost(config_files: Sequence[str], values: Mapping[str, Any]) -> Cal
     @functools.cache
     def built(lean: str) -> tuple[ConfigParser, Any, int]:
         parser = _parser(config_files, {**values, "lean": lean})
-        if "views" in parser:
-            parser.update({key: value for key, value in _METERED.items() if key in parser})
+        parser.update({key: value for key, value in _METERED.items() if key in parser})
         objective = use_recipe(parser.get_parsed_content("objective"), lean, parser.get_parsed_content("precision"))
         return parser, objective, _kept_bytes(parser)
 

@@ -25,7 +25,7 @@ from monai_essa.study.stages import Stage, Timings, run_stage, write_stage
 
 __all__ = ["STEPS", "Memory", "Work", "default_sizes", "fitting_sizes", "measure", "network_work"]
 
-STEPS = (30, 60, 120, 240, 480, 960, 1920)
+STEPS = (30, 60, 80, 120, 160, 240, 360, 480, 720, 960, 1440, 1920)
 """The supervised steps that a plan chooses from: coarse, so that noise of the clock changes nothing."""
 _TRIED = 3  # steps
 _FEW = 2  # steps of a stage that is run from end to end
@@ -158,8 +158,7 @@ def measure(design: StudyDesign, labelled: bool = True) -> Timings:
     start = max(_LEAST_START, _run(design, training) - scans * scan - _FEW * step["peft"])
     progress.say("a test")
     test = design.test("test", training, _PLACE)
-    tested = _run(design, test)
-    return Timings(start, scan, max(scan, (tested - start) / _test_scans(test)), step)
+    return Timings(start, scan, max(scan, _test_seconds(test)), step)
 
 
 class _Progress:
@@ -247,5 +246,10 @@ def _scan_seconds(training: Stage) -> tuple[float, int]:
     return (time.perf_counter() - begin) / len(dataset), len(dataset)
 
 
-def _test_scans(test: Stage) -> int:
-    return len(_parser(test).get_parsed_content("validation_items"))
+def _test_seconds(test: Stage) -> float:
+    """Test the network of a training; return the seconds of a scan, loading it included."""
+    parser = _parser(test)
+    parser.get_parsed_content("network")
+    begin = time.perf_counter()
+    parser.get_parsed_content("validate#evaluator").run()
+    return (time.perf_counter() - begin) / len(parser.get_parsed_content("validation_items"))
