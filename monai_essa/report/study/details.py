@@ -45,14 +45,17 @@ _PATH = re.compile(r"[/\\]")
 _NOT_ASKED = ("scans", "out", "dry_run", "overlay", "further_labels", "label_count")  # that have their own place
 
 
-def detail_sections(study: StudyFolder, arm: str | None) -> list[ReportSection]:
+def detail_sections(study: StudyFolder, arm: str | None) -> list[ReportSection | None]:
     """Return the sections below the results.
 
     Args:
         study: the folder.
         arm: that the results are about; None if nothing was tested.
+
+    Returns:
+        Each section; None in the place of one that such a study lacks.
     """
-    return [_curves(study), _loaded(study), _data(study), _difference(study, arm)]
+    return [_rates(study), _curves(study), _loaded(study), _data(study), _difference(study, arm)]
 
 
 def again(study: StudyFolder) -> str:
@@ -198,6 +201,26 @@ def adapter_table(path: Path, before: Path | None = None) -> tuple[list[str], li
     return sentences, [
         ResultTable("Tensors that moved most", ["tensor", "shape", "moved by"], rows, note)
     ] if rows else []
+
+
+def _rates(study: StudyFolder) -> ReportSection | None:
+    """Tell what each arm scored at each learning rate on the patients that were set aside to try it."""
+    multipliers = study.protocol.get("multipliers") or []
+    tried = [row for row in study.arms if row["tried"] and len(row["tried"]) == len(multipliers)]
+    if not tried:
+        return None
+    headers = ["arm", *(f"{multiplier:.3g} x the default" for multiplier in multipliers), "taken"]
+    rows = [
+        [
+            study.title(row["name"]),
+            *("failed" if score is None else f"{score:.3f}" for score in row["tried"]),
+            "-" if row["rate"] is None else f"{row['rate']:.3g} x",
+        ]
+        for row in tried
+    ]
+    note = f"{study.protocol.get('metric', 'Score')} on the patients that were set aside; one training each."
+    said = [str(study.protocol.get("rates", "")), "Trials are no part of the verdict: their patients are never tested."]
+    return ReportSection("Learning rates", list(filter(None, said)), [ResultTable("Trials", headers, rows, note)])
 
 
 def _curves(study: StudyFolder) -> ReportSection:

@@ -34,6 +34,8 @@ _SCORED: dict[str, Check] = {
     **dict.fromkeys(("mean", "low", "high"), _NUMBER),
     "n": _COUNT,
     "blinded": Nullable(Flag()),
+    "rate": _NUMBER,
+    "tried": Nullable(ListOf(_NUMBER, longest=100)),
 }
 _COMPARED: dict[str, Check] = {
     **dict.fromkeys(("a", "b"), _NAME),

@@ -110,6 +110,20 @@ def test_the_card_warns_of_a_floor_that_is_ahead_of_what_is_exported(
     )
 
 
+def test_the_rates_that_were_tried_stand_in_a_table(fabricated_study: Make) -> None:
+    folder = fabricated_study()
+    assert "Learning rates" not in {section.title for section in study_content(folder).sections}
+    plan = plan_of(folder)
+    plan["protocol"]["multipliers"] = [1 / 3, 1.0, 3.0]
+    rewrite(folder, plan)
+    verdict = json.loads((folder / "verdict.json").read_text(encoding="utf-8"))
+    verdict["arms"][0] |= {"rate": 3.0, "tried": [0.2, None, 0.1]}
+    (folder / "verdict.json").write_text(json.dumps(verdict), encoding="utf-8")
+    section = next(section for section in study_content(folder).sections if section.title == "Learning rates")
+    assert section.tables[0].headers[1:] == ["0.333 x the default", "1 x the default", "3 x the default", "taken"]
+    assert [row[1:] for row in section.tables[0].rows] == [["0.200", "failed", "0.100", "3 x"]]
+
+
 def test_a_rival_stands_beside_the_arms_and_is_marked_if_not_blinded(fabricated_study: Make) -> None:
     folder = fabricated_study("segmentation")
     shutil.copytree(folder / "runs" / "1-no_ssa" / "test", folder / "rivals" / "nnU-Net" / "test")
