@@ -131,8 +131,9 @@ Image("dinov2/features.png", width=640)
 # %% [markdown]
 # ## Does it help?
 #
-# A picture does not tell, nor does a loss. `weights probe --after` compares the features by the labels of some scans,
-# and this command compares whole procedures on patients that no training saw:
+# Before and after look alike here: in a few steps the student moves little, and the teacher, whose features are drawn,
+# moves less still. In any case a picture does not tell, nor does a loss. `weights probe --after` compares the features
+# by the labels of some scans, and this command compares whole procedures on patients that no training saw:
 #
 # ```bash
 # monai-essa adapt scans --labels labels --objective dinov2 --pretrained vit.pt --hours 8 --out study
