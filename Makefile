@@ -3,6 +3,7 @@
 # make test-bases        real pretrained encoders and encoders of timm, in packages of their own
 # make test-all          all three, and the tests marked full: tutorials, full products, what the documentation shows
 # make test-resume       a study killed at twenty random moments ends with the same bits; make test kills it three times
+# make test-cluster      the SLURM scripts of docs/how-to/cluster.md, by a SLURM of this machine (root, Debian's packages)
 # make test-oldest       the contract test on the lowest MONAI that setup.cfg allows
 # make test-gpu          the tests that need a CUDA device, with those of the distributed run; no download
 # make lint              ruff and mypy only
@@ -32,7 +33,8 @@ BASES_ARGS ?= -n 2 --dist loadfile
 FUZZ ?= 2000
 SEED := $(shell date +%s)
 
-.PHONY: test test-all test-gpu test-resume test-oldest test-label test-bases fuzz lint demo tutorials bundles docs clean
+.PHONY: test test-all test-gpu test-resume test-cluster test-oldest test-label test-bases fuzz lint demo tutorials bundles
+.PHONY: docs clean
 
 test: lint
 	$(BIN)/python -m pytest $(PYTEST_ARGS) -m "$(MARKS)" $(TESTS)
@@ -47,6 +49,9 @@ test-gpu:
 
 test-resume: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m "" -k killed tests/study tests/bundles/test_resume.py
+
+test-cluster: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -m "" tests/bundles/test_cluster.py
 
 # MONAI alone is the oldest: its blocks are what the contract depends on. Beside, not inside, the environment. Of the
 # contract the rows of two methods, whose layers are in every kind of network; what depends on peft or torch is left out.
