@@ -71,8 +71,8 @@ class TrainStep:
         ...     optimizer=torch.optim.SGD(objective.parameters(), 0.1), iteration_update=TrainStep(objective),
         ... )
         >>> trainer.run()
-        >>> sorted(trainer.state.output[0])
-        [image, label, loss, pred]
+        >>> sorted(map(str, trainer.state.output[0]))
+        ['image', 'label', 'loss', 'pred']
     """
 
     def __init__(

@@ -27,6 +27,7 @@ class Ridge:
         scaled: (K, F'), the scaled features that it was fitted on.
         coefficients: (K, C), of the kernel.
         penalty: that was chosen.
+        left_out: (K, C), what a regression without the patient of a row predicts for it; NaN with a single patient.
     """
 
     centre: np.ndarray
@@ -34,6 +35,7 @@ class Ridge:
     scaled: np.ndarray
     coefficients: np.ndarray
     penalty: float
+    left_out: np.ndarray
 
     def predict(self, features: np.ndarray) -> np.ndarray:
         """Predict the targets from features.
@@ -74,12 +76,13 @@ def fit_ridge(features: np.ndarray, targets: np.ndarray, patients: Sequence[str]
     centre, scale, scaled = _scaled(features)
     values, vectors = np.linalg.eigh(_kernel(scaled, scaled))
     groups = _groups(patients)
-    errors = [
-        float(_errors_left_out(values / (values + penalty), vectors, targets, groups).mean()) for penalty in _PENALTIES
-    ]
-    penalty = _PENALTIES[int(np.argmin(errors))] if len(groups) > 1 else _PENALTIES[-1]
+    penalty, left_out = _PENALTIES[-1], np.full(targets.shape, np.nan)
+    if len(groups) > 1:
+        residuals = [_residuals_left_out(values / (values + each), vectors, targets, groups) for each in _PENALTIES]
+        best = int(np.argmin([_errors(each, groups).mean() for each in residuals]))
+        penalty, left_out = _PENALTIES[best], targets - residuals[best]
     coefficients = (vectors / (values + penalty)) @ (vectors.T @ targets)
-    return Ridge(centre, scale, scaled, coefficients, penalty)
+    return Ridge(centre, scale, scaled, coefficients, penalty, left_out)
 
 
 def ridge_errors(features: np.ndarray, targets: np.ndarray, patients: Sequence[str]) -> np.ndarray:
@@ -102,8 +105,8 @@ def ridge_errors(features: np.ndarray, targets: np.ndarray, patients: Sequence[s
     _, _, scaled = _scaled(features)
     values, vectors = np.linalg.eigh(_kernel(scaled, scaled))
     groups = _groups(patients)
-    errors = [_errors_left_out(values / (values + penalty), vectors, targets, groups) for penalty in _PENALTIES]
-    return min(errors, key=lambda each: float(each.mean()))
+    residuals = (_residuals_left_out(values / (values + each), vectors, targets, groups) for each in _PENALTIES)
+    return min((_errors(each, groups) for each in residuals), key=lambda each: float(each.mean()))
 
 
 def _scaled(features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -127,15 +130,20 @@ def _groups(patients: Sequence[str]) -> list[np.ndarray]:
     return [np.array(list(items)) for _, items in groupby(order, key=patients.__getitem__)]
 
 
-def _errors_left_out(
+def _residuals_left_out(
     shrinkage: np.ndarray, vectors: np.ndarray, targets: np.ndarray, groups: Sequence[np.ndarray]
 ) -> np.ndarray:
+    """Return the residual of each row, (K, C), by the regression without its group."""
     hat = (vectors * shrinkage) @ vectors.T  # (K, K)
     residuals = targets - hat @ targets  # (K, C)
-    errors = np.empty(len(groups))
+    left_out = np.empty(residuals.shape)
     for size in {len(group) for group in groups}:  # groups of one size at once
-        places = [place for place, group in enumerate(groups) if len(group) == size]
-        items = np.stack([groups[place] for place in places])  # (G, size)
+        items = np.stack([group for group in groups if len(group) == size])  # (G, size)
         blocks = np.eye(size) - hat[items[:, :, None], items[:, None, :]]  # (G, size, size)
-        errors[places] = (np.linalg.solve(blocks, residuals[items]) ** 2).mean(axis=(1, 2))
-    return errors
+        left_out[items] = np.linalg.solve(blocks, residuals[items])
+    return left_out
+
+
+def _errors(residuals: np.ndarray, groups: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the mean squared residual of each group."""
+    return np.array([(residuals[group] ** 2).mean() for group in groups])

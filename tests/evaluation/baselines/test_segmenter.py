@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from monai.metrics import compute_dice
@@ -14,7 +15,7 @@ from monai.networks import one_hot
 from monai.networks.nets import SegResNet, SwinUNETR, ViT
 from torch import Tensor, nn
 
-from monai_essa.evaluation.baselines import RidgeSegmenter
+from monai_essa.evaluation.baselines import RidgeSegmenter, segmenter
 from monai_essa.evaluation.baselines.segmenter import feature_grid
 
 CROPS = {2: (64, 64), 3: (32, 32, 32)}
@@ -62,11 +63,20 @@ def test_scans_larger_than_a_crop_are_read_in_windows_and_the_label_alone_teache
     assert floor(blank).softmax(1)[:, 1].max() < 0.5  # no object: none is found
 
 
-def test_positions_of_many_scans_are_thinned_alike_each_time() -> None:
-    items = [scan(seed, 3, 32) for seed in range(40)]
+def test_positions_of_many_scans_are_thinned_alike_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segmenter, "_MOST_POSITIONS", 100)
+    items = [scan(seed, 3, 32) for seed in range(10)]
     first, second = (RidgeSegmenter(network("vit", 3), items, 2, CROPS[3]) for _ in range(2))
-    assert len(first.ridge.scaled) == 2000
+    assert len(first.ridge.scaled) == 100
     assert torch.equal(first(items[0]["image"][None]), second(items[0]["image"][None]))
+
+
+def test_a_small_class_that_every_regression_shrinks_is_still_found() -> None:
+    predicted = np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.65, 0.35]])
+    truth = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+    assert segmenter._best_factor(predicted, truth) == 0.35  # 0.7 x 0.35 < 0.3, and 0.8 x 0.35 > 0.2
+    assert segmenter._best_factor(truth, truth) == 1.0
+    assert segmenter._best_factor(np.full((4, 2), np.nan), truth) == 1.0  # one patient: nobody is left out
 
 
 def test_tokens_lie_where_their_patches_are() -> None:
