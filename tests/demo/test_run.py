@@ -44,7 +44,7 @@ def _main(output: Path) -> None:
 @finished_demo
 def test_the_verdict_compares_three_arms_and_is_provisional(finished: Path) -> None:
     verdict = json.loads((finished / "study" / "verdict.json").read_text(encoding="utf-8"))
-    assert {arm["name"] for arm in verdict["arms"]} == {"ssa", "no_ssa", "scratch", "floor_atlas"}
+    assert {arm["name"] for arm in verdict["arms"]} == {"ssa", "no_ssa", "scratch", "floor_atlas", "floor_features"}
     assert "the demo: one repeat" in verdict["protocol"]["provisional"]
     assert verdict["protocol"]["base"] == "given weights"
 

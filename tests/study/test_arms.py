@@ -151,7 +151,7 @@ def test_ssa_runs_once_a_repeat_or_for_each_fold_whose_scans_it_sees(unlabelled:
     listed = listed_stages(design(), TIMINGS, ARMS[:2], parts)
     kinds = [planned.kind for planned, _ in listed]
     assert (kinds.count("base"), kinds.count("ssa")) == (bases, bases)
-    assert (kinds.count("train"), kinds.count("test"), kinds.count("floor")) == (20, 20, 10)
+    assert (kinds.count("train"), kinds.count("test"), kinds.count("floor")) == (20, 20, 20)
 
 
 def test_a_stage_comes_after_what_it_needs_and_names_are_unique() -> None:

@@ -41,6 +41,7 @@ def test_every_stage_ends_with_its_marker_and_its_table(finished: Path) -> None:
         "05-r1f1-no-ssa-train",
         "06-r1f1-no-ssa-test",
         "07-r1f1-floor-atlas",
+        "08-r1f1-floor-features",
         "refit-base",
         "refit-ssa",
         "refit-ssa-train",
@@ -56,7 +57,7 @@ def test_every_stage_ends_with_its_marker_and_its_table(finished: Path) -> None:
         for stage in plan.stages
         if stage.kind in ("test", "floor")
     ]
-    assert [len(table.read_text().splitlines()) for table in tables] == [4, 4, 4]
+    assert [len(table.read_text().splitlines()) for table in tables] == [4, 4, 4, 4]
     assert not list((finished / "runs").glob("*/resume"))
 
 
@@ -64,7 +65,7 @@ def test_every_stage_ends_with_its_marker_and_its_table(finished: Path) -> None:
 def test_its_numbers_follow_from_the_label_maps_that_it_keeps(finished: Path) -> None:
     check = check_study(finished)
     assert check.largest < 1e-6 and not check.left_out
-    assert list(check.repeats) == ["ssa", "no_ssa", "floor_atlas"]
+    assert list(check.repeats) == ["ssa", "no_ssa", "floor_atlas", "floor_features"]
 
 
 @runs_a_study
