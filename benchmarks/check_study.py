@@ -85,13 +85,15 @@ def check_study(folder: Path, masks: Path | None = None) -> Check:
     study = _Study(folder, plan, json.loads((folder / "datalist.json").read_text(encoding="utf-8")), masks)
     check = Check()
     rivals = [row["name"] for row in verdict["arms"] if row.get("kind") == "rival"]
-    names = [row["name"] for row in verdict["arms"] if row["name"] not in rivals]
-    cases = {name: study.repeats(name, check) for name in names}
-    scores = _by_patient(cases)
-    for name, values in scores.items():
-        check.repeats[name] = [float(mean) for mean in np.nanmean(values, axis=1)]
-    _check_arms(check, verdict, scores)
-    _check_comparisons(check, verdict, scores, study.lower_is_better)
+    for part in (verdict, *verdict.get("efficiency", [])):  # the verdict, and each further number of labels
+        labels = part.get("labels")
+        names = [row["name"] for row in part["arms"] if row["name"] not in rivals]
+        scores = _by_patient({name: study.repeats(name, labels, check) for name in names})
+        for name, values in scores.items():
+            title = name if labels is None else f"{name}, {labels} labels"
+            check.repeats[title] = [float(mean) for mean in np.nanmean(values, axis=1)]
+        _check_arms(check, part, scores)
+        _check_comparisons(check, part, scores, study.lower_is_better)
     check.left_out += [f"rival {name}: its predictions are not in the study" for name in rivals]
     return check
 
@@ -107,9 +109,10 @@ class _Study:
     def lower_is_better(self) -> bool:
         return bool(self.plan["protocol"]["task"] == "classification")
 
-    def repeats(self, arm: str, check: Check) -> list[list[tuple[str, str, float]]]:
+    def repeats(self, arm: str, labels: int | None, check: Check) -> list[list[tuple[str, str, float]]]:
         """Return patient, image and score of each case, repeat by repeat; compare them with the tables of the tests."""
-        stages = [each for each in self.plan["stages"] if each["arm"] == arm and each["kind"] in ("test", "floor")]
+        tests = (each for each in self.plan["stages"] if each["arm"] == arm and each["kind"] in ("test", "floor"))
+        stages = [each for each in tests if each.get("labels") == labels]
         found: dict[int, list[tuple[str, str, float]]] = {}
         for stage in stages:
             items = self.datalist[f"repeat_{stage['repeat']}"][f"fold_{stage['fold']}"]["test"]

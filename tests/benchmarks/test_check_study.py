@@ -45,16 +45,22 @@ def listed(images: list[str], labels: list[Any]) -> list[dict[str, Any]]:
     return [{"image": image, "label": label, "patient": patient} for image, label, patient in cases]
 
 
-def write_plan(folder: Path, task: str, labels: dict[str, int], metric: str, folds: int) -> list[dict[str, Any]]:
+def write_plan(
+    folder: Path, task: str, labels: dict[str, int], metric: str, folds: int, further: int | None = None
+) -> list[dict[str, Any]]:
     primaries = [["ssa", "no_ssa", "superiority"], ["no_ssa", "full", "non-inferiority"]]
     protocol = {"task": task, "repeats": REPEATS, "folds": folds, "labels": 12, "margin": 0.02, "metric": metric}
     protocol |= {"primaries": primaries, "rate_check": "none", "provisional": None, "transductive": False}
+    protocol |= {} if further is None else {"further_labels": [further]}
     places = [(arm, repeat, fold) for arm in ARMS for repeat in range(1, REPEATS + 1) for fold in range(1, folds + 1)]
     stages = [
         {"name": f"{a}-{r}-{f}", "kind": "test", "arm": a, "repeat": r, "fold": f, "run": f"{a}-{r}-{f}"}
         | {"needs": [], "seconds": 1.0}
         for a, r, f in places
     ]
+    if further is not None:
+        stages += [stage | dict.fromkeys(("name", "run"), f"{stage['name']}-{further}") | {"labels": further}
+                   for stage in stages]  # fmt: skip
     plan = {"version": 1, "request": {}, "protocol": protocol | {"base": "given weights"}, "dropped": []}
     plan |= {"arms": [{"name": arm, "title": arm, "kind": "trained"} for arm in ARMS], "images": {"labels": labels}}
     (folder / "stages").mkdir(parents=True)
@@ -110,7 +116,7 @@ def segmentation(tmp_path: Path) -> Study:
 def classification(tmp_path: Path) -> Path:
     rng, folder, names = np.random.default_rng(0), tmp_path / "study", ["ill", "well"]
     images, labels = [f"/scans/{number}.png" for number in range(9)], [number % 2 for number in range(9)]
-    stages = write_plan(folder, "classification", {"ill": 0, "well": 1}, "Brier score, mean over the classes", 1)
+    stages = write_plan(folder, "classification", {"ill": 0, "well": 1}, "Brier score, mean over the classes", 1, 5)
     write_datalist(folder, listed(images, labels), 1)
     for stage in stages:
         with (folder / "runs" / stage["run"] / "test" / "predictions.csv").open("w", encoding="utf-8") as file:
@@ -147,7 +153,9 @@ def test_pictures_with_grey_values_are_confirmed(segmentation: Study) -> None:
 
 
 def test_a_classification_is_confirmed(classification: Path) -> None:
-    assert check_study(classification).largest < 1e-6
+    check = check_study(classification)
+    assert check.largest < 1e-6
+    assert set(check.repeats) == {*ARMS, *(f"{arm}, 5 labels" for arm in ARMS)}
 
 
 def test_a_changed_verdict_is_found(classification: Path) -> None:
