@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -167,14 +167,21 @@ def uncached_autocast(device: torch.device) -> torch.autocast:
 @contextmanager
 def in_eval(module: nn.Module) -> Iterator[None]:
     """Put all parts of a module into eval mode within the block; afterwards each is as it was."""
-    training = [part for part in module.modules() if part.training]
-    for part in training:
-        part.training = False
+    modes = {part: part.training for part in module.modules()}
+    _set_modes(dict.fromkeys(modes, False))
     try:
         yield
     finally:
-        for part in training:
-            part.training = True
+        _set_modes(modes)
+
+
+def _set_modes(modes: Mapping[nn.Module, bool]) -> None:
+    """Set the mode of each part, parents first; ``train`` of a part that has its own, as in TinyViT, is called."""
+    for part, mode in modes.items():
+        if type(part).train is nn.Module.train:
+            part.training = mode
+        elif part.training is not mode:
+            part.train(mode)
 
 
 def _final_tokens(view: EncoderView, images: Tensor) -> tuple[Tensor | None, Tensor]:
