@@ -219,7 +219,7 @@ def _rates(study: StudyFolder) -> ReportSection | None:
         for row in tried
     ]
     note = f"{study.protocol.get('metric', 'Score')} on the patients that were set aside; one training each."
-    said = [str(study.protocol.get("rates", "")), "Trials are no part of the verdict: their patients are never tested."]
+    said = [str(study.protocol.get("rates", "")), "The trials are no part of the verdict."]
     return ReportSection("Learning rates", list(filter(None, said)), [ResultTable("Trials", headers, rows, note)])
 
 
