@@ -198,8 +198,8 @@ class StudyDesign:
     def floor(self, name: str, floor: Arm, training: Stage, place: Place) -> Stage:
         """Score a closed form on the test patients, with the images of a training."""
         test = self.test(name, training, place)
-        over = floor.name == "floor_features" and self.task == "classification"
-        overlays = ["floor_voxels.yaml"] if over else []
+        over_voxels = (self.task, floor.name) == ("classification", "floor_features")
+        overlays = ["floor_voxels.yaml"] if over_voxels else []
         values = {key: value for key, value in test.values.items() if key != "adapter"}
         values |= {"output_dir": str(self._run(name)), **self._kept(name)}
         return replace(test, title=floor.title, configs=(*test.configs, *overlays, f"{floor.name}.yaml"), values=values)

@@ -26,6 +26,7 @@ import yaml
 from monai.networks.nets import ViT
 
 from tests.bundles.conftest import BUNDLES, LABELS, TINY
+from tests.bundles.test_multi_gpu import free_port
 
 PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "cluster.md").read_text(encoding="utf-8")
 SCRIPTS = dict(re.findall(r'^```bash title="(\S+\.sbatch)"\n(.*?)^```$', PAGE, re.DOTALL | re.MULTILINE))
@@ -79,7 +80,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     for number in range(4):
         (folder / f"gpu{number}").touch()
     (folder / "gres.conf").write_text(f"Name=gpu File={folder}/gpu[0-3]\n", encoding="utf-8")
-    text = CONFIG.format(folder=folder, host=host, ports=(_free_port(), _free_port()))
+    text = CONFIG.format(folder=folder, host=host, ports=(free_port(), free_port()))
     (folder / "slurm.conf").write_text(text, encoding="utf-8")
     found = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf"), "PATH": found}
@@ -149,12 +150,6 @@ def _wait(done: Callable[[], bool], seconds: float, folder: Path) -> None:
         logs = [path.read_text(encoding="utf-8", errors="replace")[-1500:] for path in sorted(folder.glob("*.log"))]
         assert time.monotonic() < end, "\n".join(logs)
         time.sleep(0.5)
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 def test_a_job_that_is_signalled_before_its_time_is_over_goes_on_where_it_stopped(

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,8 @@ from pathlib import Path
 
 import pytest
 from monai.bundle import ConfigWorkflow
+
+from tests.bundles.test_multi_gpu import free_port
 
 RunBundle = Callable[..., ConfigWorkflow]
 _PATIENCE = 300  # seconds that a server may take to answer
@@ -32,9 +33,7 @@ def tracking_uri(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: py
     if request.param == "file":
         yield store
         return
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", store, "--default-artifact-root", str(tmp_path / "artifacts")]
     with (tmp_path / "server.log").open("w", encoding="utf-8") as log:

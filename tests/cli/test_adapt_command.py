@@ -44,6 +44,15 @@ def test_the_options_are_handed_over(monai_essa, asked: list[Any]) -> None:
     assert request.rivals == {"nnunet": Path("theirs")} and request.study.values == {"batch_size": 4}
 
 
+def test_repeats_are_five_unless_they_are_given_and_fewer_than_three_decide_nothing(
+    monai_essa, asked: list[Any]
+) -> None:
+    assert monai_essa("adapt", "scans").code == monai_essa("adapt", "scans", "--repeats", 3).code == 0
+    assert [request.split.repeats for request, *_ in asked] == [5, 3]
+    refused = monai_essa("adapt", "scans", "--repeats", 2)
+    assert refused.code == 1 and "--repeats: expected 3 to 20" in refused.err and len(asked) == 2
+
+
 def test_several_numbers_of_labels_may_stand_before_a_value(monai_essa, asked: list[Any]) -> None:
     assert monai_essa("adapt", "scans", "--label-count", 10, 3, 50, "batch_size=4").code == 0
     request = asked[0][0]

@@ -12,6 +12,7 @@ import pytest
 from monai_essa.planning.choices import Computer
 from monai_essa.planning.site import ImageFacts
 from monai_essa.study import plan as plan_module
+from monai_essa.study.arms import FLOORS
 from monai_essa.study.hours import Memory, Work
 from monai_essa.study.plan import draft_study
 from monai_essa.study.scans import SiteScans
@@ -161,9 +162,8 @@ def test_a_little_noise_of_the_clock_changes_nothing(draft, monkeypatch: pytest.
 
 def test_the_disk_space_holds_the_label_maps_of_every_test(draft) -> None:
     found = draft(2000)
-    tested = sum(len(fold.test) for folds in found.parts.repeats for fold in folds) * (
-        len(found.arms) + 2
-    )  # and two floors
+    cases = sum(len(fold.test) for folds in found.parts.repeats for fold in folds)
+    tested = cases * (len(found.arms) + len(FLOORS["segmentation"]))
     assert found.disk - plan_module.replace(found, map_bytes=0.0).disk == pytest.approx(tested * 0.05 * 96**3)
 
 
