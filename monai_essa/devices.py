@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 
 import torch
 
 __all__ = [
+    "check_process_count",
     "default_device",
     "gpu_memory",
     "gpus_among",
@@ -51,6 +53,24 @@ def own_gpu(number: int) -> torch.device:
         )
     torch.cuda.set_device(number)
     return torch.device(_GPU, number)
+
+
+def check_process_count(count: int) -> None:
+    """Refuse more processes than this machine has GPUs or, where it has none, cores.
+
+    Args:
+        count: of processes.
+
+    Raises:
+        ValueError: if there are too many.
+
+    Example:
+        >>> check_process_count(1)
+    """
+    gpus, cores = torch.cuda.device_count(), os.cpu_count() or 1
+    most, what = (gpus, "GPUs") if gpus else (cores, "cores and no GPU")
+    if not 1 <= count <= most:
+        raise ValueError(f"expected 1 to {most} processes on this machine, which has {most} {what}, got {count}")
 
 
 def is_gpu(device: torch.device) -> bool:

@@ -58,6 +58,13 @@ def _add_terms(parser: argparse.ArgumentParser) -> None:
     """Add what a study may take, and the terms on which it compares."""
     parser.add_argument("--objective", choices=OBJECTIVES, help="of SSA and TPP (default: that of the bundles)")
     parser.add_argument("--memory", metavar="SIZE", help="of the card, as 12GB (default: what this computer has)")
+    parser.add_argument(
+        "--gpus",
+        type=int,
+        default=1,
+        metavar="N",
+        help="that each training uses, with the same results; without a GPU, as many processes (default: %(default)s)",
+    )
     parser.add_argument("--hours", default="8", metavar="HOURS", help="for everything (default: %(default)s)")
     parser.add_argument(
         "--label-count",
@@ -123,7 +130,7 @@ def _adapt(arguments: argparse.Namespace) -> int:
         margin=margin,
         rivals=dict(map(_rival, arguments.rival)),
     )
-    return run_study(request, arguments.out, arguments.dry_run, arguments.export_splits)
+    return run_study(request, arguments.out, arguments.dry_run, arguments.export_splits, arguments.gpus)
 
 
 def _repeats(count: int) -> int:

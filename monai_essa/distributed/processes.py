@@ -31,6 +31,7 @@ __all__ = [
     "check_alike",
     "gathered_cases",
     "in_several_processes",
+    "is_about_lost_process",
     "join_processes",
     "leave_processes",
     "names_lost_process",
@@ -41,7 +42,16 @@ __all__ = [
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _DIGEST = 32  # bytes of a sha256
-_LOST = ("Connection closed", "Connection reset", "Timed out", "timed out", "timeout", "Broken pipe", "Read error")
+_LOST = (
+    "has lost another process",
+    "Connection closed",
+    "Connection reset",
+    "Timed out",
+    "timed out",
+    "timeout",
+    "Broken pipe",
+    "Read error",
+)
 
 
 def join_processes(timeout: int = 600) -> torch.device:
@@ -164,6 +174,16 @@ def gathered_cases(own: list[Any]) -> list[Any]:
     return [part[step] for step in range(max(map(len, parts))) for part in parts if step < len(part)]
 
 
+def is_about_lost_process(said: str) -> bool:
+    """Tell whether an error is about a connection that broke or timed out, whose cause another process knows.
+
+    Example:
+        >>> is_about_lost_process("Connection closed by peer")
+        True
+    """
+    return any(part in said for part in _LOST)
+
+
 @contextmanager
 def names_lost_process() -> Iterator[None]:
     """Turn the error of a connection that broke or timed out into a line that says what to do.
@@ -174,7 +194,7 @@ def names_lost_process() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not in_several_processes() or not any(said in str(error) for said in _LOST):
+        if not in_several_processes() or not is_about_lost_process(str(error)):
             raise
         raise RuntimeError(
             f"process {process_rank()} has lost another process of the run, whose own error says why: torchrun with "

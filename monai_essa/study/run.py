@@ -20,6 +20,7 @@ from tqdm import tqdm
 from monai_essa.data import check_datalist
 from monai_essa.data.lists.fold_files import write_fold_file
 from monai_essa.data.lists.read import read_datalist
+from monai_essa.devices import check_process_count
 from monai_essa.error_line import asks_for_room
 from monai_essa.evaluation.baselines.rivals import score_rival
 from monai_essa.files import write_text_whole
@@ -58,7 +59,9 @@ _SHOWN = 10  # lines of a long list
 _WAIT = 10.0  # seconds for the child of a killed start to end
 
 
-def run_study(request: AdaptRequest, folder: Path, dry_run: bool = False, splits: str | None = None) -> int:
+def run_study(
+    request: AdaptRequest, folder: Path, dry_run: bool = False, splits: str | None = None, processes: int = 1
+) -> int:
     """Plan a study, run what has not run yet, and write its costs and verdict.
 
     Args:
@@ -66,6 +69,7 @@ def run_study(request: AdaptRequest, folder: Path, dry_run: bool = False, splits
         folder: of the study; another request than the one that it holds is refused.
         dry_run: print the plan and write nothing.
         splits: plan only, and write who trains and who is tested for another tool: ``nnunet`` or ``csv``.
+        processes: among which each training is parted, on a GPU each where there are any; nothing else depends on it.
 
     Returns:
         0, or 1 if no stage of an arm ended well.
@@ -78,6 +82,8 @@ def run_study(request: AdaptRequest, folder: Path, dry_run: bool = False, splits
     """
     Number(0, 1).check(request.margin, "--margin")
     check_values(request.study)
+    if processes != 1:  # in a child, for this process must not touch a GPU before it forks
+        in_child(check_process_count, processes)
     folder = folder.absolute()
     if dry_run:
         in_child(_show_draft, request, folder)
@@ -94,22 +100,22 @@ def run_study(request: AdaptRequest, folder: Path, dry_run: bool = False, splits
             in_child(_write_splits, folder, splits)
             return 0
         in_child(_score_rivals, request.rivals, folder, plan)
-        return _run(folder, plan)
+        return _run(folder, plan, processes)
 
 
-def _run(folder: Path, plan: StudyPlan) -> int:
+def _run(folder: Path, plan: StudyPlan, processes: int) -> int:
     """Run the stages, reach the verdict, train what it exports on all labels, and hand that over."""
     studied = [stage for stage in plan.stages if stage.kind != "refit"]
     tried = max((place for place, stage in enumerate(studied, 1) if stage.kind == "trial_test"), default=0)
-    failures = run_stages(folder, plan, studied[:tried])
+    failures = run_stages(folder, plan, studied[:tried], processes)
     if tried:
         in_child(set_rates, folder)
-    failures += run_stages(folder, plan, studied[tried:])
+    failures += run_stages(folder, plan, studied[tried:], processes)
     write_cost(folder, plan)
     exported = in_child(_reach, folder)
     if exported is not None:
         chain = _chain(plan, exported)
-        failures += run_stages(folder, plan, chain)
+        failures += run_stages(folder, plan, chain, processes)
         write_cost(folder, plan)
     refit = None if exported is None or any(seconds_of(folder, stage) is None for stage in chain) else chain[-1].run
     in_child(_hand_over, folder, exported, refit)

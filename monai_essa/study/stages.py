@@ -27,8 +27,10 @@ from monai_essa.outside import check_config_value, printable, shown
 __all__ = [
     "Stage",
     "Timings",
+    "fitting_processes",
     "follow_folder",
     "quiet_libraries",
+    "run_share",
     "run_stage",
     "stage_command",
     "stage_file",
@@ -134,6 +136,31 @@ def stage_command(path: Path, output_dir: Path | None = None) -> str:
     return shlex.join(parts + (["--output_dir", output_dir.as_posix()] if output_dir is not None else []))
 
 
+def fitting_processes(path: Path, most: int) -> int:
+    """Return in how many processes a stage can run: as many as part its batch evenly.
+
+    Args:
+        path: the file of :func:`write_stage`.
+        most: that there may be.
+    """
+    batch = int(ConfigParser.load_config_file(path)["batch_size"])
+    return next(count for count in range(most, 0, -1) if batch % count == 0)
+
+
+def run_share(path: Path, processes: int) -> None:
+    """Run the share of this process in a stage of several, which together learn what one process would.
+
+    Args:
+        path: the file of :func:`write_stage`.
+        processes: that run the stage.
+    """
+    arguments = ConfigParser.load_config_file(path)
+    overlay = Path(arguments["config_file"][0]).with_name("multi_gpu_train.yaml")
+    arguments["config_file"] = [*arguments["config_file"], str(overlay)]
+    arguments["batch_size"] //= processes
+    _run(arguments)
+
+
 def run_stage(path: Path) -> tuple[ConfigParser, float]:
     """Run a stage in this process as its command does, but without logging and the progress bars of the caches.
 
@@ -143,7 +170,10 @@ def run_stage(path: Path) -> tuple[ConfigParser, float]:
     Returns:
         The parser, which holds what the run made by id, and the seconds from the first file read to the last written.
     """
-    arguments = ConfigParser.load_config_file(path)
+    return _run(ConfigParser.load_config_file(path))
+
+
+def _run(arguments: Mapping[str, Any]) -> tuple[ConfigParser, float]:
     start = time.perf_counter()
     workflow = ConfigWorkflow(workflow_type="train", logging_file=False, **arguments)
     for dataset in ("train#dataset", "validate#dataset"):

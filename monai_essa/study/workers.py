@@ -22,6 +22,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from pathlib import Path
@@ -30,11 +31,12 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from monai_essa.distributed.launch import in_processes
 from monai_essa.error_line import one_line, unwritten
 from monai_essa.files import write_text_whole
 from monai_essa.outside import printable, shown
 from monai_essa.planning.study_plan import PlannedStage, StudyPlan
-from monai_essa.study.stages import run_stage
+from monai_essa.study.stages import fitting_processes, run_share, run_stage
 
 __all__ = [
     "ChildError",
@@ -51,11 +53,12 @@ _POLL = 0.5  # seconds between two looks at a child
 _GRACE = 20.0  # seconds that a child has to save its state
 _TITLES = {"base": "pre-training of the base", "ssa": "SSA", "tpp": "TPP", "train": "training", "test": "test"}
 _TITLES |= {"floor": "floor", "refit": "training", "trial": "trial of a rate", "trial_test": "score of the trial"}
+_SCORED = ("test", "trial_test", "floor")  # kinds that train no network
 _LONGEST = 500  # characters of a failure
 _NEEDS = "it needs "  # the failure of a stage that did not run
 
 
-def run_stages(folder: Path, plan: StudyPlan, stages: Sequence[PlannedStage]) -> list[str]:
+def run_stages(folder: Path, plan: StudyPlan, stages: Sequence[PlannedStage], processes: int = 1) -> list[str]:
     """Run each stage that has not ended, in a child process, and mark how it ended.
 
     A stage whose marker is there is not run again; one that was killed goes on from its checkpoints. One that fails is
@@ -66,6 +69,7 @@ def run_stages(folder: Path, plan: StudyPlan, stages: Sequence[PlannedStage]) ->
         folder: of the study.
         plan: of the study, for the titles of the arms.
         stages: of the plan.
+        processes: among which each training is parted, with the same results; fewer where they do not part its batch.
 
     Returns:
         A line for each stage that failed, in this call or before.
@@ -80,7 +84,8 @@ def run_stages(folder: Path, plan: StudyPlan, stages: Sequence[PlannedStage]) ->
             _marker(folder, stage, "failed").unlink()
     for number, stage in enumerate(stages, 1):
         if seconds_of(folder, stage) is None and failure_of(folder, stage) is None:
-            _run_stage(folder, stage, lambda seconds, at=number, own=stage: clock.show(at, own, seconds))
+            show = partial(clock.show, number, stage)
+            _run_stage(folder, stage, 1 if stage.kind in _SCORED else processes, show)
         reason = failure_of(folder, stage)
         if reason is not None:
             failures.append(f"{stage.name} failed: {reason}")
@@ -271,7 +276,7 @@ class _Clock:
         return f"{arm}, {what}" if arm else what
 
 
-def _run_stage(folder: Path, stage: PlannedStage, show: Any) -> None:
+def _run_stage(folder: Path, stage: PlannedStage, processes: int, show: Callable[[float], None]) -> None:
     """Run a stage and write its marker."""
     lacking = [name for name in stage.needs if not (folder / "stages" / f"{name}.done").is_file()]
     if lacking:
@@ -283,8 +288,8 @@ def _run_stage(folder: Path, stage: PlannedStage, show: Any) -> None:
         begin = time.monotonic()
         try:
             supervised(
-                _in_this_process,
-                (folder / "stages" / f"{stage.name}.yaml",),
+                _run_here,
+                (folder / "stages" / f"{stage.name}.yaml", processes),
                 folder / "logs" / f"{stage.name}.log",
                 show,
             )
@@ -295,15 +300,20 @@ def _run_stage(folder: Path, stage: PlannedStage, show: Any) -> None:
     write_text_whole(_marker(folder, stage, "done"), json.dumps({"seconds": round(finished, 2)}) + "\n")
 
 
-def _in_this_process(path: Path) -> None:
+def _run_here(path: Path, processes: int) -> None:
+    """Run a stage in this process, or in as many as part its batch."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
-    run_stage(path)
+    count = fitting_processes(path, processes)
+    if count == 1:
+        run_stage(path)
+    else:
+        in_processes(run_share, (path, count), count)
 
 
 def _finished_before(folder: Path, stage: PlannedStage) -> float | None:
     """Return the seconds of a training that finished, but whose marker a kill has prevented."""
     record = folder / "runs" / stage.name / "run.json"
-    if stage.kind in ("test", "trial_test") or not record.is_file():
+    if stage.kind in _SCORED[:2] or not record.is_file():
         return None
     try:
         content: Mapping[str, Any] = json.loads(record.read_text(encoding="utf-8"))

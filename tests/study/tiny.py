@@ -37,16 +37,16 @@ def tiny_request(
     )
 
 
-def run_apart(request: AdaptRequest, folder: Path, largest_file: int | None = None) -> int:
+def run_apart(request: AdaptRequest, folder: Path, largest_file: int | None = None, processes: int = 1) -> int:
     """Run a study in a process of its own, in which no file may become larger, and return its exit code."""
-    process = _started(request, folder, largest_file)
+    process = _started(request, folder, largest_file, processes)
     process.join()
     return process.exitcode
 
 
-def killed_at(request: AdaptRequest, folder: Path, moment: Callable[[], bool]) -> None:
+def killed_at(request: AdaptRequest, folder: Path, moment: Callable[[], bool], processes: int = 1) -> None:
     """Run a study in a process of its own and kill that at a moment; its children are left to themselves."""
-    process = _started(request, folder)
+    process = _started(request, folder, processes=processes)
     while not moment():
         assert process.is_alive(), "the study ended before it could be killed"
         time.sleep(0.01)
@@ -64,17 +64,17 @@ def killed_after(request: AdaptRequest, folder: Path, seconds: float) -> bool:
     return runs
 
 
-def _started(request: AdaptRequest, folder: Path, largest_file: int | None = None) -> Any:
-    process = multiprocessing.get_context("fork").Process(target=_main, args=(request, folder, largest_file))
+def _started(request: AdaptRequest, folder: Path, largest_file: int | None = None, processes: int = 1) -> Any:
+    process = multiprocessing.get_context("fork").Process(target=_main, args=(request, folder, largest_file, processes))
     process.start()
     return process
 
 
-def _main(request: AdaptRequest, folder: Path, largest_file: int | None) -> None:
+def _main(request: AdaptRequest, folder: Path, largest_file: int | None, processes: int) -> None:
     if largest_file is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, resource.RLIM_INFINITY))
     try:
-        code = run_study(request, folder)
+        code = run_study(request, folder, processes=processes)
     except (OSError, RuntimeError, ValueError) as error:
         os.write(2, f"{error}\n".encode())
         code = 1
