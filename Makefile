@@ -1,5 +1,6 @@
 # make test              ruff, mypy and pytest, without the tests marked full
 # make test-label        servers of MONAI Label, in an environment of their own (Python 3.10 to 3.12), likewise
+# make test-federated    NVIDIA FLARE's simulator with three sites, in an environment of its own
 # make test-bases        real pretrained encoders and encoders of timm, in packages of their own
 # make test-all          all three, and the tests marked full: tutorials, full products, what the documentation shows
 # make test-resume       a study killed at twenty random moments ends with the same bits; make test kills it three times
@@ -16,7 +17,7 @@
 #
 # A target creates the environment that it needs, and installs again only when one of $(PINS) changed.
 # pip's own configuration decides where packages come from. Overridable: PYTHON (creates the environment), VENV,
-# LABEL_VENV, PYTEST_ARGS, DATA; of `make test`, TESTS (files or folders) and MARKS (which tests of them, pytest's -m).
+# LABEL_VENV, FEDERATED_VENV, PYTEST_ARGS, DATA; of `make test`, TESTS (files or folders) and MARKS (which tests of them, pytest's -m).
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -28,13 +29,14 @@ DATA ?=
 PINS := setup.cfg pyproject.toml constraints.txt
 BIN := $(VENV)/bin
 LABEL_VENV ?= .venv-label
+FEDERATED_VENV ?= .venv-federated
 LABEL_ARGS ?= -n 2 --dist loadfile
 BASES_ARGS ?= -n 2 --dist loadfile
 FUZZ ?= 2000
 SEED := $(shell date +%s)
 
-.PHONY: test test-all test-gpu test-resume test-cluster test-oldest test-label test-bases fuzz lint demo tutorials bundles
-.PHONY: docs clean
+.PHONY: test test-all test-gpu test-resume test-cluster test-oldest test-label test-federated test-bases fuzz lint demo
+.PHONY: tutorials bundles docs clean
 
 test: lint
 	$(BIN)/python -m pytest $(PYTEST_ARGS) -m "$(MARKS)" $(TESTS)
@@ -86,6 +88,15 @@ $(LABEL_VENV)/installed: setup.cfg pyproject.toml constraints-label.txt
 	test -x $(LABEL_VENV)/bin/pip || $(PYTHON) -m venv $(LABEL_VENV) || { rm -rf $(LABEL_VENV); exit 1; }
 	$(LABEL_VENV)/bin/python -m pip install --quiet --constraint constraints-label.txt \
 		--editable ".[label,tutorials]" hypothesis pytest pytest-xdist
+	touch $@
+
+test-federated: $(FEDERATED_VENV)/installed
+	$(FEDERATED_VENV)/bin/python -m pytest -m "" tests/federated
+
+$(FEDERATED_VENV)/installed: $(PINS)
+	test -x $(FEDERATED_VENV)/bin/pip || $(PYTHON) -m venv $(FEDERATED_VENV) || { rm -rf $(FEDERATED_VENV); exit 1; }
+	$(FEDERATED_VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[federated]" \
+		hypothesis pytest pytest-xdist
 	touch $@
 
 # `make test` and `make test-label` run the same tests on fewer inputs, which are the same each time.

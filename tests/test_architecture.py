@@ -32,6 +32,7 @@ EXTRAS = (
     "onnx",
     "onnxscript",
     "mlflow",
+    "nvflare",
 )
 
 FLOOR = {"outside", "files", "error_line", "licence", "devices"}
@@ -62,10 +63,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "planning": STAGES | {"bundling"},
     "study": ANSWERS,
     "demo": ANSWERS | {"study"},
+    "federated": FLOOR | {"adapters", "engines", "bundling"},
     # It swaps adapters on a network that it keeps, asks for the next run folder and reads the grid of a label; all else
     # goes by the bundles.
     "label": FLOOR | {"torchvision_operators", "adapters", "bundling", "data", "engines", "__init__"},
-    "cli": ANSWERS | {"study", "demo"},
+    "cli": ANSWERS | {"study", "demo", "federated"},
     "__main__": {"cli"},
     "__init__": NETWORKS | {"efficiency"},
 }

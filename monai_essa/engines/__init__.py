@@ -42,7 +42,7 @@ from monai_essa.engines.objectives import (
     unlabelled_keys,
 )
 from monai_essa.engines.parameters import FrozenCheck, parameter_groups, warmup_cosine
-from monai_essa.engines.progress import LossLog, TrackedMetrics, TrainingProgress, patch_introduction
+from monai_essa.engines.progress import LossLog, LossWeight, TrackedMetrics, TrainingProgress, patch_introduction
 from monai_essa.engines.steps import TrainStep, ValidationStep, default_precision
 from monai_essa.engines.supervised.average import UseAverage
 from monai_essa.engines.supervised.patience import Patience
@@ -55,6 +55,7 @@ __all__ = [
     "BestMetric",
     "FrozenCheck",
     "LossLog",
+    "LossWeight",
     "Patience",
     "PretextHead",
     "RestoreBest",

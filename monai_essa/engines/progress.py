@@ -27,7 +27,7 @@ from monai_essa.data.readers.volume_file import read_volume
 from monai_essa.devices import peak_bytes
 from monai_essa.files import write_text_whole
 
-__all__ = ["LossLog", "TrackedMetrics", "TrainingProgress", "patch_introduction"]
+__all__ = ["LossLog", "LossWeight", "TrackedMetrics", "TrainingProgress", "patch_introduction"]
 
 logger = logging.getLogger(__name__)
 _STEPS_TO_MEASURE = 5
@@ -115,6 +115,52 @@ class LossLog:
                 if is_scalar(value)
             }
         return row
+
+
+class LossWeight:
+    """Handler of the trainer that writes what all losses of a run were divided by, by which sites are averaged.
+
+    The file holds ``{"weight": W}``. A run that was killed within its only epoch and goes on counts from there, so list
+    the handler among the ``stateful`` of :class:`~monai_essa.engines.checkpoint.RunCheckpoint`.
+
+    Args:
+        step: of the trainer, which knows the weight of its last batch.
+        path: the file.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> weight = LossWeight(SimpleNamespace(weight=2.0), "loss_weight.json")
+        >>> weight.add(None); weight.add(None)
+        >>> weight.state_dict()
+        {'weight': 4.0}
+    """
+
+    def __init__(self, step: Any, path: str | Path) -> None:
+        self.step = step
+        self.path = Path(path)
+        self._weight = 0.0
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a MONAI trainer."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.add)
+        engine.add_event_handler(Events.COMPLETED, self.write)
+
+    def add(self, engine: Any) -> None:
+        """Count the last batch."""
+        self._weight += self.step.weight
+
+    def write(self, engine: Any) -> None:
+        """Write the file, in the first process."""
+        if engine.state.rank == 0:
+            write_text_whole(self.path, json.dumps(self.state_dict()) + "\n")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the sum so far."""
+        return {"weight": self._weight}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what :meth:`state_dict` returned."""
+        self._weight = float(state["weight"])
 
 
 class TrainingProgress:

@@ -141,6 +141,11 @@ class TrainStep:
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         return engine.state.output
 
+    @property
+    def weight(self) -> float:
+        """Return what the loss of the last batch was divided by, over all processes."""
+        return float(self._weights[-1])
+
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs: the state of the gradient scaler, empty where there is none."""
         return self.scaler.state_dict()
