@@ -8,7 +8,7 @@ from __future__ import annotations
 from monai_essa.planning.choices import Choice
 from monai_essa.pretext.batch_views import COMPARED, SPREAD
 
-__all__ = ["check_network", "fitting_batch", "least_batch", "objective_overlay", "objective_values"]
+__all__ = ["check_network", "fitting_batch", "least_batch", "objective_notes", "objective_overlay", "objective_values"]
 
 _WITH_TOKENS = ("vit", "unetr")
 
@@ -115,3 +115,22 @@ def objective_values(objective: str | None, network: str, batch: int) -> dict[st
     if network == "segresnet":
         values["ibot"] = Choice(0.0, "iBOT masks patches, and a SegResNet embeds none")
     return values
+
+
+def objective_notes(objective: str | None, pretrained: str | None) -> list[str]:
+    """Return what a user should know of an objective before it runs.
+
+    Args:
+        objective: as ``monai-essa plan --objective`` has it, or None.
+        pretrained: the base; None where it is made from the same scans.
+
+    Example:
+        >>> objective_notes("dinov2", "vit.pt"), len(objective_notes("dinov2", None))
+        ([], 1)
+    """
+    if objective != "dinov2" or pretrained is not None:
+        return []
+    return [
+        "--objective dinov2 needs a base that tells scans apart: with one that is made here the targets have become "
+        "uniform in our studies, and the alarm has stopped SSA; give --pretrained, or take another objective"
+    ]

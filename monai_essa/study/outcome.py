@@ -145,7 +145,7 @@ def study_verdict(folder: str | Path) -> Verdict:
     verdict = _compared(plan, site)
     chosen = _chosen(plan, site.arms)
     exported = None if chosen is None else _plain_choice(chosen, plan)
-    helps, said = _whether_ssa_helps(plan, verdict)
+    helps, said = _whether_ssa_helps(plan, verdict, missing)
     said += [*_said_of_others(plan, verdict), *_said_of_export(plan, chosen, site), *_caution(plan, chosen, site.arms)]
     said += _limits(plan, left_out)
     rates = tried_rates(plan.folder, plan.stages)
@@ -216,8 +216,15 @@ def _scored(plan: _Plan, stage: PlannedStage) -> bool:
 def _why_missing(plan: _Plan, stages: Sequence[PlannedStage], place: tuple[int, int]) -> str:
     failed = next((each for each in stages if (plan.folder / "stages" / f"{each.name}.failed").is_file()), None)
     if failed is not None:
-        return f"stage {failed.name} failed"
+        return f"stage {_first_that_failed(plan, failed).name} failed"
     return f"repeat {place[0]}, fold {place[1]} is not tested"
+
+
+def _first_that_failed(plan: _Plan, stage: PlannedStage) -> PlannedStage:
+    """Return the stage because of which this one failed: perhaps one that it needs."""
+    needed = [each for each in plan.stages if each.name in stage.needs]
+    before = next((each for each in needed if (plan.folder / "stages" / f"{each.name}.failed").is_file()), None)
+    return stage if before is None else _first_that_failed(plan, before)
 
 
 def _patients(plan: _Plan) -> dict[str, str]:
@@ -304,11 +311,13 @@ def _no_verdict(plan: _Plan, missing: Mapping[str, str]) -> str:
     return " ".join(["There is no verdict, since no arm was tested in every repeat.", *_limits(plan, missing)])
 
 
-def _whether_ssa_helps(plan: _Plan, verdict: Verdict) -> tuple[bool | None, list[str]]:
+def _whether_ssa_helps(plan: _Plan, verdict: Verdict, missing: Mapping[str, str]) -> tuple[bool | None, list[str]]:
     """Return whether SSA helps, and why, in sentences."""
     main = _between(verdict, "ssa", "no_ssa")
     if main is None or main.question != "superiority":
-        return None, []
+        reason = missing.get("ssa", "")
+        failed = f"Whether SSA helps here is unknown, since {reason}: its log and its .failed file say why."
+        return None, [failed] if reason.endswith("failed") else []
     said = [f"{_in_titles(plan, main)}."]
     if main.word != "superior":
         start = {"inferior": "SSA makes it worse here", "not decided": "Whether SSA helps here is not decided"}

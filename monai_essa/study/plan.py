@@ -27,7 +27,7 @@ from monai_essa.planning.networks import (
     images_for,
     network_ladder,
 )
-from monai_essa.planning.objectives import check_network
+from monai_essa.planning.objectives import check_network, objective_notes
 from monai_essa.planning.overlay import described_network
 from monai_essa.study.arms import ARMS, CHECK_OF_RATES, Arm, StudyDesign
 from monai_essa.study.hours import STEPS, Memory, Work, default_sizes, fitting_sizes, measure, network_work
@@ -197,6 +197,7 @@ class _Fitting:
         arms, repeats = chosen.arms, chosen.repeats
         parts = self._parts(chosen)
         design = _with_steps(design, timings, chosen.steps)
+        notes = [*notes, *objective_notes(self.request.objective, self.request.pretrained)]
         provisional = None if self.request.preset is None else self.request.preset.reason
         if provisional is None and arms and repeats < _LEAST_REPEATS:
             provisional = f"{repeats} repeat: the hours are too short for the {_LEAST_REPEATS} that a verdict needs"

@@ -284,6 +284,23 @@ def test_before_the_first_test_there_is_the_protocol_alone(study: Study) -> None
     assert record["protocol"] == protocol() and record["sentence"].startswith("Nothing is tested yet")
 
 
+def test_where_ssa_itself_failed_the_sentence_begins_with_it_and_names_the_stage(study: Study) -> None:
+    folder = study({"ssa": 0.8, "no_ssa": 0.7})
+
+    def needs_ssa(plan: dict[str, Any]) -> None:
+        trained = next(stage for stage in plan["stages"] if stage["arm"] == "ssa")
+        trained["needs"] = ["00-r1f1-pretext"]
+        plan["stages"].insert(0, {**trained, "name": "00-r1f1-pretext", "kind": "ssa", "arm": None, "needs": []})
+
+    edit(folder, needs_ssa)
+    (folder / "stages" / "00-r1f1-pretext.failed").write_text("uniform targets", encoding="utf-8")
+    done = folder / "stages" / "00-r1f1-ssa.done"
+    done.rename(done.with_suffix(".failed"))
+    verdict = study_verdict(folder)
+    assert verdict.helps is None
+    assert verdict.sentence.startswith("Whether SSA helps here is unknown, since stage 00-r1f1-pretext failed: ")
+
+
 def test_where_every_arm_failed_the_sentence_says_so(study: Study) -> None:
     folder = study({"ssa": 0.8, "no_ssa": 0.7})
     for marker in (folder / "stages").glob("*-r1f1-*.done"):
