@@ -21,7 +21,6 @@ from monai_essa.cli import (
     bundle_commands,
     compare_command,
     data_commands,
-    federated_commands,
     label_commands,
     plan_commands,
     run_commands,
@@ -100,7 +99,7 @@ def command_parser() -> argparse.ArgumentParser:
         run_commands,
         compare_command,
     )
-    for family in (*first, adapter_commands, federated_commands, label_commands):
+    for family in (*first, adapter_commands, label_commands):
         family.add_to(commands)
     run_commands.add_demo_to(commands)
     return parser

@@ -33,14 +33,16 @@ def in_processes(function: Callable[..., Any], arguments: tuple[Any, ...], count
     If one of them fails or is lost, all are ended and started once more. They end with this process, however it ends.
 
     Args:
-        function: of a module, since a process that is not forked imports it.
+        function: of a module, which the processes import.
         arguments: of the function.
         count: of processes.
 
     Raises:
         RuntimeError: if a process failed in the second start too: the first line of what it said.
     """
-    forks = "fork" in multiprocessing.get_all_start_methods() and not torch.cuda.is_initialized()
+    # Not by a fork: the store of the rendezvous has a thread here, and a fork beside a thread may never run.
+    served = "forkserver" in multiprocessing.get_all_start_methods()
+    multiprocessing.set_forkserver_preload([function.__module__])  # imported once for all processes
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -50,7 +52,7 @@ def in_processes(function: Callable[..., Any], arguments: tuple[Any, ...], count
         rdzv_endpoint="localhost:0",
         local_addr="localhost",
         max_restarts=_RESTARTS,
-        start_method="fork" if forks else "spawn",
+        start_method="forkserver" if served else "spawn",
         shutdown_timeout=_GRACE,
     )
     threads = max(1, torch.get_num_threads() // count)

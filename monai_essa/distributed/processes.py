@@ -206,7 +206,9 @@ def _join(device: torch.device, timeout: int) -> None:
     # Flags and cases go over the CPU in any run, gradients over the device.
     backend = "gloo" if device.type == "cpu" else f"cpu:gloo,{device.type}:nccl"
     try:
-        dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+        store, rank, count = next(dist.rendezvous("env://", timeout=timedelta(seconds=timeout)))
+        store = dist.PrefixStore(_start(), store)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=timedelta(seconds=timeout))
     except (RuntimeError, ValueError, OSError) as error:
         address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
@@ -221,3 +223,13 @@ def _join(device: torch.device, timeout: int) -> None:
         versions=f"monai_essa {__version__}, MONAI {monai.__version__}, torch {torch.__version__}, "
         f"Python {'.'.join(platform.python_version_tuple()[:2])}"
     )
+
+
+def _start() -> str:
+    """Return the name of this start of the processes, under which they find each other.
+
+    torch keeps one store for all starts, in which a fast process finds the address that a slow one had before. On
+    several machines the counts of starts differ: there ``TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1`` makes a store a start.
+    """
+    alone = os.environ.get("GROUP_WORLD_SIZE", "1") == "1"
+    return f"start_{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0') if alone else '0'}"

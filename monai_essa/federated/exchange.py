@@ -29,7 +29,7 @@ from monai_essa.outside import Number, shown
 __all__ = [
     "ADAPTER",
     "HEAD",
-    "Average",
+    "SiteAverage",
     "Start",
     "averaged",
     "check_update",
@@ -74,7 +74,7 @@ class Start:
 
 
 @dataclass(frozen=True, eq=False)
-class Average:
+class SiteAverage:
     """The average of a round.
 
     Attributes:
@@ -191,7 +191,7 @@ def limited_update(
     return limited
 
 
-def averaged(updates: Mapping[str, tuple[Values, float]], start: Start, reference: Values) -> Average:
+def averaged(updates: Mapping[str, tuple[Values, float]], start: Start, reference: Values) -> SiteAverage:
     """Average the updates of the sites by their weights, in float64.
 
     A site whose update is more than ten times as long as the median is left out and named, so that it cannot pull the
@@ -224,7 +224,7 @@ def averaged(updates: Mapping[str, tuple[Values, float]], start: Start, referenc
         errors = average.errors
         own = Start(AdapterFile(start.adapter.path, average.tensors, start.adapter.record), {})
         values |= own.values()
-    return Average(values, shares, left_out, errors)
+    return SiteAverage(values, shares, left_out, errors)
 
 
 def sent_list(values: Values, weight: float) -> list[dict[str, Any]]:

@@ -303,7 +303,7 @@ def _run_stage(folder: Path, stage: PlannedStage, processes: int, show: Callable
 def _run_here(path: Path, processes: int) -> None:
     """Run a stage in this process, or in as many as part its batch."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
-    count = fitting_processes(path, processes)
+    count = 1 if processes == 1 else fitting_processes(path, processes)
     if count == 1:
         run_stage(path)
     else:

@@ -62,7 +62,7 @@ def combinations() -> Iterator[tuple[str, tuple[str, ...]]]:
         yield from ((bundle, ("train.yaml", *row)) for row in rows)
         own = [
             name
-            for kind in ("intensity", "loss", "weights", "augment", "fit", "last", "tracking", "multi")
+            for kind in ("intensity", "loss", "weights", "augment", "fit", "last", "tracking", "multi", "federated")
             for name in overlays(bundle, kind)
         ]
         yield from ((bundle, ("train.yaml", name)) for name in own)

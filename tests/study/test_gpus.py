@@ -13,7 +13,8 @@ import pytest
 
 from monai_essa.engines import LossLog
 from monai_essa.study.run import run_study
-from monai_essa.study.stages import fitting_processes, run_stage
+from monai_essa.study.stages import fitting_processes
+from tests.forked import run_python
 from tests.study.tiny import killed_at, tiny_request
 
 
@@ -41,7 +42,7 @@ def test_a_stage_in_two_processes_learns_what_one_would_and_a_kill_leaves_none_b
 
     stage = base.with_suffix(".yaml").read_text(encoding="utf-8").replace(f"{folder}/runs", f"{tmp_path}/alone")
     (tmp_path / "stage.yaml").write_text(stage, encoding="utf-8")
-    run_stage(tmp_path / "stage.yaml")
+    run_python("-m", "monai.bundle", "run", "--args_file", str(tmp_path / "stage.yaml"), check=True)
     logs = [LossLog(runs / "01-r1f1-base" / "losses.jsonl").rows() for runs in (folder / "runs", tmp_path / "alone")]
     parted, alone = ([row["loss"] for row in rows] for rows in logs)
     assert parted == pytest.approx(alone, abs=1e-5)
