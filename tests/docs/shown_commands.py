@@ -68,6 +68,8 @@ def short_line(line: str) -> str:
     line = line.replace("1,1,96,96,96", "1,1,32,32,32")
     if line.startswith("monai-essa plan"):
         return f"{line.replace('--hours 8', '--hours 0.01')} --args {SMALL_VALUES}"
+    if line.startswith("monai-essa bundles copy") and "--network segresnet" in line:
+        return f"{line} --args img_size=[32,32,32]"
     if line.startswith("monai-essa bundles copy"):
         feature_size = "" if re.search("copy essa_(ssa|tpp)", line) else " feature_size=4"
         return f"{line}{'' if '--args' in line else ' --args'} {SMALL_COPY}{feature_size}"
