@@ -2,7 +2,7 @@
 # make test-label        servers of MONAI Label, in an environment of their own (Python 3.10 to 3.12), likewise
 # make test-federated    NVIDIA FLARE's simulator with three sites, in an environment of its own
 # make test-bases        real pretrained encoders and encoders of timm, in packages of their own
-# make test-all          all three, and the tests marked full: tutorials, full products, what the documentation shows
+# make test-all          all four, and the tests marked full: tutorials, full products, what the documentation shows
 # make test-resume       a study killed at twenty random moments ends with the same bits; make test kills it three times
 # make test-cluster      the SLURM scripts of docs/how-to/cluster.md, by a SLURM of this machine (root, Debian's packages)
 # make test-oldest       the contract test on the lowest MONAI that setup.cfg allows
@@ -42,7 +42,7 @@ test: lint
 	$(BIN)/python -m pytest $(PYTEST_ARGS) -m "$(MARKS)" $(TESTS)
 
 test-all:
-	$(MAKE) test test-label test-bases MARKS=
+	$(MAKE) test test-label test-federated test-bases MARKS=
 
 # Of an environment that is there: the machine may have no network, and its torch is its own.
 test-gpu:

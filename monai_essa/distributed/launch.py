@@ -40,9 +40,6 @@ def in_processes(function: Callable[..., Any], arguments: tuple[Any, ...], count
     Raises:
         RuntimeError: if a process failed in the second start too: the first line of what it said.
     """
-    # Not by a fork: the store of the rendezvous has a thread here, and a fork beside a thread may never run.
-    served = "forkserver" in multiprocessing.get_all_start_methods()
-    multiprocessing.set_forkserver_preload([function.__module__])  # imported once for all processes
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -52,7 +49,7 @@ def in_processes(function: Callable[..., Any], arguments: tuple[Any, ...], count
         rdzv_endpoint="localhost:0",
         local_addr="localhost",
         max_restarts=_RESTARTS,
-        start_method="forkserver" if served else "spawn",
+        start_method="spawn",  # the store of the rendezvous has a thread here, beside which a fork may never run
         shutdown_timeout=_GRACE,
     )
     threads = max(1, torch.get_num_threads() // count)

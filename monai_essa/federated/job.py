@@ -47,7 +47,7 @@ class FederatedJob:
         stage: what each of them runs.
         rounds: after each of which the adapters are averaged.
         steps: of a site in a round, of a batch each.
-        least_sites: whose results a round needs; default: two, or the only one.
+        least_sites: whose results a round needs; with a single site give 1.
 
     Raises:
         ValueError: if a name or a number is out of its range, or a site is named twice.

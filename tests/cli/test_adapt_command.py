@@ -33,14 +33,21 @@ def test_the_options_are_handed_over(monai_essa, asked: list[Any]) -> None:
         "--out",
         "here",
         "--dry-run",
+        "--gpus",
+        2,
         "batch_size=4",
     ]
     assert monai_essa("adapt", *line).code == 0
-    ((request, folder, dry_run, splits),) = asked
+    ((request, folder, dry_run, splits, processes),) = asked
     assert (request.scans, request.labels, folder, dry_run) == (Path("scans"), Path("masks"), Path("here"), True)
     assert (request.split.label_count, request.split.seed, request.study.seed) == (10, 3, 3)
     assert (request.study.hours, request.margin, request.memory) == (0.5, 0.01, 12 * 10**9)
-    assert splits is None and request.study.objective == "dinov2" and request.canonical()["objective"] == "dinov2"
+    assert (
+        splits is None
+        and processes == 2
+        and request.study.objective == "dinov2"
+        and request.canonical()["objective"] == "dinov2"
+    )
     assert request.rivals == {"nnunet": Path("theirs")} and request.study.values == {"batch_size": 4}
 
 

@@ -47,7 +47,6 @@ ELSEWHERE = {
     "docs/how-to/compare.md": "tests/cli/test_compare_command.py; the other commands are those of segmentation.md",
     "docs/how-to/train-better.md": "tests/bundles/test_better_training.py runs each key; the commands are parsed",
     "docs/how-to/cluster.md": "tests/docs/test_cluster.py reads it, tests/bundles/test_multi_gpu.py runs processes",
-    "docs/how-to/federated.md": "tests/federated: its commands are those of the simulator's test",
     "docs/studies/federated.md": "tests/federated runs the job, tests/bundles/test_federated_round.py the round",
     "docs/studies/objectives.md": "hours: tests/study/test_run.py; test_parsed_commands.py reads the options",
     "docs/how-to/report.md": "tests/report/test_run_report.py and tests/report/study, on studies and runs of their own",
