@@ -67,7 +67,7 @@ def run_python(
 
 def _become(arguments: Sequence[str], cwd: str, variables: Mapping[str, str], output: Path | None) -> None:
     for number, name in enumerate(("out", "err"), start=1):
-        os.dup2(os.open(output / name if output else os.devnull, os.O_WRONLY | os.O_CREAT, 0o600), number)
+        os.dup2(os.open(output / name if output else os.devnull, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), number)
     sys.stdout, sys.stderr = (open(number, "w", encoding="utf-8", closefd=False) for number in (1, 2))
     os.chdir(cwd)
     os.environ.clear()
