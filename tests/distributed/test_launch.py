@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ import torch.distributed as dist
 
 from monai_essa.distributed.launch import in_processes
 from monai_essa.distributed.processes import join_processes, leave_processes, process_rank
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
 
 
 def _launched(tmp_path: Path, function: Any) -> str:

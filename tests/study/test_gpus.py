@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +30,7 @@ def test_more_processes_than_the_machine_has_are_refused_in_a_line(hippocampus_t
         run_study(tiny_request(hippocampus_tiny), tmp_path / "study", processes=1000)
 
 
+@pytest.mark.skipif(sys.platform != "linux" or (os.cpu_count() or 1) < 2, reason="needs /proc and two cores")
 @pytest.mark.slow
 def test_a_stage_in_two_processes_learns_what_one_would_and_a_kill_leaves_none_behind(
     hippocampus_tiny: Path, tmp_path: Path
