@@ -21,7 +21,7 @@ from monai_essa.distributed.processes import is_about_lost_process
 from monai_essa.error_line import one_line
 from monai_essa.outside import printable
 
-__all__ = ["in_processes"]
+__all__ = ["end_with_parent", "in_processes"]
 
 _RESTARTS = 1  # a lost process is rare, and an error that comes again is not waited for three times
 _GRACE = 15  # seconds that processes have to save their state
@@ -60,9 +60,14 @@ def in_processes(function: Callable[..., Any], arguments: tuple[Any, ...], count
             raise RuntimeError(_first_line(Path(said)) or error.get_first_failure()[1].message) from error
 
 
+def end_with_parent() -> None:
+    """Let this process, which another one has started, end as soon as that one does, however it ends."""
+    threading.Thread(target=_wait_for_parent, name="parent watch", daemon=True).start()
+
+
 def _process(function: Callable[..., Any], arguments: tuple[Any, ...], threads: int, said: Path) -> None:
     """Run in a process: it ends with the one that started it, and leaves the line of its error in a file."""
-    threading.Thread(target=_end_with_parent, name="parent watch", daemon=True).start()
+    end_with_parent()
     torch.set_num_threads(threads)
     try:
         function(*arguments)
@@ -71,7 +76,7 @@ def _process(function: Callable[..., Any], arguments: tuple[Any, ...], threads: 
         raise
 
 
-def _end_with_parent() -> None:
+def _wait_for_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

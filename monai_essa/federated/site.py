@@ -63,6 +63,11 @@ _OF_ROUND = {"bundle_root", "output_dir", "round_adapter", "pretext_head", "free
 _OF_ROUND |= {"seed", "max_epochs", "val_interval", "keep_resume", "dry_run", "imports", "initialize", "run"}
 _KEY = Text(r"[a-z][a-z0-9_]*", longest=64)  # no '#', which reaches into components and their _target_
 _OVERLAY = Text(rf"(?:(?:{'|'.join(OVERLAYS)})_[a-z0-9_]+|last_epoch)\.yaml", longest=64)  # none reports elsewhere
+_ROUND_PROGRAM = """
+import os, runpy, sys, threading
+threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()
+runpy.run_module("monai.bundle", run_name="__main__")
+"""
 _POLL = 0.5  # seconds between two looks at a running round
 _LAST_LINES = 4000  # characters of its output that hold the error
 
@@ -206,9 +211,12 @@ def _arguments(stage: FederatedStage, own: Mapping[str, Any], begin: Path, run: 
 
 
 def _run(arguments: Path, log: Path, stopped: Callable[[], bool]) -> None:
-    command = [sys.executable, "-m", "monai.bundle", "run", "--args_file", str(arguments)]
+    command = [sys.executable, "-c", _ROUND_PROGRAM, "run", "--args_file", str(arguments)]
     with log.open("ab") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+        # Its input is a pipe from here, which closes with this process: a killed client leaves no training behind.
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
         try:
             while process.poll() is None:
                 if stopped():

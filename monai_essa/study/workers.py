@@ -17,7 +17,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,7 +30,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from monai_essa.distributed.launch import in_processes
+from monai_essa.distributed.launch import end_with_parent, in_processes
 from monai_essa.error_line import one_line, unwritten
 from monai_essa.files import write_text_whole
 from monai_essa.outside import printable, shown
@@ -360,7 +359,7 @@ def _run(sending: Connection, log: Path | None, function: Callable[..., Any], ar
     """Run in the child: it is stopped by its parent, not by the keys that interrupt the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_end_with_parent, name="parent watch", daemon=True).start()
+    end_with_parent()
     # torch replaces a pool of threads that it had before the fork at the first call, which fails for one of several
     # threads that make this call at once, as those that fill a cache: it is made here, with the number as it is.
     torch.set_num_threads(torch.get_num_threads())
@@ -388,13 +387,6 @@ def _write_to(log: Path) -> None:
         os.dup2(file, stream)
     os.close(file)
     sys.stdout, sys.stderr = (os.fdopen(stream, "w", 1, encoding="utf-8", closefd=False) for stream in (1, 2))
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _received(receiving: Connection) -> tuple[bool | None, Any]:

@@ -6,6 +6,10 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +99,18 @@ def test_a_round_learns_and_a_second_call_sends_the_same_again(
     text = json.dumps(listed)
     assert str(tmp_path) not in text and "nii" not in text
 
+    # A client that is killed leaves no training behind, and the next call goes on.
+    client = multiprocessing.get_context("fork").Process(
+        target=run_round, args=(STAGE, start, reference, "north", tmp_path / "rounds", 2)
+    )
+    client.start()
+    log = tmp_path / "rounds" / "round_2.log"
+    _until(lambda: log.is_file() and log.stat().st_size > 0)
+    client.kill()
+    client.join()
+    _until(lambda: not any("round_2.yaml" in line for line in _command_lines()))
+    assert not (tmp_path / "rounds" / "round_2" / "loss_weight.json").is_file()
+
     # A site with another base ends before its first step.
     torch.manual_seed(1)
     torch.save(ViT(1, (32, 32, 32), 16, 48, 96, 12, 4, qkv_bias=True).state_dict(), tmp_path / "other.pt")
@@ -131,3 +147,16 @@ def test_a_job_holds_no_code_and_says_what_leaves_a_site(job: Path, base: Path) 
     assert str(base.parent) not in page + "".join((job / name).read_text() for name in configs)
     with pytest.raises(FileExistsError):
         write_job(FederatedJob(["a", "b"], STAGE), base, job)
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    until = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def _command_lines() -> Iterator[str]:
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it ended meanwhile
+            yield (process / "cmdline").read_text(encoding="utf-8", errors="replace")
