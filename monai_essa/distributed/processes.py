@@ -14,7 +14,9 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import cache
 from hashlib import sha256
+from itertools import count
 from typing import Any
 
 import ignite.distributed as idist
@@ -42,6 +44,7 @@ __all__ = [
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _DIGEST = 32  # bytes of a sha256
+_joins = count()  # of this process, for each run that it has a part in
 _LOST = (
     "has lost another process",
     "Connection closed",
@@ -205,10 +208,11 @@ def names_lost_process() -> Iterator[None]:
 def _join(device: torch.device, timeout: int) -> None:
     # Flags and cases go over the CPU in any run, gradients over the device.
     backend = "gloo" if device.type == "cpu" else f"cpu:gloo,{device.type}:nccl"
+    place = tuple(os.environ[name] for name in _VARIABLES)
     try:
-        store, rank, count = next(dist.rendezvous("env://", timeout=timedelta(seconds=timeout)))
-        store = dist.PrefixStore(_start(), store)
-        dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=timedelta(seconds=timeout))
+        store, rank, world = _rendezvous(place, timedelta(seconds=timeout))
+        store = dist.PrefixStore(f"{_start()}_{next(_joins)}", store)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timedelta(seconds=timeout))
     except (RuntimeError, ValueError, OSError) as error:
         address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
@@ -223,6 +227,16 @@ def _join(device: torch.device, timeout: int) -> None:
         versions=f"monai_essa {__version__}, MONAI {monai.__version__}, torch {torch.__version__}, "
         f"Python {'.'.join(platform.python_version_tuple()[:2])}"
     )
+
+
+@cache
+def _rendezvous(place: tuple[str, ...], timeout: timedelta) -> tuple[dist.Store, int, int]:
+    """Return the store in which the processes find each other, with the rank of this one and their number.
+
+    The store stays until this process ends: where a process runs one bundle after another, a fast one would find the
+    store of the last run at the moment at which the first process closes it, and both would wait for each other.
+    """
+    return next(dist.rendezvous("env://", timeout=timeout))
 
 
 def _start() -> str:

@@ -26,7 +26,7 @@ import yaml
 from monai.networks.nets import ViT
 
 from tests.bundles.conftest import BUNDLES, LABELS, TINY
-from tests.bundles.test_multi_gpu import free_port
+from tests.distributed.torchrun import free_port
 
 PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "cluster.md").read_text(encoding="utf-8")
 SCRIPTS = dict(re.findall(r'^```bash title="(\S+\.sbatch)"\n(.*?)^```$', PAGE, re.DOTALL | re.MULTILINE))

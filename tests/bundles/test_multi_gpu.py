@@ -23,6 +23,7 @@ from monai.networks.nets import ViT
 
 from tests.bundles.conftest import BUNDLES, TRAINING, VALUES, RunBundle
 from tests.bundles.test_resume import iterations_done, results
+from tests.distributed.torchrun import free_port, variables
 from tests.forked import run_ranks, start_python
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no gloo over TCP here, and no SIGKILL")
@@ -31,18 +32,6 @@ MULTI = "multi_gpu_train.yaml"
 STEPS = {"max_epochs": 2, "samples_per_epoch": 4, "hold_out": 3}
 
 SCORED = ("essa_segmentation", "essa_classification")
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
-def variables(rank: int, port: int, count: int = 2) -> dict[str, str]:
-    """What torchrun sets."""
-    place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
-    return place | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="module")
@@ -88,8 +77,8 @@ def scoring(bundle: str, site: Path, output: Path) -> dict[str, Any]:
 def run_all(rank: int, site: str, folder: str, port: int) -> None:
     """As one of two processes: train each bundle, then evaluate what has labels."""
     torch.set_num_threads(1)
-    for number, bundle in enumerate(VALUES):
-        os.environ.update(variables(rank, port + number))
+    os.environ.update(variables(rank, port))
+    for bundle in VALUES:
         own = values(bundle, Path(site), 1, Path(folder) / bundle)
         _run(bundle, ["train.yaml", MULTI], own)
         if bundle in SCORED:

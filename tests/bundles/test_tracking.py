@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from monai.bundle import ConfigWorkflow
 
-from tests.bundles.test_multi_gpu import free_port
+from tests.distributed.torchrun import free_port
 
 RunBundle = Callable[..., ConfigWorkflow]
 _PATIENCE = 300  # seconds that a server may take to answer

@@ -1,7 +1,7 @@
 # Copyright (c) The monai_essa authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Processes that a function is started in: they join, one that is lost comes again, an error comes as its line."""
+"""Processes that a function is started in: they join, also again; a lost one comes again; an error is its line."""
 
 from __future__ import annotations
 
@@ -9,15 +9,19 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 
 from monai_essa.distributed.launch import in_processes
 from monai_essa.distributed.processes import join_processes, leave_processes, process_rank
+from tests.distributed.torchrun import free_port, variables
+from tests.forked import run_ranks
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
 
@@ -57,6 +61,26 @@ def _refused(folder: Path) -> None:
     if process_rank() == 1:
         raise ValueError("expected a crop of 32 voxels, got 16\nand a second line")
     dist.barrier()
+
+
+def _three_runs(rank: int, port: int, folder: str) -> None:
+    """The second process comes to each run while the first one has yet to let go of the network of the last one."""
+    os.environ.update(variables(rank, port))
+    for run in range(3):
+        network = None
+        join_processes(timeout=20)
+        total = torch.tensor(rank + 1.0)
+        dist.all_reduce(total)
+        (Path(folder) / f"{run}_{rank}").write_text(str(float(total)), encoding="utf-8")
+        network = DistributedDataParallel(torch.nn.Linear(1, 1))  # noqa: F841
+        leave_processes()
+        time.sleep(0.3 if rank == 0 else 0)
+
+
+def test_processes_that_have_left_join_again_for_the_next_run(tmp_path: Path) -> None:
+    run_ranks(_three_runs, free_port(), str(tmp_path))
+    totals = [file.read_text(encoding="utf-8") for file in tmp_path.iterdir()]
+    assert totals == ["3.0"] * 6
 
 
 @pytest.mark.slow
