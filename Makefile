@@ -95,7 +95,7 @@ test-federated: $(FEDERATED_VENV)/installed
 
 $(FEDERATED_VENV)/installed: $(PINS)
 	test -x $(FEDERATED_VENV)/bin/pip || $(PYTHON) -m venv $(FEDERATED_VENV) || { rm -rf $(FEDERATED_VENV); exit 1; }
-	$(FEDERATED_VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[federated]" \
+	$(FEDERATED_VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[federated,demo]" \
 		hypothesis pytest pytest-xdist
 	touch $@
 

@@ -150,6 +150,7 @@ METHODS = {
     "apla-fraction": Row(APLA(columns=0.25), ATTENTION, TWO),
     "apla-given": Row(APLA(columns={0: [1, 4], 1: [0]}), ATTENTION, TWO),
     "lora": Row(LoRA(rank=2, alpha=4), ATTENTION, FEW),
+    "lora-ffa": Row(LoRA(rank=2, freeze_a=True), ATTENTION, "^vit-3d|swin-2d"),
     "lora-all": Row(LoRA(rank=2, targets=("q", "k", "v", "o", "mlp")), ATTENTION),
     "adaptformer": Row(AdaptFormer(bottleneck=4), ATTENTION, merges=False),
     "vpt": Row(VPT(tokens=2), TOKENS, starts_at_base=False, merges=False),

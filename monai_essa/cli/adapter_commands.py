@@ -119,7 +119,7 @@ def _add_job(family: Commands) -> None:
         _job,
         "write a job of NVIDIA FLARE, in which sites train by our bundles and exchange their adapters only",
         "monai-essa federated job hospitals --sites north,south,west --bundle essa_ssa --pretrained vit.pt\n"
-        "nvflare simulator hospitals -w workspace -c north,south,west -t 1",
+        "nvflare simulator hospitals -w workspace -c north,south,west -t 3",
     )
     parser.add_argument("folder", type=Path, metavar="DIR", help="of the job, new")
     parser.add_argument("--sites", required=True, metavar="A,B,C", help="names of the sites in the federation")
@@ -133,6 +133,13 @@ def _add_job(family: Commands) -> None:
     parser.add_argument("--steps", type=int, default=50, metavar="N", help="in a round (default: %(default)s)")
     parser.add_argument(
         "--least-sites", type=int, default=2, metavar="N", help="whose results a round needs (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--wait",
+        type=float,
+        default=10.0,
+        metavar="MINUTES",
+        help="for the other sites when a round has these results (default: %(default)g)",
     )
     parser.add_argument(
         "--freeze-head", action="store_true", help="keep the pretext head as the job brings it; it does not travel then"
@@ -253,9 +260,9 @@ def _job(arguments: argparse.Namespace) -> int:
     values = config_values(arguments.args)
     stage = FederatedStage(arguments.bundle, arguments.overlay, values, head, arguments.clip, arguments.noise)
     sites = [name.strip() for name in arguments.sites.split(",")]
-    job = FederatedJob(sites, stage, arguments.rounds, arguments.steps, arguments.least_sites)
+    job = FederatedJob(sites, stage, arguments.rounds, arguments.steps, arguments.least_sites, arguments.wait)
     begin = write_job(job, arguments.pretrained, arguments.folder, arguments.start)
     size = sum(value.nbytes for value in begin.values().values())
     print(f"{arguments.folder}: {len(sites)} sites, {job.rounds} rounds; {size:,} bytes leave a site in each")
-    print(f"next: nvflare simulator {arguments.folder} -w workspace -c {','.join(sites)} -t 1, or nvflare job submit")
+    print(f"next: {arguments.folder}/README.md says what each site does, and how to try them all on this machine")
     return 0

@@ -208,7 +208,8 @@ def averaged(updates: Mapping[str, tuple[Values, float]], start: Start, referenc
     """
     kept, left_out = _within_range(updates, reference)
     if not kept:
-        raise ValueError(f"no site is left to average; left out: {'; '.join(left_out.values())}")
+        reasons = "; ".join(left_out.values()) or "none sent an adapter, and the log of each of them says why"
+        raise ValueError(f"no site is left to average: {reasons}")
     total = math.fsum(weight for _, weight in kept.values())
     shares = {site: weight / total for site, (_, weight) in kept.items()}
     values = {

@@ -21,13 +21,14 @@ from monai_essa.engines.objectives import PretextHead
 from monai_essa.federated.exchange import ADAPTER, HEAD, Start, read_start, write_start
 from monai_essa.federated.site import SITES, FederatedStage, stage_configs
 from monai_essa.files import folder_written_whole, json_sha256, write_text_whole
-from monai_essa.outside import Text
+from monai_essa.outside import Number, Text
 
 __all__ = ["PRETEXT", "FederatedJob", "write_job"]
 
 PRETEXT = ("essa_ssa", "essa_tpp")
 """Bundles whose objective has a head of its own."""
 _SITE = Text(r"[A-Za-z0-9][A-Za-z0-9_-]*", longest=64)
+_WAIT = Number(0, 100_000)  # minutes
 _OURS = "monai_essa.federated.components"
 _GENERATOR = "nvflare.app_common.shareablegenerators.full_model_shareable_generator.FullModelShareableGenerator"
 _ROUNDS = "nvflare.app_common.workflows.scatter_and_gather.ScatterAndGather"
@@ -48,6 +49,7 @@ class FederatedJob:
         rounds: after each of which the adapters are averaged.
         steps: of a site in a round, of a batch each.
         least_sites: whose results a round needs; with a single site give 1.
+        wait: minutes that a round waits for the other sites when it has these; one that is lost costs as many.
 
     Raises:
         ValueError: if a name or a number is out of its range, or a site is named twice.
@@ -58,6 +60,7 @@ class FederatedJob:
     rounds: int = 5
     steps: int = 50
     least_sites: int = 2
+    wait: float = 10.0
 
     def __post_init__(self) -> None:
         names = [_SITE.check(name, "a site") for name in self.sites]
@@ -65,6 +68,7 @@ class FederatedJob:
             raise ValueError(f"expected different names of sites, and none of them 'server', got {', '.join(names)}")
         if not 1 <= self.least_sites <= len(names):
             raise ValueError(f"a round needs 1 to {len(names)} sites, got {self.least_sites}")
+        _WAIT.check(self.wait, "wait")
         if min(self.rounds, self.steps) < 1:
             raise ValueError(f"expected a round and a step or more, got {self.rounds} and {self.steps}")
 
@@ -97,7 +101,7 @@ def write_job(job: FederatedJob, pretrained: Path, folder: Path, start: Path | N
         _write(app / "config" / "config_fed_server.json", _server(job))
         _write(app / "config" / "config_fed_client.json", _client(job))
         _write(place / "resources.json", {"class_allow_list": [_OURS, _GENERATOR, _ROUNDS]})
-        write_text_whole(place / "README.md", _page(job, begin))
+        write_text_whole(place / "README.md", _page(folder.name, job, begin))
     return begin
 
 
@@ -124,6 +128,7 @@ def _meta(name: str, job: FederatedJob) -> dict[str, Any]:
 
 def _server(job: FederatedJob) -> dict[str, Any]:
     rounds: dict[str, Any] = {"min_clients": job.least_sites, "num_rounds": job.rounds, "ignore_result_error": True}
+    rounds |= {"wait_time_after_min_received": round(60 * job.wait)}
     rounds |= {"aggregator_id": "aggregator", "persistor_id": "persistor", "shareable_generator_id": "generator"}
     return {
         "format_version": 2,
@@ -132,13 +137,7 @@ def _server(job: FederatedJob) -> dict[str, Any]:
             {"id": "aggregator", "path": f"{_OURS}.AdapterAggregator", "args": {}},
             {"id": "generator", "path": _GENERATOR, "args": {}},
         ],
-        "workflows": [
-            {
-                "id": "rounds",
-                "path": _ROUNDS,
-                "args": {**rounds, "wait_time_after_min_received": 600, "train_task_name": "train"},
-            }
-        ],
+        "workflows": [{"id": "rounds", "path": _ROUNDS, "args": {**rounds, "train_task_name": "train"}}],
     }
 
 
@@ -154,7 +153,7 @@ def _batch(stage: FederatedStage) -> int:
     return int({"batch_size": parser.get("batch_size"), **stage.values}["batch_size"])
 
 
-def _page(job: FederatedJob, begin: Start) -> str:
+def _page(name: str, job: FederatedJob, begin: Start) -> str:
     values = begin.values()
     rows = "\n".join(f"| `{name}` | {list(value.shape)} | {value.nbytes:,} |" for name, value in values.items())
     methods = ", ".join(entry["name"] for entry in begin.adapter.record["methods"])
@@ -171,7 +170,11 @@ Limits: {limits}.
 Each site needs monai_essa with the extra `federated`, the base whose fingerprint is `{digest}`,
 and SITE.yaml with its `pretrained` and `datalist` in the folder that the variable `{SITES}` names.
 The job holds no code. A site that lets it run puts the classes of `resources.json` into the `class_allow_list` of its
-own `local/resources.json`; the simulator takes the file from `workspace/local`.
+own `local/resources.json`. To try all sites on one machine, with their files in the folder `sites`:
+
+    mkdir -p workspace/local
+    cp {name}/resources.json workspace/local/
+    {SITES}="$PWD/sites" nvflare simulator {name} -w workspace -c {",".join(job.sites)} -t {len(job.sites)}
 
 ## What leaves a site
 

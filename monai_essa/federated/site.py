@@ -59,6 +59,7 @@ _OF_SITE = {
     "cache_dir",
     "hold_out",
 }
+_PATHS = {"pretrained", "dataset_dir", "datalist", "cache_dir"}
 _OF_ROUND = {"bundle_root", "output_dir", "round_adapter", "pretext_head", "freeze_pretext_head", "adapter", "start"}
 _OF_ROUND |= {"seed", "max_epochs", "val_interval", "keep_resume", "dry_run", "imports", "initialize", "run"}
 _KEY = Text(r"[a-z][a-z0-9_]*", longest=64)  # no '#', which reaches into components and their _target_
@@ -134,17 +135,21 @@ def stage_configs(bundle: str, overlays: Sequence[str]) -> list[str]:
 def site_values(site: str) -> dict[str, Any]:
     """Read where a site has its data and its base, from SITE.yaml in the folder that ``MONAI_ESSA_SITES`` names.
 
+    Paths in the file begin at its folder.
+
     Args:
         site: its name in the federation.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it sets something else than what a site decides.
+        ValueError: if the folder is no whole path, or the file sets something else than what a site decides.
     """
     Text(NAME, longest=64).check(site, "the name of the site")
     if SITES not in os.environ:
         raise FileNotFoundError(f"set {SITES} to the folder that holds {site}.yaml, with pretrained and datalist")
     path = Path(os.environ[SITES]) / f"{site}.yaml"
+    if not path.is_absolute():
+        raise ValueError(f"{SITES}: FLARE runs in folders of its own; expected a path from /, got {path.parent}")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; it says where this site has pretrained and datalist")
     values = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -154,7 +159,8 @@ def site_values(site: str) -> dict[str, Any]:
         if key not in _OF_SITE:
             raise ValueError(f"{path}: {shown(key)} is not what a site decides; expected {', '.join(sorted(_OF_SITE))}")
         check_config_value(value, f"{path}: {key}")
-    return dict(values)
+    own = {key: str(path.parent / value) for key, value in values.items() if key in _PATHS and isinstance(value, str)}
+    return {**values, **own}
 
 
 def run_round(

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from monai_essa.anatomy.blocks import BlockParts, Rows, transformer_blocks
 from monai_essa.anatomy.parts import encoder_layers
 from monai_essa.methods.method import adopt, check_above_zero, check_dropout, check_value, original_of
-from monai_essa.outside import Choice, ListOf, Number
+from monai_essa.outside import Choice, Flag, ListOf, Number
 
 __all__ = ["ADDED", "LoRA", "LoRAConv", "LoRALinear"]
 
@@ -41,6 +41,8 @@ class LoRA:
         targets: one or more of ``"q"``, ``"k"``, ``"v"``, ``"o"`` (W_O) and ``"mlp"`` (both layers) in every block, and
             ``"conv"``, every 2-D and 3-D convolution without groups, for CNNs. The paper adapts q and v.
         dropout: on the input of A, in training only.
+        freeze_a: A stays as it starts, and B alone learns (FFA-LoRA, arXiv 2403.12313, section 4): the average over
+            sites is then exact at the same rank. A is in the adapter file all the same.
 
     Raises:
         ValueError: if a value is out of its range, or a target is unknown.
@@ -57,6 +59,7 @@ class LoRA:
     alpha: float = 16
     targets: Sequence[str] = ("q", "v")
     dropout: float = 0.0
+    freeze_a: bool = False
 
     def __post_init__(self) -> None:
         check_value(self, "rank", Number(1, whole=True))
@@ -64,6 +67,7 @@ class LoRA:
         check_value(self, "targets", ListOf(Choice(_TARGETS), shortest=1))
         object.__setattr__(self, "targets", tuple(dict.fromkeys(self.targets)))  # a list from YAML equals a tuple
         check_dropout(self)
+        check_value(self, "freeze_a", Flag())
 
     def claims(self, network: nn.Module) -> set[str]:
         """Return the name of the weight of each updated layer; its bias stays free for another method."""
@@ -73,18 +77,18 @@ class LoRA:
         return {f"{path}.weight" for path in paths}
 
     def inject(self, network: nn.Module) -> set[str]:
-        """Replace each target by :class:`LoRALinear` or :class:`LoRAConv` and return the names of its A and B."""
+        """Replace each target by :class:`LoRALinear` or :class:`LoRAConv` and return the names of what learns."""
         layers, convolutions = self._layers(network), self._convolutions(network)
-        learning = set()
+        learning, sides = set(), "B" if self.freeze_a else "AB"
         for path, updates in layers.items():
             linear = network.get_submodule(path)
             layer = LoRALinear(linear, updates, self.rank, self.alpha, self.dropout)  # type: ignore[arg-type]
             network.set_submodule(path, layer)
-            learning |= {f"{path}.lora_{side}.{name}" for side in "AB" for name in updates}
+            learning |= {f"{path}.lora_{side}.{name}" for side in sides for name in updates}
         for path in convolutions:
             conv = network.get_submodule(path)
             network.set_submodule(path, LoRAConv(conv, self.rank, self.alpha, self.dropout))  # type: ignore[arg-type]
-            learning |= {f"{path}.lora_A", f"{path}.lora_B"}
+            learning |= {f"{path}.lora_{side}" for side in sides}
         return learning
 
     def _layers(self, network: nn.Module) -> dict[str, dict[str, Rows]]:

@@ -8,8 +8,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +22,11 @@ import torch
 import yaml
 from monai.networks.nets import ViT
 
+from monai_essa.demo.cohort import CohortSize, make_cohort
 from monai_essa.federated.exchange import Start, averaged, read_start
-from monai_essa.federated.site import SITES
+from monai_essa.federated.job import FederatedJob, write_job
+from monai_essa.federated.site import SITES, FederatedStage
+from tests.federated.conftest import SIZES
 
 pytest.importorskip("nvflare", reason="NVIDIA FLARE is not installed; make test-federated has it")
 from nvflare.apis.dxo import DXO, DataKind
@@ -31,34 +37,68 @@ from nvflare.app_common.app_constant import AppConstants
 from monai_essa.federated.components import AdapterAggregator
 
 pytestmark = pytest.mark.slow
-NAMES = ("north", "south", "west")
+SECTIONS = {"north": "source#unlabeled", "south": "target#unlabeled", "west": "target#training"}  # of the demo cohort
+NAMES = tuple(SECTIONS)
+GLOBAL = "server/simulate_job/global"
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_cohort(tmp_path_factory.mktemp("cohort") / "demo", CohortSize(4, 4, 4, validation=0, test=0))
 
 
 @pytest.fixture
-def sites(hippocampus_tiny: Path, base: Path, tmp_path: Path) -> Path:
+def sites(cohort: Path, base: Path, tmp_path: Path) -> Path:
     folder = tmp_path / "sites"
     folder.mkdir()
-    values = {"pretrained": str(base), "dataset_dir": str(hippocampus_tiny), "section": "training"}
-    for name in NAMES:
+    for name, section in SECTIONS.items():
+        values = {"pretrained": str(base), "datalist": str(cohort), "section": section}
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
     return folder
 
 
-def _simulated(job: Path, sites: Path, workspace: Path) -> str:
-    """Run the commands of the docs, and return the output."""
+def _started(job: Path, sites: Path, workspace: Path) -> subprocess.Popen[bytes]:
+    """Start the commands of the docs, with their output in a file."""
     (workspace / "local").mkdir(parents=True)
     shutil.copy(job / "resources.json", workspace / "local")
     flare = Path(sys.executable).with_name("nvflare")
     command = [str(flare), "simulator", str(job), "-w", str(workspace), "-c", ",".join(NAMES), "-t", "3"]
-    run = subprocess.run(command, env={**os.environ, SITES: str(sites)}, capture_output=True, text=True, timeout=900)
-    return run.stdout + run.stderr
+    with workspace.with_suffix(".said").open("wb") as said:  # FLARE clears the workspace
+        variables = {**os.environ, SITES: str(sites)}
+        return subprocess.Popen(command, env=variables, stdout=said, stderr=said, start_new_session=True)
+
+
+def _simulated(job: Path, sites: Path, workspace: Path) -> str:
+    """Run the commands of the docs, and return the output."""
+    _started(job, sites, workspace).wait(timeout=900)
+    return workspace.with_suffix(".said").read_text(encoding="utf-8")
+
+
+def _until(holds: Callable[[], bool], seconds: float = 300) -> None:
+    until = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < until
+        time.sleep(0.2)
+
+
+def _processes(*words: str) -> list[int]:
+    """The processes whose command line has all of some words."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (place / "cmdline").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            continue  # it has ended
+        if all(word in line for word in words):
+            found.append(int(place.name))
+    return found
 
 
 def test_three_sites_make_an_adapter_that_any_of_them_can_load(
     job: Path, sites: Path, start: Start, tmp_path: Path
 ) -> None:
     said = _simulated(job, sites, tmp_path / "workspace")
-    server = tmp_path / "workspace" / "server" / "simulate_job" / "global"
+    server = tmp_path / "workspace" / GLOBAL
     assert (server / "round_1.json").is_file(), said[-3000:]
     result, reference = read_start(server).values(), start.values()
     assert any(not np.array_equal(result[name], reference[name]) for name in reference)
@@ -84,9 +124,37 @@ def test_a_site_with_another_base_is_left_out_and_the_others_go_on(job: Path, si
     }
     (sites / "west.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
     said = _simulated(job, sites, tmp_path / "workspace")
-    server = tmp_path / "workspace" / "server" / "simulate_job" / "global"
+    server = tmp_path / "workspace" / GLOBAL
     assert set(json.loads((server / "round_1.json").read_text(encoding="utf-8"))["shares"]) == {"north", "south"}, said
     assert "round 0 of west: the round failed" in said and "another base" in said
+
+
+def test_the_others_go_on_without_a_killed_client_and_a_next_job_after_a_killed_server(
+    base: Path, sites: Path, tmp_path: Path
+) -> None:
+    stage = FederatedStage("essa_ssa", values=SIZES | {"batch_size": 2})
+    write_job(FederatedJob(NAMES, stage, rounds=9, steps=1, wait=0.05), base, tmp_path / "job")
+    workspace, server = tmp_path / "workspace", tmp_path / "workspace" / GLOBAL
+    simulator = _started(tmp_path / "job", sites, workspace)
+    _until((workspace / "north/simulate_job/rounds/round_0.log").is_file)
+    (client,) = _processes("simulator_worker", str(workspace / "north"))
+    os.kill(client, signal.SIGKILL)
+    _until((server / "round_1.json").is_file)
+    for number in (0, 1):
+        row = json.loads((server / f"round_{number}.json").read_text(encoding="utf-8"))
+        assert set(row["shares"]) == {"south", "west"}
+    assert not _processes("round_0.yaml", str(workspace / "north"))
+
+    _until((workspace / "south/simulate_job/rounds/round_2.log").is_file)
+    os.killpg(simulator.pid, signal.SIGKILL)
+    simulator.wait()
+    _until(lambda: not _processes(str(workspace)), 60)  # no client, and no training
+    average = read_start(server).values()
+    write_job(FederatedJob(NAMES, stage, rounds=1, steps=1), base, tmp_path / "next", start=server)
+    said = _simulated(tmp_path / "next", sites, tmp_path / "again")
+    assert set(json.loads((tmp_path / "again" / GLOBAL / "round_0.json").read_text())["shares"]) == set(NAMES), said
+    begun = read_start(tmp_path / "again/north/simulate_job/rounds/round_0_start").values()
+    assert all(np.array_equal(begun[name], average[name]) for name in average)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -19,7 +20,7 @@ import torch
 import yaml
 from monai.networks.nets import ViT
 
-from monai_essa.federated.exchange import Start
+from monai_essa.federated.exchange import Start, read_start
 from monai_essa.federated.job import FederatedJob, write_job
 from monai_essa.federated.site import SITES, FederatedStage, run_round, site_values
 from tests.federated.conftest import SIZES
@@ -71,6 +72,17 @@ def test_the_file_of_a_site_holds_what_a_site_decides(
         site_values("north")
 
 
+def test_paths_of_a_site_begin_at_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "north.yaml").write_text("pretrained: vit.pt\ndatalist: /scans/datalist.json\nsection: own", "utf-8")
+    monkeypatch.setenv(SITES, str(tmp_path))
+    read = {"pretrained": str(tmp_path / "vit.pt"), "datalist": "/scans/datalist.json", "section": "own"}
+    assert site_values("north") == read
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(SITES, ".")
+    with pytest.raises(ValueError, match="expected a path from /"):
+        site_values("north")
+
+
 def test_the_name_of_a_site_is_no_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv(SITES, str(tmp_path))
     with pytest.raises(ValueError, match="the name of the site"):
@@ -85,9 +97,15 @@ def north(hippocampus_tiny: Path, base: Path, tmp_path: Path, monkeypatch: pytes
     return values
 
 
+def _client(start: Path, folder: Path) -> None:
+    os.environ[SITES] = str(folder)
+    begin = read_start(start)
+    run_round(STAGE, begin, begin.values(), "north", folder / "rounds", 2)
+
+
 @pytest.mark.slow
 def test_a_round_learns_and_a_second_call_sends_the_same_again(
-    north: dict[str, Any], start: Start, tmp_path: Path
+    north: dict[str, Any], job: Path, start: Start, tmp_path: Path
 ) -> None:
     (tmp_path / "rounds").mkdir()
     reference = start.values()
@@ -100,9 +118,7 @@ def test_a_round_learns_and_a_second_call_sends_the_same_again(
     assert str(tmp_path) not in text and "nii" not in text
 
     # A client that is killed leaves no training behind, and the next call goes on.
-    client = multiprocessing.get_context("fork").Process(
-        target=run_round, args=(STAGE, start, reference, "north", tmp_path / "rounds", 2)
-    )
+    client = multiprocessing.get_context("forkserver").Process(target=_client, args=(job / "app" / "start", tmp_path))
     client.start()
     log = tmp_path / "rounds" / "round_2.log"
     _until(lambda: log.is_file() and log.stat().st_size > 0)
@@ -129,6 +145,7 @@ def test_a_round_learns_and_a_second_call_sends_the_same_again(
         {"rounds": 0},
         {"steps": 0},
         {"least_sites": 9},
+        {"wait": -1.0},
     ],
     ids=str,
 )

@@ -147,6 +147,7 @@ def test_a_merged_layer_shares_no_tensor_with_the_base():
         ({"targets": "qv"}, "targets: expected a list of 1 to .*, got 'qv'"),
         ({"targets": {"q": 1}}, "targets: expected a list of 1 to .*"),
         ({"targets": ()}, "targets: expected a list of 1 to .*"),
+        ({"freeze_a": "yes"}, "freeze_a: expected true or false, got 'yes'"),
     ],
 )
 def test_bad_values_are_refused(arguments, message):
