@@ -31,7 +31,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _demo_apart(output: Path) -> int:
     """Run the demo in a process of its own, as its command does."""
-    process = multiprocessing.get_context("fork").Process(target=_main, args=(output,))
+    process = multiprocessing.get_context("forkserver").Process(target=_main, args=(output,))
     process.start()
     process.join()
     return process.exitcode or 0

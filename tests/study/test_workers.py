@@ -59,7 +59,7 @@ def test_a_child_that_was_killed_is_told_from_one_that_failed() -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
 def test_no_child_outlives_its_parent(number: int, tmp_path: Path) -> None:
     file = tmp_path / "pid"
-    parent = multiprocessing.get_context("fork").Process(target=_parent, args=(file,))
+    parent = multiprocessing.get_context("forkserver").Process(target=_parent, args=(file,))
     parent.start()
     _until(lambda: file.is_file() and file.read_text(encoding="utf-8") != "")
     child = int(file.read_text(encoding="utf-8"))

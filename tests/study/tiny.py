@@ -65,7 +65,9 @@ def killed_after(request: AdaptRequest, folder: Path, seconds: float) -> bool:
 
 
 def _started(request: AdaptRequest, folder: Path, largest_file: int | None = None, processes: int = 1) -> Any:
-    process = multiprocessing.get_context("fork").Process(target=_main, args=(request, folder, largest_file, processes))
+    process = multiprocessing.get_context("forkserver").Process(
+        target=_main, args=(request, folder, largest_file, processes)
+    )
     process.start()
     return process
 
