@@ -95,3 +95,12 @@ def test_docstrings_become_markdown() -> None:
     page = hook("docstring_marks").markdown_docstring(text)
     assert page.startswith("Rows of <span><math") and "`monai_essa.methods.APLA`" in page
     assert "\nExamples:\n" in page and ":math:" not in page
+
+
+def test_formulas_of_a_page_are_drawn_and_code_is_left_alone() -> None:
+    pytest.importorskip("latex2mathml")
+    page = hook("formulas").on_page_markdown(
+        "At $\\tau = 0.04$:\n\n$$ a\n+ b $$\n\n```bash\nls $A $B\n```\nand `$@x` `$y`"
+    )
+    assert page.count("<math") == 2 and "$\\tau" not in page and 'display="block"' in page
+    assert "ls $A $B" in page and "`$@x` `$y`" in page

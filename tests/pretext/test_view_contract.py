@@ -42,7 +42,7 @@ OBJECTIVES: dict[str, Callable[[nn.Module, str], nn.Module]] = {
     "barlow": lambda net, _: Contrastive(net, "barlow", projection=16),
     "diet": lambda net, _: DIET(net, images=BATCH),
 }
-FAST = {"vit_2d"}  # of make test; the others are of make test-all
+FAST = {"vit_2d", "resnet_2d"}  # of make test; the others are of make test-all
 
 
 def scans(data_dir: Path, shape: tuple[int, ...]) -> Tensor:

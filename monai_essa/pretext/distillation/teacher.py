@@ -23,8 +23,9 @@ class AveragedTensors(nn.Module):
     .. math:: \theta_t \leftarrow m \theta_t + (1 - m) \theta_s
 
     With a frozen base this is the whole teacher: its other tensors are not copied, they are those of the student, by
-    reference, in whatever form lean training stores them. Running statistics of norms that learn are the student's too.
-    The average is kept in buffers, which a checkpoint saves, and starts as a copy.
+    reference, in whatever form lean training stores them. Of norms that learn, the running statistics are averaged too:
+    the teacher runs in eval mode, and would move with those of the student at any momentum. The average is kept in
+    buffers, which a checkpoint saves, and starts as a copy.
 
     Args:
         module: the student; it is not kept.
@@ -48,7 +49,7 @@ class AveragedTensors(nn.Module):
         """Begin again as a copy of what learns in the module now."""
         for name in self._names.values():
             delattr(self, name)
-        learning = {name: tensor for name, tensor in module.named_parameters() if tensor.requires_grad}
+        learning = _changing(module)
         self._names = {name: name.replace(".", "/") for name in learning}  # a buffer's name may hold no dot
         for name, tensor in learning.items():
             self.register_buffer(self._names[name], tensor.detach().clone())
@@ -65,7 +66,7 @@ class AveragedTensors(nn.Module):
             module: the student.
             momentum: m, a scalar tensor.
         """
-        student = dict(module.named_parameters())
+        student = _tensors(module)
         for name, average in self.tensors().items():
             average.lerp_(student[name].to(average), (1 - momentum).to(average))
 
@@ -78,7 +79,19 @@ class AveragedTensors(nn.Module):
     @torch.no_grad()
     def copy_to(self, module: nn.Module, prefix: str) -> None:
         """Copy the averages whose names begin with a prefix into the module, so that it is the teacher from now on."""
-        own = dict(module.named_parameters())
+        own = _tensors(module)
         for name, average in self.tensors().items():
             if name.startswith(prefix):
                 own[name].copy_(average)
+
+
+def _changing(module: nn.Module) -> dict[str, Tensor]:
+    """Return what learns in a module, and the running statistics of norms that learn, by name."""
+    learning = {name for name, tensor in module.named_parameters() if tensor.requires_grad}
+    owners = {name.rpartition(".")[0] for name in learning}
+    statistics = {f"{owner}.{name}" for owner in owners for name in ("running_mean", "running_var")}
+    return {name: tensor for name, tensor in _tensors(module).items() if name in learning | statistics}
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    return dict(module.named_parameters()) | dict(module.named_buffers())

@@ -149,6 +149,23 @@ def test_the_teacher_stays_at_momentum_one_and_follows_at_zero():
         assert not all(torch.equal(tensor, student[name]) for name, tensor in before.items())
 
 
+def test_running_statistics_are_a_part_of_the_teacher():
+    for momentum, copied in ((1.0, False), (0.0, True)):
+        objective = DINOv2(adapt(NETWORKS["resnet"][0](), FullTuning()), SCHEDULE, HEAD, NO_PATCHES)
+        objective.schedule = DistillationSchedule(steps=10**9, momentum=momentum)
+        name = "encoder.bn1.running_mean"
+        before = objective.teacher.tensors()[name].clone()
+        objective.train()(crops((64, 64)), generator=masks())
+        assert torch.equal(objective.teacher.tensors()[name], before), "a forward pass moves no teacher"
+        student = objective.encoder.get_buffer("bn1.running_mean").clone()
+        assert not torch.equal(student, before)
+        objective.after_step()
+        expected = student if copied else before
+        assert torch.equal(objective.teacher.tensors()[name], expected)
+        objective.hand_over()
+        assert torch.equal(objective.encoder.get_buffer("bn1.running_mean"), expected)
+
+
 def test_a_forward_pass_moves_neither_teacher_nor_centre_nor_step():
     objective = small()
     before = copy.deepcopy(objective.state_dict())
