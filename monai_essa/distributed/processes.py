@@ -39,6 +39,7 @@ __all__ = [
     "names_lost_process",
     "process_count",
     "process_rank",
+    "started_again",
     "wait_for_all",
 ]
 
@@ -106,6 +107,12 @@ def process_rank() -> int:
 def process_count() -> int:
     """Return the number of processes of the run."""
     return dist.get_world_size() if in_several_processes() else 1
+
+
+def started_again() -> bool:
+    """Tell whether torchrun has started this process, or SLURM its job, again after it was lost or stopped."""
+    counts = (os.environ.get(name, "") for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
+    return any(count not in ("", "0") for count in counts)
 
 
 def wait_for_all() -> None:

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from monai_essa import __version__
-from monai_essa.distributed.processes import process_rank
+from monai_essa.distributed.processes import leave_processes, process_rank, started_again
 from monai_essa.engines.checkpoint import delete_resume_files, has_resume_files
 from monai_essa.engines.folder.fingerprints import datalist_fingerprint, setting_fingerprints
 from monai_essa.files import json_sha256, write_text_whole
@@ -76,6 +76,7 @@ def open_run(
 
     Raises:
         FileExistsError: if the run there is finished.
+        SystemExit: with code 0, if it is this very run, which was finished when torchrun or SLURM started it again.
         ValueError: if the run there has checkpoints and is of another configuration, data or seed, or of an earlier
             layout of the bundles, or run.json is damaged.
         FileNotFoundError: if a file of the data list is missing.
@@ -202,21 +203,29 @@ def _goes_on(folder: Path, identity: Mapping[str, Any]) -> bool:
         return False
     there = _read(folder)
     if there["status"] == "finished":
+        if started_again() and not _differing(there, identity):
+            logger.info("%s is finished: nothing is left to do", folder)
+            leave_processes()
+            raise SystemExit(0)
         raise FileExistsError(f"{folder} holds a finished run: give another output folder, or delete this one")
     if there.get("layout") != _LAYOUT and has_resume_files(folder):
         raise ValueError(
             f"{folder} holds an unfinished run of another version of monai_essa, which cannot go on here: give another "
             "output folder, and take its config from a fresh 'monai-essa bundles copy'"
         )
-    differ = [name for name in ("seed", "data") if there[name] != identity[name]]
-    names = sorted(set(there["config"]) | set(identity["config"]))
-    differ += [name for name in names if there["config"].get(name) != identity["config"].get(name)]
+    differ = _differing(there, identity)
     if differ and has_resume_files(folder):
         raise ValueError(
             f"{folder} holds an unfinished run with other values of {', '.join(differ)}: "
             "give another output folder, the old values to go on with it, or delete it"
         )
     return not differ
+
+
+def _differing(there: Mapping[str, Any], identity: Mapping[str, Any]) -> list[str]:
+    differ = [name for name in ("seed", "data") if there[name] != identity[name]]
+    names = sorted(set(there["config"]) | set(identity["config"]))
+    return differ + [name for name in names if there["config"].get(name) != identity["config"].get(name)]
 
 
 def _read(folder: Path) -> dict[str, Any]:

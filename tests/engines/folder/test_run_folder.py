@@ -124,6 +124,24 @@ def test_a_finished_run_is_never_written_over(items: Any, tmp_path: Path) -> Non
     assert read(tmp_path / "run") == record
 
 
+@pytest.mark.parametrize("count", ["TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"])
+def test_a_run_that_was_lost_after_its_end_ends_well_when_it_is_started_again(
+    count: str, items: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_run(tmp_path / "run", CONFIG, items, seed=3)
+    finish_run(tmp_path / "run")
+    record = read(tmp_path / "run")
+    monkeypatch.setenv(count, "1")
+    with pytest.raises(SystemExit) as ended:
+        open_run(tmp_path / "run", CONFIG, items, seed=3)
+    assert ended.value.code == 0 and read(tmp_path / "run") == record
+    with pytest.raises(FileExistsError, match="holds a finished run"):
+        open_run(tmp_path / "run", CONFIG, items, seed=4)
+    monkeypatch.setenv(count, "0")
+    with pytest.raises(FileExistsError, match="holds a finished run"):
+        open_run(tmp_path / "run", CONFIG, items, seed=3)
+
+
 def test_a_finished_run_keeps_no_resume_files_unless_told(items: Any, tmp_path: Path) -> None:
     for name, keep in (("run", False), ("kept", True)):
         open_run(tmp_path / name, CONFIG, items, seed=3)
