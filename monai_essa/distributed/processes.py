@@ -110,7 +110,12 @@ def process_count() -> int:
 
 
 def started_again() -> bool:
-    """Tell whether torchrun has started this process, or SLURM its job, again after it was lost or stopped."""
+    """Tell whether torchrun has started this process, or SLURM its job, again after it was lost or stopped.
+
+    Example:
+        >>> started_again()
+        False
+    """
     counts = (os.environ.get(name, "") for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
     return any(count not in ("", "0") for count in counts)
 
