@@ -53,7 +53,8 @@ class Start:
     """Where a round begins, or what it ends with.
 
     Attributes:
-        adapter: the adapter file; its whole numbers, such as the columns of APLA, are the same everywhere and stay.
+        adapter: the adapter file. What is the same everywhere stays: whole numbers, such as the columns of APLA, and
+            the A of a LoRA that keeps it.
         head: tensors of the pretext head by name; empty where none travels.
     """
 
@@ -64,7 +65,10 @@ class Start:
         """Return what travels."""
         tensors = {_ADAPTER + name: tensor for name, tensor in self.adapter.tensors.items()}
         tensors |= {_HEAD + name: tensor for name, tensor in self.head.items()}
-        return {name: tensor.float().numpy() for name, tensor in tensors.items() if tensor.is_floating_point()}
+        methods = self.adapter.record["methods"]
+        frozen = any(entry["name"] == "LoRA" and entry["values"].get("freeze_a") for entry in methods)
+        moving = {name: own for name, own in tensors.items() if own.is_floating_point()}
+        return {name: own.float().numpy() for name, own in moving.items() if not (frozen and ".lora_A" in name)}
 
     def with_values(self, values: Values) -> Start:
         """Return the same with the values that came."""
@@ -263,8 +267,8 @@ def _length(values: Values, reference: Values) -> float:
 
 
 def _taken(values: Values, name: str, own: Tensor) -> Tensor:
-    if not own.is_floating_point():
-        return own
+    if name not in values:
+        return own  # it is the same everywhere
     return torch.from_numpy(np.array(values[name])).to(own.dtype)
 
 

@@ -59,6 +59,7 @@ _OF_SITE = {
     "cache_dir",
     "hold_out",
 }
+_NO_FILE = ("family:", "bundle:")  # of public weights, and of a bundle of the model zoo
 _PATHS = {"pretrained", "dataset_dir", "datalist", "cache_dir"}
 _OF_ROUND = {"bundle_root", "output_dir", "round_adapter", "pretext_head", "freeze_pretext_head", "adapter", "start"}
 _OF_ROUND |= {"seed", "max_epochs", "val_interval", "keep_resume", "dry_run", "imports", "initialize", "run"}
@@ -159,7 +160,8 @@ def site_values(site: str) -> dict[str, Any]:
         if key not in _OF_SITE:
             raise ValueError(f"{path}: {shown(key)} is not what a site decides; expected {', '.join(sorted(_OF_SITE))}")
         check_config_value(value, f"{path}: {key}")
-    own = {key: str(path.parent / value) for key, value in values.items() if key in _PATHS and isinstance(value, str)}
+    paths = {key: value for key, value in values.items() if key in _PATHS and isinstance(value, str)}
+    own = {key: str(path.parent / value) for key, value in paths.items() if not value.startswith(_NO_FILE)}
     return {**values, **own}
 
 

@@ -128,6 +128,22 @@ def test_products_of_lora_are_averaged_and_cut_back_with_their_error(tmp_path: P
     assert {name: value.shape for name, value in average.values.items()} == {n: v.shape for n, v in reference.items()}
 
 
+def test_a_frozen_a_of_lora_stays_at_home_and_the_average_is_exact(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = ViT(1, 32, 16, hidden_size=48, mlp_dim=96, num_layers=2, num_heads=4)
+    save_adapter(adapt(net, LoRA(rank=2, freeze_a=True)), tmp_path / "adapter.safetensors")
+    start = read_start(tmp_path)
+    reference = start.values()
+    assert len(reference) == 4 and all(".lora_B." in name for name in reference)  # q and v of two blocks
+    updates = {site: (_moved(reference, number, 0.1), 1.0 + number) for number, site in enumerate(("a", "b"))}
+    average = averaged(updates, start, reference)
+    assert not any(average.errors.values())
+    for name, value in average.values.items():
+        np.testing.assert_allclose(value, (updates["a"][0][name] + 2 * updates["b"][0][name]) / 3, atol=1e-7)
+    later, before = start.with_values(average.values).adapter.tensors, start.adapter.tensors
+    assert all(torch.equal(later[name], own) == (".lora_A." in name) for name, own in before.items())
+
+
 def test_what_travels_is_written_and_read_back_and_listed(start: Start, tmp_path: Path) -> None:
     values = _moved(start.values(), 1)
     write_start(start.with_values(values), tmp_path)

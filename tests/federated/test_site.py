@@ -77,6 +77,8 @@ def test_paths_of_a_site_begin_at_its_file(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv(SITES, str(tmp_path))
     read = {"pretrained": str(tmp_path / "vit.pt"), "datalist": "/scans/datalist.json", "section": "own"}
     assert site_values("north") == read
+    (tmp_path / "north.yaml").write_text("pretrained: family:ssl_head", "utf-8")
+    assert site_values("north") == {"pretrained": "family:ssl_head"}
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(SITES, ".")
     with pytest.raises(ValueError, match="expected a path from /"):
