@@ -148,8 +148,12 @@ def test_a_killed_process_ends_as_the_unbroken_run(
     for iteration in iterations:  # before the first checkpoint, within the first epoch, within the second
         kill_after(iteration, command, run)
     run_python(*command, check=True)
-
     assert_same_results(run, unbroken(bundle))
+
+    record = (run / "run.json").read_text(encoding="utf-8")
+    run_python(*command, env={"SLURM_RESTART_COUNT": "1"}, check=True)  # a job that was done when it was requeued
+    assert run_python(*command).returncode == 1  # and a user who takes the folder for another run
+    assert (run / "run.json").read_text(encoding="utf-8") == record
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM that a process can catch")
