@@ -12,7 +12,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,14 @@ def sites(cohort: Path, base: Path, tmp_path: Path) -> Path:
         values = {"pretrained": str(base), "datalist": str(cohort), "section": section}
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def no_simulator_outlives_its_test(tmp_path: Path) -> Iterator[None]:
+    yield
+    for process in _processes(str(tmp_path)):
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
 
 
 def _started(job: Path, sites: Path, workspace: Path) -> subprocess.Popen[bytes]:

@@ -37,8 +37,9 @@ def test_a_stage_in_two_processes_learns_what_one_would_and_a_kill_leaves_none_b
 ) -> None:
     request, folder = tiny_request(hippocampus_tiny, arms=("no_ssa",), batch_size=2), tmp_path / "study"
     base, log = folder / "stages" / "01-r1f1-base.done", folder / "logs" / "02-r1f1-ssa.log"
-    killed_at(request, folder, lambda: base.is_file() and len(list(_running(log))) >= 3, processes=2)
-    until = time.monotonic() + 120  # one that is killed while it imports torch ends when it has
+    begun = folder / "runs" / "02-r1f1-ssa" / "run.json"  # so that all have imported what they need
+    killed_at(request, folder, lambda: begun.is_file() and len(list(_running(log))) >= 3, processes=2)
+    until = time.monotonic() + 30
     while list(_running(log)):  # the two processes, and what started them
         assert time.monotonic() < until, "a process stays behind"
         time.sleep(0.1)
